@@ -1,0 +1,276 @@
+"""What every numbered script shares: its options, the walk over layers or samples, skipping, status and exit codes.
+
+    python -m common.cli status --root_path ROOT      which layer stands at which step, and why
+"""
+import argparse
+import fcntl
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.config import Config, load_config, resolve
+from common.errors import DataError, LayerError
+from common.io import write_json
+from common.layout import Layout
+from common.recipe import code_digest, is_current, make_recipe
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step knows: the validated config (restricted to --sample/--layer), the paths and the parsed options."""
+    config: Config
+    layout: Layout
+    args: argparse.Namespace
+    all_samples: Config  # the config before --sample/--layer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit of a step: the work on one layer, one sample or the dataset. `work` does it and returns one line on what it wrote."""
+    sample: str | None
+    layer: int | None
+    inputs: list[Path]
+    outputs: list[Path]
+    work: Callable[[], str]
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return "/".join(str(part) for part in (self.sample, self.layer) if part is not None) or "dataset"
+
+
+# options ---------------------------------------------------------------------------------------------
+def make_parser(docstring: str, sample: bool = True, layer: bool = True, workers: bool = False) -> argparse.ArgumentParser:
+    """A parser with the options that every script takes; its --help shows the script's docstring."""
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
+    parser.add_argument("--config", default=None, help="YAML of the dataset (default: <root>/dataset.yaml)")
+    parser.add_argument("--overwrite", action="store_true", help="make the output again even if it is up to date")
+    parser.add_argument("--done", default=None, metavar="FILE", help="for the workflow: write this marker at the end and exit 0 although a layer was left out")
+    if sample:
+        parser.add_argument("--sample", action="append", default=None, metavar="NAME", help="only this sample (repeatable)")
+    if layer:
+        parser.add_argument("--layer", action="append", type=int, default=None, metavar="N", help="only this layer (repeatable)")
+    if workers:
+        parser.add_argument("--num_workers", type=int, default=1, help="processes working side by side (default 1)")
+    return parser
+
+
+def open_context(args: argparse.Namespace) -> Context:
+    """Check root and config. Raises DataError."""
+    layout = Layout(Path(args.root_path or "."))
+    if not layout.root.is_dir():
+        raise DataError(layout.root, "no folder", "a dataset root", "correct --root_path")
+    file = Path(args.config) if args.config else layout.config
+    config = resolve(load_config(file), layout, file)
+    chosen = config.restricted(getattr(args, "sample", None), getattr(args, "layer", None), file)
+    return Context(chosen, layout, args, config)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Run a main function; a DataError becomes one line on stderr and exit code 2."""
+    try:
+        return work()
+    except (DataError, LayerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """'1,4' -> [1, 4]. Raises DataError."""
+    if text is None:
+        return None
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise DataError("--known_layers", repr(text), "layer numbers separated by commas", "e.g. --known_layers 1,4") from None
+
+
+# seeds and device ------------------------------------------------------------------------------------
+def seed_everything(seed: int) -> None:
+    """Seed every generator and ask for deterministic kernels."""
+    import os
+    import random
+    import numpy as np
+    import torch
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def choose_device(gpu: str | None):
+    """The torch device, chosen once: --gpu, else GPU 0 if there is one, else the CPU. Raises DataError for a number that does not exist."""
+    import torch
+    if gpu in ("cpu", "-1"):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        if gpu is not None:
+            print(f"--gpu {gpu}: no CUDA device is visible; running on the CPU", file=sys.stderr)
+        return torch.device("cpu")
+    number = gpu or "0"
+    if not number.isdigit() or int(number) >= torch.cuda.device_count():
+        raise DataError("--gpu", number, f"a number below {torch.cuda.device_count()} or 'cpu'", "correct --gpu")
+    return torch.device("cuda", int(number))
+
+
+# running ---------------------------------------------------------------------------------------------
+def run_layers(step: str, script: str, args: argparse.Namespace, make_job: Callable[[Context, str, int], Job]) -> int:
+    """Run a step on every chosen layer. Returns the exit code."""
+    def run() -> int:
+        context = open_context(args)
+        units = [(sample, layer) for sample in sorted(context.config.samples) for layer in context.config.layers_of(sample)]
+        return run_jobs(step, script, context, units, lambda unit: make_job(context, *unit))
+    return guarded(run)
+
+
+def run_samples(step: str, script: str, args: argparse.Namespace, make_job: Callable[[Context, str], Job]) -> int:
+    """Run a step on every chosen sample. Returns the exit code."""
+    def run() -> int:
+        context = open_context(args)
+        units = [(sample, None) for sample in sorted(context.config.samples)]
+        return run_jobs(step, script, context, units, lambda unit: make_job(context, unit[0]))
+    return guarded(run)
+
+
+def run_dataset(step: str, script: str, args: argparse.Namespace, make_job: Callable[[Context], Job]) -> int:
+    """Run a step once for the dataset. Returns the exit code."""
+    def run() -> int:
+        context = open_context(args)
+        return run_jobs(step, script, context, [(None, None)], lambda unit: make_job(context))
+    return guarded(run)
+
+
+def run_jobs(step: str, script: str, context: Context, units: list[tuple], make_job: Callable[[tuple], Job]) -> int:
+    """Run one job a unit, in order or on --num_workers processes. A LayerError is reported and the others go on.
+
+    Returns 0, or 2 if nothing is left. A DataError ends the run.
+    """
+    code = code_digest(Path(script))
+    workers = min(getattr(context.args, "num_workers", 1) or 1, len(units))
+
+    def run_one(unit: tuple) -> tuple[bool, str | DataError]:
+        return _run_one(step, code, context, unit, make_job)
+
+    good = 0
+    bar = tqdm(total=len(units), desc=step, unit="job", disable=None, leave=False)
+    for succeeded, line in _map(run_one, units, workers):
+        if isinstance(line, DataError):
+            bar.close()
+            raise line
+        good += succeeded
+        bar.update()
+        tqdm.write(f"{step}  {line}", file=sys.stdout if succeeded else sys.stderr)
+    bar.close()
+    if getattr(context.args, "done", None):
+        write_json(Path(context.args.done), {"succeeded": good, "of": len(units)})
+    elif good == 0:
+        print(f"error: {step}: nothing is left to work on; see {context.layout.status}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Callable[[tuple], Job]) -> tuple[bool, str | DataError]:
+    sample, layer = unit
+    name = "/".join(str(part) for part in unit if part is not None) or "dataset"
+    started = time.perf_counter()
+    try:
+        job = make_job(unit)
+        recipe = make_recipe(step, job.inputs, job.settings, context.layout.root, code)
+        recipe_path = context.layout.recipe(step, sample, layer)
+        if not context.args.overwrite and is_current(recipe, recipe_path, job.outputs):
+            return True, f"{name}: up to date"
+        recipe_path.unlink(missing_ok=True)
+        line = job.work()
+        write_json(recipe_path, recipe)
+    except LayerError as error:
+        earlier = first_failure(context.layout, name, step)
+        reason = f"left out since {earlier}" if earlier else f"left out: {error}"
+        set_status(context.layout, step, name, reason)
+        return False, f"{name}: {reason}"
+    except DataError as error:
+        return False, error
+    set_status(context.layout, step, name, "ok")
+    return True, f"{name}: {line} ({time.perf_counter() - started:.1f} s)"
+
+
+_FORKED = None  # the function that forked workers call; set just before they are made
+
+
+def _call_forked(unit: tuple):
+    return _FORKED(unit)
+
+
+def _map(function: Callable, units: list, workers: int):
+    """Results in order; on several processes if workers > 1 (forked: jobs are closures)."""
+    global _FORKED
+    if workers <= 1:
+        yield from map(function, units)
+        return
+    _FORKED = function
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        yield from pool.imap(_call_forked, units)
+    _FORKED = None
+
+
+# status ----------------------------------------------------------------------------------------------
+@contextmanager
+def _locked(path: Path):
+    """Hold an exclusive lock: steps of Snakemake write the same status file."""
+    with open(path.with_suffix(".lock"), "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def set_status(layout: Layout, step: str, name: str, text: str) -> None:
+    """Note in status.json how a step ended for one layer, sample or the dataset: {name: {step: text}}."""
+    with _locked(layout.status):
+        status = read_status(layout)
+        status.setdefault(name, {})[step] = text
+        write_json(layout.status, {key: dict(sorted(status[key].items())) for key in sorted(status)})
+
+
+def read_status(layout: Layout) -> dict[str, dict[str, str]]:
+    """{name: {step: 'ok' | 'left out: …'}}; empty if no step has run."""
+    return json.loads(layout.status.read_text()) if layout.status.is_file() else {}
+
+
+def first_failure(layout: Layout, name: str, step: str) -> str | None:
+    """The earlier step that left this layer or sample out for a reason of its own, or None."""
+    return next((earlier for earlier, text in read_status(layout).get(name, {}).items()
+                 if earlier != step and text.startswith("left out:")), None)
+
+
+def print_status(layout: Layout) -> int:
+    """Print one line a layer: steps done, and what went wrong."""
+    status = read_status(layout)
+    if not status:
+        print(f"{layout.root}: no step has run yet")
+    for name, steps in status.items():
+        done = sum(text == "ok" for text in steps.values())
+        wrong = [f"{step}: {text}" for step, text in steps.items() if text != "ok"]
+        print(f"{name:12s} {done:3d} steps ok" + ("" if not wrong else "; " + "; ".join(wrong)))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["status"])
+    parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
+    args = parser.parse_args(argv)
+    layout = Layout(Path(args.root_path or "."))
+    if not layout.root.is_dir():
+        return guarded(lambda: (_ for _ in ()).throw(DataError(layout.root, "no folder", "a dataset root", "correct --root_path")))
+    return print_status(layout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

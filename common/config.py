@@ -1,0 +1,170 @@
+"""The dataset's configuration: one validated YAML.
+
+`configs/<dataset>.yaml` is what a person writes; step 0 resolves it (samples and layers listed) to `<root>/dataset.yaml`,
+which every later step reads by default. An unknown key, a wrong type or a missing folder is one clear line, exit code 2.
+"""
+import difflib
+import math
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import DataError
+from common.io import atomic_path
+from common.layout import Layout
+
+REFERENCE_PITCH_PX = 272.0   # the pitch at which a patch of 224/512/1024 px is read 1:1
+CONTOUR_RADIUS_PX = 112.0    # radius of a spot's contour, reference px
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SampleConfig(_Strict):
+    """One tissue block."""
+    layers: list[int] | None = Field(None, description="layers in z order; default: all found")
+    known_layers: list[int] | None = Field(None, description="layers whose expression the model may see; default: the first with counts")
+    skip: list[int] = Field([], description="layers to leave out; the registration chain bridges them")
+
+
+class Config(_Strict):
+    """Everything a dataset sets. The field descriptions are the documentation."""
+    dataset: str = Field(description="name of the dataset; names the run folder")
+    samples: dict[str, SampleConfig] | None = Field(None, description="which layer belongs to which sample; default: all found")
+    raw_format: Literal["her2st"] | None = Field(None, description="form of the raw files that step 0_1 reads")
+    raw_path: str | None = Field(None, description="folder of the raw files (--raw_path wins)")
+
+    array: Literal["square", "hex"] = Field("square", description="spot array: legacy ST is square, Visium hexagonal")
+    pitch_px: float = Field(gt=0, description="distance of neighbouring spots, level-0 px")
+    pitch_um: float = Field(200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
+    pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px; default pitch_um / pitch_px")
+    patch_scale: float | None = Field(None, gt=0, description="level-0 px per reference px; default pitch_px / 272")
+    section_thickness_um: float = Field(16.0, gt=0, description="distance of consecutive layers in z, um")
+
+    genes: str = Field("top_mean", description="top_mean, hvg, or a file with one gene symbol a line")
+    n_genes: int = Field(250, gt=0, description="how many genes are chosen")
+    exclude_prefixes: list[str] = Field([], description="genes never chosen, e.g. [MT-, RPL, RPS]")
+    genes_from: Literal["all", "known"] = Field("all", description="choose genes on all layers (as published) or on the known ones")
+
+    backbone: str = Field("efficientnet_lite0", description="efficientnet_lite0 (bundled ImageNet weights) or any timm name")
+    backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
+    feature_batch_size: int = Field(32, gt=0, description="patches per forward pass in step 4")
+
+    folds: list[list[str]] | None = Field(None, description="samples held out together; default: no fold, known layers train")
+
+    # derived geometry --------------------------------------------------------------------------------
+    @property
+    def scale(self) -> float:
+        """Level-0 px per reference px."""
+        return self.patch_scale or self.pitch_px / REFERENCE_PITCH_PX
+
+    @property
+    def um_per_px(self) -> float:
+        return self.pixel_size_um or self.pitch_um / self.pitch_px
+
+    @property
+    def contour_radius_px(self) -> float:
+        """Radius of a spot's contour in level-0 px."""
+        return CONTOUR_RADIUS_PX * self.scale
+
+    def window_px(self, size: int) -> int:
+        """Side of the level-0 window that a nominal patch of `size` px is read from."""
+        return max(1, math.floor(size * self.scale + 0.5))
+
+    # samples -----------------------------------------------------------------------------------------
+    def layers_of(self, sample: str) -> list[int]:
+        """The sample's layers in z order, without the skipped ones."""
+        chosen = self.samples[sample]
+        return [layer for layer in chosen.layers if layer not in chosen.skip]
+
+    def restricted(self, samples: list[str] | None, layers: list[int] | None, file: Path | str) -> "Config":
+        """A copy with only these samples and layers. Raises DataError for a name that does not exist."""
+        chosen = dict(self.samples)
+        if samples:
+            missing = sorted(set(samples) - set(chosen))
+            if missing:
+                raise DataError(file, f"no sample {', '.join(missing)}", f"one of {', '.join(sorted(chosen))}", "correct --sample")
+            chosen = {name: chosen[name] for name in sorted(set(samples))}
+        if layers:
+            present = {layer for one in chosen.values() for layer in one.layers}
+            if not set(layers) <= present:
+                raise DataError(file, f"no layer {sorted(set(layers) - present)}", f"one of {sorted(present)}", "correct --layer")
+            chosen = {name: one.model_copy(update={"layers": [layer for layer in one.layers if layer in layers]})
+                      for name, one in chosen.items()}
+            chosen = {name: one for name, one in chosen.items() if one.layers}
+        return self.model_copy(update={"samples": chosen})
+
+
+def load_config(path: Path) -> Config:
+    """Read and validate one YAML. Raises DataError on anything but a valid config."""
+    if not path.is_file():
+        raise DataError(path, "no file", "a dataset config (YAML)", "give --config configs/<dataset>.yaml or run step 0 first")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise DataError(path, f"invalid YAML ({error})", "a YAML mapping", "correct the syntax") from None
+    if not isinstance(values, dict):
+        raise DataError(path, type(values).__name__, "a YAML mapping", "see configs/demo.yaml")
+    return validate(values, path)
+
+
+def validate(values: dict, file: Path | str) -> Config:
+    """Check a mapping against the schema. Raises DataError naming the first wrong key."""
+    values = _numbers_as_declared(values)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _data_error(error.errors()[0], file) from None
+
+
+def _numbers_as_declared(values: dict) -> dict:
+    """YAML writes 272 for 272.0 and 1 for '1': accept both where the meaning is plain (float fields, sample names)."""
+    floats = {name for name, field in Config.model_fields.items() if "float" in str(field.annotation)}
+    out = {key: float(value) if key in floats and type(value) is int else value for key, value in values.items()}
+    if isinstance(out.get("samples"), dict):
+        out["samples"] = {str(name): one if one is not None else {} for name, one in out["samples"].items()}
+    return out
+
+
+def _data_error(error: dict, file: Path | str) -> DataError:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = sorted(SampleConfig.model_fields if error["loc"][0] == "samples" else Config.model_fields)
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        fix = f"did you mean '{near[0]}'?" if near else "remove it"
+        return DataError(file, f"unknown key '{where}'", f"one of {', '.join(known)}", fix)
+    if error["type"] == "missing":
+        return DataError(file, f"no key '{where}'", "a value for it", f"add '{where}: …'")
+    return DataError(file, f"'{where}: {error['input']!r}'", error["msg"].lower(), f"correct '{where}'")
+
+
+def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
+    """List samples and layers explicitly: those of the config, else those found on disk. Raises DataError if there is none."""
+    found = layout.layers_on_disk()
+    chosen = config.samples if config.samples is not None else {name: SampleConfig() for name in found}
+    samples = {}
+    for name, one in sorted(chosen.items()):
+        layers = one.layers if one.layers is not None else found.get(name, [])
+        if not layers:
+            raise DataError(file, f"sample '{name}' without layers", f"imgs/{name}/<layer>.<ext> or counts/{name}/<layer>.h5ad",
+                            f"put its files under {layout.root}, or run 0_1_convert_raw.py")
+        known = one.known_layers
+        if known is not None and not set(known) <= set(layers):
+            raise DataError(file, f"samples.{name}.known_layers {known}", f"layers among {layers}", "correct known_layers")
+        samples[name] = one.model_copy(update={"layers": sorted(layers)})
+    if not samples:
+        raise DataError(layout.root, "no layer", "imgs/<sample>/<layer>.<ext>, location/, counts/", "run step 0, or give another --root_path")
+    for fold in config.folds or []:
+        unknown = sorted(set(fold) - set(samples))
+        if unknown and config.samples is not None:
+            raise DataError(file, f"folds name {', '.join(unknown)}", f"samples among {', '.join(samples)}", "correct folds")
+    return config.model_copy(update={"samples": samples})
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write a config as YAML (keys in schema order)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

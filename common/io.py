@@ -1,0 +1,210 @@
+"""Every file of the data contract is read and written here: atomic, typed, without pickle.
+
+A writer makes a file of a unique temporary name in the target's folder and renames it (`os.replace`): a killed run leaves the old file
+or the new one. A reader checks the form and names file, found, expected, fix.
+"""
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.errors import DataError, LayerError
+
+LOCATION_COLUMNS = ("barcode", "pixel_x", "pixel_y", "i", "j")
+
+
+@contextmanager
+def atomic_path(path: Path):
+    """Yield a temporary path of the same suffix beside `path`; rename it onto `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _needs(path: Path, made_by: str) -> None:
+    if not path.is_file():
+        raise LayerError(path, "no file", f"the output of {made_by}", f"run {made_by} first")
+
+
+# text ------------------------------------------------------------------------------------------------
+def write_json(path: Path, value: dict) -> None:
+    """JSON, indented, keys in the given order; NaN is refused."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str = "an earlier step") -> dict:
+    _needs(path, made_by)
+    return json.loads(path.read_text())
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """CSV without the index."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def read_table(path: Path, columns: tuple[str, ...] = (), made_by: str = "an earlier step", text: tuple[str, ...] = ("barcode",)) -> pd.DataFrame:
+    """CSV with at least these columns; `text` columns stay strings. Raises DataError if a column is missing."""
+    _needs(path, made_by)
+    table = pd.read_csv(path, dtype={name: str for name in text}, keep_default_na=False, na_values=[""])
+    require_columns(table, columns, path)
+    return table
+
+
+def require_columns(table: pd.DataFrame, columns: tuple[str, ...], file: Path) -> None:
+    """Raise DataError if a column is missing."""
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DataError(file, f"columns {', '.join(map(str, table.columns))}", f"a column {', '.join(missing)}", "add or rename the column")
+
+
+def read_location(path: Path) -> pd.DataFrame:
+    """Spots of a layer: barcode (str), pixel_x, pixel_y (float64, level-0 px of the spot centre), i, j (int64, array column, row).
+
+    Raises DataError for a missing column, a repeated barcode or a position that is not finite.
+    """
+    table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py")
+    for name in ("pixel_x", "pixel_y"):
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+        if not np.isfinite(table[name]).all():
+            raise DataError(path, f"a {name} that is not a number", "finite level-0 px", "correct the row")
+    if table["barcode"].duplicated().any():
+        raise DataError(path, f"barcode {table['barcode'][table['barcode'].duplicated()].iloc[0]} twice", "unique barcodes", "remove one")
+    return table.astype({"pixel_x": np.float64, "pixel_y": np.float64, "i": np.int64, "j": np.int64})
+
+
+# arrays ----------------------------------------------------------------------------------------------
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """One array, no pickle."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def read_npy(path: Path, made_by: str = "an earlier step", mmap: bool = False) -> np.ndarray:
+    _needs(path, made_by)
+    return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Named arrays, no pickle."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def read_npz(path: Path, made_by: str = "an earlier step") -> dict[str, np.ndarray]:
+    _needs(path, made_by)
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_csr(path: Path, matrix) -> None:
+    """SciPy sparse matrix as CSR, sorted indices."""
+    from scipy import sparse
+    matrix = sparse.csr_array(matrix)
+    matrix.sort_indices()
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        sparse.save_npz(stream, matrix)
+
+
+def read_csr(path: Path, made_by: str = "an earlier step"):
+    from scipy import sparse
+    _needs(path, made_by)
+    return sparse.csr_array(sparse.load_npz(path))
+
+
+# tensors ---------------------------------------------------------------------------------------------
+def write_pt(path: Path, value: dict) -> None:
+    """A dict of tensors and plain values; loads with weights_only=True."""
+    import torch
+    with atomic_path(path) as temporary:
+        torch.save(value, temporary)
+
+
+def read_pt(path: Path, made_by: str = "an earlier step") -> dict:
+    import torch
+    _needs(path, made_by)
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
+# AnnData ---------------------------------------------------------------------------------------------
+def write_h5ad(path: Path, adata) -> None:
+    with atomic_path(path) as temporary:
+        adata.write_h5ad(temporary, compression="gzip")
+
+
+def read_h5ad(path: Path, made_by: str = "an earlier step"):
+    """AnnData; raises LayerError if the file is missing or is no h5ad."""
+    import anndata
+    _needs(path, made_by)
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError) as error:
+        raise LayerError(path, f"a file that cannot be read ({error})", "an AnnData .h5ad", f"run {made_by} again") from None
+
+
+# patches and features (HDF5) -------------------------------------------------------------------------
+def write_patches(path: Path, img: np.ndarray, coords: np.ndarray, barcode: list[str]) -> None:
+    """HEST-1k patch file: img (N,S,S,3) uint8, coords (N,2) int64 level-0 px of the patch centre, barcode (N,) utf-8 (patch_name for grid patches)."""
+    import h5py
+    with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        file.create_dataset("img", data=img, chunks=(1, *img.shape[1:]) if len(img) else None, compression="gzip" if len(img) else None,
+                            compression_opts=1 if len(img) else None)
+        file.create_dataset("coords", data=np.asarray(coords, np.int64))
+        file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
+
+
+def read_patches(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(img (N,S,S,3) uint8, coords (N,2) int64, barcode list)."""
+    import h5py
+    _needs(path, "1_cropped_multi_level_patch.py")
+    with h5py.File(path, "r") as file:
+        return file["img"][:], file["coords"][:], [name.decode() for name in file["barcode"][:]]
+
+
+def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], attributes: dict[str, dict]) -> None:
+    """One float32 dataset (N,D) a feature set, `barcode` (N,), and per set the attributes model, weights_sha256, window_px."""
+    import h5py
+    with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
+        for name in sorted(sets):
+            dataset = file.create_dataset(name, data=np.asarray(sets[name], np.float32))
+            for key, value in sorted(attributes[name].items()):
+                dataset.attrs[key] = value
+
+
+def read_features(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """({set name: (N,D) float32}, barcode list)."""
+    import h5py
+    _needs(path, "4_feature_extraction.py")
+    with h5py.File(path, "r") as file:
+        return {name: file[name][:] for name in sorted(file) if name != "barcode"}, [name.decode() for name in file["barcode"][:]]
+
+
+# pictures --------------------------------------------------------------------------------------------
+def write_picture(path: Path, pixels: np.ndarray, quality: int = 92) -> None:
+    """RGB (h,w,3) or grey (h,w) uint8, by suffix: .jpg or .png."""
+    from PIL import Image
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, **({"quality": quality} if path.suffix == ".jpg" else {}))
+
+
+def read_picture(path: Path, made_by: str = "0_2_tissue_mask.py") -> np.ndarray:
+    """uint8 (h,w,3) or (h,w)."""
+    from PIL import Image
+    _needs(path, made_by)
+    with Image.open(path) as picture:
+        return np.asarray(picture)

@@ -1,0 +1,195 @@
+"""Where every file of a dataset root and of a run lies. No other file does path arithmetic."""
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SIZES = (224, 512, 1024)  # nominal side of spot, region and global patches, px
+IMAGE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".tif", ".tiff", ".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths under one dataset root (data contract of the README)."""
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "dataset.yaml"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    def recipe(self, step: str, sample: str | None, layer: int | None) -> Path:
+        name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
+        return self.root / ".recipes" / step / f"{name}.json"
+
+    def done(self, step: str, sample: str | None = None, layer: int | None = None) -> Path:
+        """Marker of the workflow: this step has run for this layer (also if the layer was left out)."""
+        name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
+        return self.root / ".done" / step / name
+
+    # inputs ------------------------------------------------------------------------------------------
+    def image(self, sample: str, layer: int) -> Path | None:
+        """The layer's H&E image, or None. First of the sorted names `imgs/<sample>/<layer>.<known suffix>`."""
+        folder = self.root / "imgs" / sample
+        found = sorted(p for p in folder.glob(f"{layer}.*") if p.suffix.lower() in IMAGE_SUFFIXES and p.stem == str(layer))
+        return found[0] if found else None
+
+    def new_image(self, sample: str, layer: int, suffix: str) -> Path:
+        return self.root / "imgs" / sample / f"{layer}{suffix}"
+
+    def location(self, sample: str, layer: int) -> Path:
+        return self.root / "location" / sample / f"{layer}.csv"
+
+    def counts(self, sample: str, layer: int) -> Path:
+        return self.root / "counts" / sample / f"{layer}.h5ad"
+
+    def truth(self, sample: str, layer: int, suffix: str) -> Path:
+        """Known truth of the demo data: suffix '.npz' (geometry) or '.h5ad' (noise-free expression)."""
+        return self.root / "truth" / sample / f"{layer}{suffix}"
+
+    def layers_on_disk(self) -> dict[str, list[int]]:
+        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted."""
+        found: dict[str, set[int]] = {}
+        for folder, suffixes in (("imgs", IMAGE_SUFFIXES), ("location", (".csv",)), ("counts", (".h5ad",))):
+            for path in sorted((self.root / folder).glob("*/*")):
+                if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", path.stem):
+                    found.setdefault(path.parent.name, set()).add(int(path.stem))
+        return {sample: sorted(layers) for sample, layers in sorted(found.items())}
+
+    # 2D steps ----------------------------------------------------------------------------------------
+    def thumbnail(self, sample: str, layer: int) -> Path:
+        return self.root / "tissue" / sample / f"{layer}.jpg"
+
+    def mask(self, sample: str, layer: int) -> Path:
+        return self.root / "tissue" / sample / f"{layer}.png"
+
+    def thumbnail_info(self, sample: str, layer: int) -> Path:
+        return self.root / "tissue" / sample / f"{layer}.json"
+
+    def patches_csv(self, size: int, sample: str, layer: int) -> Path:
+        return self.root / "patches_csv" / f"patches_{size}" / sample / f"{layer}.csv"
+
+    def region_pairs_csv(self, sample: str, layer: int) -> Path:
+        return self.root / "patches_csv" / "patches_512" / sample / f"{layer}_spots.csv"
+
+    def global_pairs_csv(self, sample: str, layer: int) -> Path:
+        return self.root / "patches_csv" / "patches_1024" / sample / f"{layer}_regions.csv"
+
+    def patches(self, size: int, sample: str, layer: int) -> Path:
+        return self.root / "cropped_imgs" / f"patches_{size}" / sample / f"{layer}.h5"
+
+    def features(self, size: int, sample: str, layer: int) -> Path:
+        return self.root / "extracted_feature" / str(size) / sample / f"{layer}.h5"
+
+    @property
+    def genes(self) -> Path:
+        return self.root / "gene_expression" / "genes.csv"
+
+    def member_counts(self, size: int, sample: str, layer: int) -> Path:
+        """Raw counts of the chosen genes per spot (224), region (512) or global patch (1024)."""
+        return self.root / "gene_expression" / f"counts_{size}" / sample / f"{layer}.h5ad"
+
+    def expression(self, size: int, sample: str, layer: int) -> Path:
+        return self.root / "gene_expression" / str(size) / sample / f"{layer}.h5ad"
+
+    def graph(self, sample: str, layer: int) -> Path:
+        return self.root / "graph_data" / sample / f"{layer}.pt"
+
+    def npy(self, sample: str, layer: int) -> Path:
+        return self.root / "npy_information" / sample / f"{layer}.npy"
+
+    # registration ------------------------------------------------------------------------------------
+    def contours(self, sample: str, layer: int) -> Path:
+        return self.root / "registration" / sample / "contours" / f"{layer}.npy"
+
+    def pair_coarse(self, sample: str, moving: int, fixed: int) -> Path:
+        return self.root / "registration" / sample / "xfeat" / f"{moving}_to_{fixed}.json"
+
+    def pair(self, sample: str, moving: int, fixed: int) -> Path:
+        return self.root / "registration" / sample / "pairs" / f"{moving}_to_{fixed}.json"
+
+    def pair_itk(self, sample: str, moving: int, fixed: int) -> Path:
+        return self.root / "registration" / sample / "pairs" / f"{moving}_to_{fixed}.mat"
+
+    def overlay(self, sample: str, moving: int, fixed: int) -> Path:
+        return self.root / "registration" / sample / "overlays" / f"{moving}_to_{fixed}.jpg"
+
+    def to_middle(self, sample: str, layer: int) -> Path:
+        return self.root / "registration" / sample / "to_middle" / f"{layer}.json"
+
+    def to_middle_itk(self, sample: str, layer: int) -> Path:
+        return self.root / "registration" / sample / "to_middle" / f"{layer}.mat"
+
+    def stack_view(self, sample: str) -> Path:
+        return self.root / "registration" / sample / "stack.jpg"
+
+    def quality(self, sample: str) -> Path:
+        return self.root / "registration" / sample / "quality.json"
+
+    def spot_regist(self, sample: str) -> Path:
+        return self.root / "spot_regist" / f"{sample}.csv"
+
+    def spot_regist_contours(self, sample: str) -> Path:
+        return self.root / "spot_regist" / f"{sample}.npy"
+
+    # 3D steps ----------------------------------------------------------------------------------------
+    def spot_iou(self, sample: str) -> Path:
+        return self.root / "spot_iou" / f"{sample}.npz"
+
+    def similarity(self, sample: str) -> Path:
+        return self.root / "similarity" / f"{sample}.npz"
+
+    def combined(self, sample: str) -> Path:
+        return self.root / "3D_combined_information" / f"{sample}.npz"
+
+    def graph_3d(self, sample: str) -> Path:
+        return self.root / "3D_graph_data" / f"{sample}.pt"
+
+    def npy_3d(self, sample: str) -> Path:
+        return self.root / "3D_npy_information" / f"{sample}.npy"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths under one run folder (`--save_path`)."""
+    root: Path
+
+    @staticmethod
+    def default(dataset: str) -> "RunLayout":
+        return RunLayout(Path("runs") / dataset)
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "splits.json"
+
+    @property
+    def genes(self) -> Path:
+        return self.root / "genes.csv"
+
+    def checkpoint(self, fold: int) -> Path:
+        return self.root / f"fold_{fold}" / "checkpoint.pt"
+
+    def tensorboard(self, fold: int) -> Path:
+        return self.root / "tensorboard" / f"fold_{fold}"
+
+    def imputed(self, sample: str, layer: int) -> Path:
+        return self.root / "imputed" / sample / f"{layer}.h5ad"
+
+    @property
+    def metrics_json(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def metrics_csv(self) -> Path:
+        return self.root / "metrics.csv"
+
+    @property
+    def runtime(self) -> Path:
+        return self.root / "runtime.json"

@@ -1,0 +1,123 @@
+"""Image access: one small interface over OpenSlide, Pillow and tifffile.
+
+    slide = open_slide(path)            # LayerError if it cannot be read
+    slide.size_px                       # (width, height) of level 0
+    slide.pixel_size_um                 # from the slide's metadata, or None
+    slide.read(x, y, width, height, out_px=None)   # uint8 (h, w, 3); level-0 coordinates, padded white beyond the slide
+    slide.thumbnail(2048)               # uint8 (h, w, 3), longer side at most 2048
+
+Pyramids are read by region; images without random access (JPEG, PNG, plain TIFF) are decoded once per process.
+"""
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.errors import LayerError
+
+WHITE = 255
+
+
+class PyramidSlide:
+    """A slide that OpenSlide reads by region."""
+
+    def __init__(self, path: Path):
+        import openslide
+        self._slide = openslide.OpenSlide(str(path))
+        self.path = path
+        self.size_px: tuple[int, int] = self._slide.dimensions
+        mpp = self._slide.properties.get("openslide.mpp-x")
+        self.pixel_size_um: float | None = float(mpp) if mpp else None
+
+    def read(self, x: int, y: int, width: int, height: int, out_px: tuple[int, int] | None = None) -> np.ndarray:
+        """The window with top-left (x, y), resized to out_px = (width, height) if given: uint8 (h, w, 3)."""
+        out_px = out_px or (width, height)
+        level = self._slide.get_best_level_for_downsample(max(1.0, min(width / out_px[0], height / out_px[1])))
+        factor = self._slide.level_downsamples[level]
+        size = (max(1, round(width / factor)), max(1, round(height / factor)))
+        rgba = np.asarray(self._slide.read_region((x, y), level, size))  # (h, w, 4)
+        return _resized(_on_white(rgba), out_px)
+
+    def thumbnail(self, max_side_px: int) -> np.ndarray:
+        return self.read(0, 0, *self.size_px, out_px=fitted_size(self.size_px, max_side_px))
+
+
+class ArraySlide:
+    """An image that is decoded whole."""
+
+    def __init__(self, path: Path, pixels: np.ndarray, pixel_size_um: float | None = None):
+        self.path = path
+        self._pixels = pixels  # (h, w, 3) uint8
+        self.size_px: tuple[int, int] = (pixels.shape[1], pixels.shape[0])
+        self.pixel_size_um = pixel_size_um
+
+    def read(self, x: int, y: int, width: int, height: int, out_px: tuple[int, int] | None = None) -> np.ndarray:
+        """The window with top-left (x, y), resized to out_px = (width, height) if given: uint8 (h, w, 3)."""
+        full_width, full_height = self.size_px
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, full_width), min(y + height, full_height)
+        window = np.full((height, width, 3), WHITE, np.uint8)
+        if right > left and bottom > top:
+            window[top - y:bottom - y, left - x:right - x] = self._pixels[top:bottom, left:right]
+        return _resized(window, out_px or (width, height))
+
+    def thumbnail(self, max_side_px: int) -> np.ndarray:
+        return _resized(self._pixels, fitted_size(self.size_px, max_side_px))
+
+
+Slide = PyramidSlide | ArraySlide
+
+
+@lru_cache(maxsize=1)
+def open_slide(path: Path) -> Slide:
+    """Open an H&E image: OpenSlide where it can, else tifffile (TIFF) or Pillow. Raises LayerError if none can."""
+    import openslide
+    if path is None or not path.is_file():
+        raise LayerError(path, "no image", "a slide or picture", "put imgs/<sample>/<layer>.<ext> there")
+    try:
+        if openslide.OpenSlide.detect_format(str(path)):
+            return PyramidSlide(path)
+        return ArraySlide(path, _decode(path))
+    except (openslide.OpenSlideError, OSError, ValueError, SyntaxError, IndexError) as error:
+        raise LayerError(path, f"an image that cannot be read ({error})", "a complete image file", "copy or export it again") from None
+
+
+def _decode(path: Path) -> np.ndarray:
+    """Decode a picture to uint8 (h, w, 3)."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        import tifffile
+        pixels = tifffile.imread(path)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or pixels.dtype != np.uint8:
+            raise ValueError(f"TIFF of shape {pixels.shape}, {pixels.dtype}")
+        return _on_white(pixels) if pixels.shape[2] == 4 else pixels
+    from PIL import Image
+    Image.MAX_IMAGE_PIXELS = None  # a section scan is larger than Pillow's guard against decompression bombs
+    with Image.open(path) as picture:
+        if picture.mode in ("RGBA", "LA", "P"):
+            return _on_white(np.asarray(picture.convert("RGBA")))
+        return np.asarray(picture.convert("RGB"))
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    """Composite (h, w, 4) on white: what lies beyond the slide is transparent."""
+    alpha = rgba[..., 3]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    weight = alpha[..., None].astype(np.float32) / 255
+    return np.rint(rgba[..., :3] * weight + WHITE * (1 - weight)).astype(np.uint8)
+
+
+def _resized(pixels: np.ndarray, out_px: tuple[int, int]) -> np.ndarray:
+    """Resize to (width, height): area averaging down, cubic up."""
+    if (pixels.shape[1], pixels.shape[0]) == tuple(out_px):
+        return np.ascontiguousarray(pixels)
+    shrinks = out_px[0] < pixels.shape[1]
+    return cv2.resize(pixels, tuple(out_px), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def fitted_size(size_px: tuple[int, int], max_side_px: int) -> tuple[int, int]:
+    """(width, height) with the longer side at most max_side_px, never enlarged."""
+    factor = min(1.0, max_side_px / max(size_px))
+    return max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor))

@@ -1,0 +1,162 @@
+"""Train and evaluate MSAGNet 3D: the expression of every section from H&E and the measured expression of the known layers.
+
+INPUT   <root>/3D_npy_information/<sample>.npy, 3D_graph_data/<sample>.pt    one 3D graph a sample (data_preprocessing_3d/5 and 4)
+        <root>/spot_iou/<sample>.npz, gene_expression/                       for the floors, the noise ceiling and the gene list
+OUTPUT  <save_path>/metrics.json, metrics.csv    every method on the same target spots; identical between two runs of one recipe
+        <save_path>/fold_<k>/checkpoint.pt       everything predict_3d.py needs
+        <save_path>/splits.json, config.yaml, genes.csv, runtime.json, tensorboard/
+
+Target layers are scored and nothing else: their labels are in no loss, no input, no scaling. With `genes_from: all` (as published) the
+gene list is chosen on all layers; `genes_from: known` shuts that door too.
+
+    CUDA_VISIBLE_DEVICES=0 python main_3d.py --root_path demo_data --base_lr 0.001 --batch_size 128
+"""
+import argparse
+import os
+import platform
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from common import cli
+from common.errors import DataError
+from common.io import read_csr, read_h5ad, read_table, write_json, write_pt, write_table
+from common.config import save_config
+from common.layout import RunLayout
+from common.recipe import file_digest
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__, sample=True, layer=False)
+    parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
+    parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
+    parser.add_argument("--base_lr", type=float, default=0.001, help="learning rate at the start")
+    parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
+    parser.add_argument("--batch_size", type=int, default=128, help="hidden spots in the loss per step; the whole graph is in every pass")
+    parser.add_argument("--max_iterations", type=int, default=600, help="training steps")
+    parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
+    parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
+    parser.add_argument("--width", type=int, default=32, help="width of the network")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
+    return parser
+
+
+def raw_counts(layout, graph, layer: int):
+    """Raw counts of a layer's spots in graph order: (n_spots, n_genes)."""
+    import numpy as np
+    counts = read_h5ad(layout.member_counts(224, graph.sample, layer), "5_2_get_label_of_other_resolution.py")
+    matrix = counts[graph.barcode[graph.in_layers([layer]).numpy()]].X
+    return np.asarray(matrix.todense() if hasattr(matrix, "todense") else matrix)
+
+
+def run(args: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    context = cli.open_context(args)
+    layout, config = context.layout, context.config
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+    import training
+    from dataloader_3d import known_layers_of, load_graphs
+    from data_preprocessing.expression import normalise
+    from models.metrics import noise_ceiling, pooled_metrics
+
+    cli.seed_everything(args.seed)
+    device = cli.choose_device(args.gpu)
+    settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
+                                 optimizer=args.optimizer, rank=args.rank, width=args.width, seed=args.seed)
+    graphs = load_graphs(context, "main_3d")
+    given = cli.parse_layers(args.known_layers)
+    known = {graph.sample: known_layers_of(config, graph, given) for graph in graphs}
+    folds = training.make_folds(graphs, known, config.folds)
+    genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
+
+    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
+    save_config(config, run_layout.config)
+    write_table(run_layout.genes, genes)
+    write_json(run_layout.splits, {"folds": [asdict(fold) for fold in folds]})
+
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    ceiling: dict[str, dict[str, float]] = {}
+    n_spots: dict[str, int] = {}
+    by_name = {graph.sample: graph for graph in graphs}
+    seconds = {}
+    for fold in folds:
+        fold_started = time.perf_counter()
+        with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
+            def log(iteration: int, values: dict[str, float]) -> None:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, iteration)
+            model = training.train(graphs, fold.pools(graphs), settings, device, log)
+        write_pt(run_layout.checkpoint(fold.index), {
+            "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
+            "settings": asdict(settings), "genes": list(genes["gene"]), "known_layers": fold.known_layers, "dataset": config.dataset})
+        seconds[f"fold_{fold.index}"] = round(time.perf_counter() - fold_started, 1)
+        print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)}; {seconds[f'fold_{fold.index}']} s", flush=True)
+        for sample in fold.test_samples:
+            graph, targets = by_name[sample], fold.target_layers[sample]
+            predictions = training.floor_predictions(graph, fold.known_layers[sample], read_csr(layout.spot_iou(sample), "1_get_iou.py"))
+            predictions["msagnet"] = training.predict(model, graph, fold.known_layers[sample], device)
+            for method, layers in training.score_layers(graph, targets, predictions).items():
+                scores.setdefault(method, {}).update(layers)
+            for layer in targets:
+                name = f"{sample}/{layer}"
+                n_spots[name] = int(graph.in_layers([layer]).sum())
+                ceiling[name] = noise_ceiling(raw_counts(layout, graph, layer), normalise)
+
+    recipe = {"seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
+              "known_layers": known, "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
+    result = {"methods": {}, "ceiling": {"pooled": {}, "layers": ceiling}, "recipe": recipe}
+    if n_spots:
+        result["methods"] = {method: {"pooled": pooled_metrics(layers, n_spots), "layers": layers} for method, layers in scores.items()}
+        result["ceiling"]["pooled"] = {key: sum(one[key] for one in ceiling.values()) / len(ceiling) for key in ("pcc_spot", "pcc_gene")}
+    write_json(run_layout.metrics_json, result)
+    write_metrics_csv(run_layout, result)
+    write_json(run_layout.runtime, runtime(started, seconds, device))
+    if n_spots:
+        print(f"\n{sum(n_spots.values())} target spots in {len(n_spots)} layers, {graphs[0].n_genes} genes (chosen on {config.genes_from} layers)")
+        print(training.format_table(result["methods"], result["ceiling"]))
+    else:
+        print("no target layer has counts: trained, nothing to score")
+    print(f"\nwrote {run_layout.root}; next: python predict_3d.py --root_path {layout.root} --save_path {run_layout.root}")
+    return 0
+
+
+def write_metrics_csv(run_layout: RunLayout, result: dict) -> None:
+    """metrics.json as one row per method and layer."""
+    import pandas as pd
+    rows = [{"method": method, "layer": layer, **values} for method, one in result["methods"].items()
+            for layer, values in [("pooled", one["pooled"]), *one["layers"].items()]]
+    rows += [{"method": "ceiling", "layer": layer, **values}
+             for layer, values in [("pooled", result["ceiling"]["pooled"]), *result["ceiling"]["layers"].items()]]
+    write_table(run_layout.metrics_csv, pd.DataFrame(rows))
+
+
+def runtime(started: float, seconds: dict, device) -> dict:
+    """What it took and on what: seconds, peak memory, command, versions, hardware."""
+    import torch
+    import torch_geometric
+    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    if device.type == "cuda":
+        peak["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
+    return {"seconds": round(time.perf_counter() - started, 1), "training_seconds": seconds, **peak, "command": sys.argv,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "torch_geometric": torch_geometric.__version__},
+            "hardware": {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "cores": os.cpu_count(),
+                         "machine": platform.machine()}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+
+    def work() -> int:
+        try:
+            return run(args)
+        except FloatingPointError as error:
+            raise DataError("training", str(error), "a finite loss", "lower --base_lr or check the input with common.cli status") from None
+    return cli.guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

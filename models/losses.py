@@ -1,0 +1,28 @@
+"""The multi-level loss (paper section 3.4; method.md section 6, item 7)."""
+import torch
+from torch import Tensor
+
+
+def one_minus_pcc(predicted: Tensor, label: Tensor) -> Tensor:
+    """Mean over nodes of 1 - PCC across genes. predicted, label: (n, n_genes). 0 for no node."""
+    if len(predicted) == 0:
+        return predicted.sum()
+    a = predicted - predicted.mean(dim=1, keepdim=True)  # (n, n_genes)
+    b = label - label.mean(dim=1, keepdim=True)
+    pcc = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-8)  # (n,)
+    return (1 - pcc).mean()
+
+
+def spot_loss(predicted: Tensor, label: Tensor) -> Tensor:
+    """0.75 MSE + 0.25 (1 - PCC) on spots."""
+    return 0.75 * torch.mean((predicted - label) ** 2) + 0.25 * one_minus_pcc(predicted, label)
+
+
+def level_loss(region: Tensor, region_label: Tensor, global_: Tensor, global_label: Tensor) -> Tensor:
+    """0.125 (1 - PCC) on the labelled regions + the same on the labelled globals."""
+    return 0.125 * (one_minus_pcc(region, region_label) + one_minus_pcc(global_, global_label))
+
+
+def consistency_loss(region_of_spot: Tensor, global_of_spot: Tensor, label: Tensor) -> Tensor:
+    """0.125 (1 - PCC) between a spot's label and the prediction of its own region + of its own global."""
+    return 0.125 * (one_minus_pcc(region_of_spot, label) + one_minus_pcc(global_of_spot, label))

@@ -1,0 +1,104 @@
+"""Give back the expression of every section as AnnData.
+
+INPUT   <save_path>/fold_<k>/checkpoint.pt, splits.json (main_3d.py); the 3D graph of each sample under <root>
+OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
+            X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1)) over the genes
+            layers['measured']    the same scale, where the layer was measured
+            obs                   barcode index; sample, layer, known (True: this layer's expression was given)
+            obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
+            obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z = position in the stack x section thickness
+            uns['asign']          known layers, gene normalisation, checkpoint digest
+
+A sample is predicted by the fold that tested it; a sample that no fold tested, or another dataset, by --fold (default 0).
+
+    python predict_3d.py --root_path demo_data --save_path runs/demo
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from common import cli
+from common.errors import DataError
+from common.io import read_json, read_pt, write_h5ad
+from common.layout import RunLayout
+from common.recipe import file_digest
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__, sample=True, layer=True)
+    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default runs/<dataset>)")
+    parser.add_argument("--known_layers", default=None, help="layers whose expression is given (default: as in training)")
+    parser.add_argument("--fold", type=int, default=None, help="use this fold's checkpoint for every sample")
+    parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
+    return parser
+
+
+def load_checkpoint(path: Path):
+    """(model in evaluation mode, checkpoint dict). Raises DataError if it is no checkpoint of main_3d.py."""
+    import torch
+    from models.msagnet import Architecture, MSAGNet
+    if not path.is_file():
+        raise DataError(path, "no file", "a checkpoint of main_3d.py", "run main_3d.py first, or give --save_path")
+    checkpoint = read_pt(path)
+    if not {"state", "architecture", "genes", "known_layers"} <= set(checkpoint):
+        raise DataError(path, f"keys {sorted(checkpoint)}", "a checkpoint of main_3d.py", "give the run folder that main_3d.py wrote")
+    state = checkpoint["state"]
+    model = MSAGNet(Architecture(**checkpoint["architecture"]), state["encoder.axes"], state["encoder.scale"], state["basis"], state["z_scale"],
+                    state["train_mean"], torch.zeros_like(state["level_offset"]))
+    model.load_state_dict(state)
+    return model.eval(), checkpoint
+
+
+def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: list[int], config, uns: dict):
+    """One layer as AnnData. predicted: (n_spots of the sample, n_genes)."""
+    import anndata
+    import numpy as np
+    import pandas as pd
+    rows = graph.layer.numpy() == layer
+    stack = config.layers_of(graph.sample)
+    obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": layer in known_layers}, index=graph.barcode[rows].astype(str))
+    z_um = stack.index(layer) * config.section_thickness_um
+    adata = anndata.AnnData(predicted[rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
+    adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
+    adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * config.um_per_px, np.full(rows.sum(), z_um)])
+    if bool(graph.has_label[rows].all()):
+        adata.layers["measured"] = graph.label.numpy()[rows]
+    return adata
+
+
+def run(args: argparse.Namespace) -> int:
+    context = cli.open_context(args)
+    layout, config = context.layout, context.all_samples
+    import training
+    from dataloader_3d import load_graphs
+    cli.seed_everything(0)
+    device = cli.choose_device(args.gpu)
+    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
+    folds = read_json(run_layout.splits, "main_3d.py")["folds"]
+    fold_of = {sample: fold["index"] for fold in folds for sample in fold["test_samples"]}
+    models = {}
+    for graph in load_graphs(context, "predict_3d"):
+        index = args.fold if args.fold is not None else fold_of.get(graph.sample, 0)
+        path = run_layout.checkpoint(index)
+        if index not in models:
+            models[index] = load_checkpoint(path)
+        model, checkpoint = models[index]
+        if graph.n_genes != len(checkpoint["genes"]):
+            raise DataError(path, f"{len(checkpoint['genes'])} genes", f"the {graph.n_genes} genes of {layout.genes}", "use the gene list of the run")
+        known = cli.parse_layers(args.known_layers) or checkpoint["known_layers"].get(graph.sample) or graph.labelled_layers()[:1]
+        predicted = training.predict(model.to(device), graph, known, device)  # (n_spots, n_genes)
+        uns = {"known_layers": known, "checkpoint_sha256": file_digest(path), "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
+        layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
+        for layer in layers:
+            write_h5ad(run_layout.imputed(graph.sample, layer), layer_anndata(graph, layer, predicted, checkpoint["genes"], known, config, uns))
+        print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers))} -> {run_layout.imputed(graph.sample, layers[0]).parent}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.guarded(lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Shared by all tests: the repository root on sys.path, and numbered scripts as modules."""
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+SCRIPT_FOLDERS = ("data_preprocessing", "registration", "data_preprocessing_3d", ".")
+
+
+def script_path(name: str) -> Path:
+    """The path of a numbered script by its name without suffix."""
+    for folder in SCRIPT_FOLDERS:
+        path = ROOT / folder / f"{name}.py"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(name)
+
+
+def load_script(name: str) -> ModuleType:
+    """A numbered script as a module (its name is no identifier, so `import` cannot)."""
+    path = script_path(name)
+    spec = importlib.util.spec_from_file_location("script_" + name.replace(".", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

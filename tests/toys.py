@@ -1,0 +1,63 @@
+"""A small sample graph with structure: three layers, smooth expression that the features partly show."""
+import dataclasses
+
+import numpy as np
+import torch
+
+from dataloader_3d import SampleGraph
+from models.cross_attention import patch_neighbourhoods
+from models.encoder import standardise_per_slide
+
+SIDE, LAYERS, GENES, FEATURES = 8, (1, 2, 3), 30, 20
+
+
+def toy_graph(seed: int = 0, sample: str = "T", noise: float = 0.3) -> SampleGraph:
+    """8 x 8 spots a layer in register; 2 x 2 regions of 4 x 4 spots, one global a layer."""
+    generator = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=-1).reshape(-1, 2)  # (64, 2)
+    position = np.concatenate([grid + generator.normal(0, 0.05, 2) for _ in LAYERS])
+    layer = np.repeat(LAYERS, len(grid))
+    programme = np.stack([np.sin(position[:, 0] / 2 + seed), np.cos(position[:, 1] / 2), np.sin(position.sum(axis=1) / 3)], axis=1)  # (n, 3)
+    loading = np.random.default_rng(99).normal(0, 0.6, (3, GENES))
+    label = -5 + np.linspace(-1, 1, GENES) + programme @ loading + generator.normal(0, noise, (len(layer), GENES))
+    feature = programme @ np.random.default_rng(98).normal(0, 1, (3, FEATURES)) + generator.normal(0, 0.5, (len(layer), FEATURES))
+
+    k = np.searchsorted(LAYERS, layer)
+    region = k * 4 + (position[:, 1].round() // 4).clip(0, 1) * 2 + (position[:, 0].round() // 4).clip(0, 1)
+    region = region.astype(np.int64)
+    means = lambda values, index: np.stack([values[index == one].mean(axis=0) for one in np.unique(index)])
+    region_layer, region_pos = np.repeat(LAYERS, 4), np.tile([[0, 0], [1, 0], [0, 1], [1, 1]], (3, 1))
+
+    edges, attributes = [], []
+    for a in range(len(layer)):
+        distance = np.linalg.norm(position - position[a], axis=1)
+        near = np.flatnonzero((distance < np.where(layer == layer[a], 1.3, 0.8)) & (np.arange(len(layer)) != a))
+        for b in near:
+            iou = max(0.0, 1 - distance[b]) if layer[a] != layer[b] else 0.0
+            cosine = float(feature[a] @ feature[b] / np.linalg.norm(feature[a]) / np.linalg.norm(feature[b]))
+            edges.append((b, a))
+            attributes.append((iou + cosine, iou, cosine, distance[b], abs(layer[a] - layer[b])))
+    region_edges = np.array([(a, b) for a in range(12) for b in range(12) if a != b and a // 4 == b // 4]).T
+    tensor = lambda values: torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    layers = torch.from_numpy(layer.astype(np.int64))
+    return SampleGraph(
+        sample=sample, barcode=np.array([f"{l}_{i}" for i, l in enumerate(layer)]), pixel=position * 10, registered=position * 10, layer=layers,
+        position=tensor(position), label=tensor(label), has_label=torch.ones(len(layer), dtype=torch.bool),
+        feature=standardise_per_slide(tensor(feature), layers),
+        region_feature=standardise_per_slide(tensor(means(feature, region)), torch.from_numpy(region_layer)),
+        global_feature=tensor(means(feature, k)), region_label=tensor(means(label, region)), global_label=tensor(means(label, k)),
+        region_layer=torch.from_numpy(region_layer.astype(np.int64)), global_layer=torch.tensor(LAYERS), region_of_spot=torch.from_numpy(region),
+        global_of_spot=torch.from_numpy(k.astype(np.int64)), global_of_region=torch.arange(12) // 4,
+        region_keys=patch_neighbourhoods(torch.from_numpy(region_pos), torch.from_numpy(region_layer)),
+        global_keys=patch_neighbourhoods(torch.zeros(3, 2, dtype=torch.long), torch.tensor(LAYERS)),
+        spot_edges=torch.tensor(edges).T.contiguous(), spot_edge_attr=tensor(np.array(attributes)),
+        region_edges=torch.from_numpy(region_edges), region_edge_attr=torch.ones(region_edges.shape[1], 1),
+        global_edges=torch.zeros(2, 0, dtype=torch.long), global_edge_attr=torch.zeros(0, 1))
+
+
+def permuted(graph: SampleGraph, order: torch.Tensor) -> SampleGraph:
+    """The same graph with its spots in another order."""
+    inverse = torch.argsort(order)
+    rows = {name: getattr(graph, name)[order] for name in ("layer", "position", "label", "has_label", "feature", "region_of_spot", "global_of_spot")}
+    numpy_rows = {name: getattr(graph, name)[order.numpy()] for name in ("barcode", "pixel", "registered")}
+    return dataclasses.replace(graph, **rows, **numpy_rows, spot_edges=inverse[graph.spot_edges])
