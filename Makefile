@@ -30,8 +30,10 @@ $(VENV)/installed: requirements.txt constraints.txt
 	touch $@
 
 demo: install
-	$(PY) data_preprocessing/0_make_demo.py --root_path $(ROOT)
-	set -e; for step in $(STEPS); do echo "== $$step"; $(PY) $$step --root_path $(ROOT) $$(case $$step in *4_feature*|*5_1*) ;; *) echo --num_workers $(WORKERS);; esac); done
+	$(PY) data_preprocessing/0_make_demo.py --root_path $(ROOT) --num_workers $(WORKERS)
+	set -e; for step in $(STEPS); do case $$step in \
+		*/0_2_*|*/1_cropped*|*/4_feature*|registration/*) $(PY) $$step --root_path $(ROOT) --num_workers $(WORKERS);; \
+		*) $(PY) $$step --root_path $(ROOT);; esac; done
 	$(PY) main_3d.py --root_path $(ROOT) --base_lr 0.001 --batch_size 128
 	$(PY) predict_3d.py --root_path $(ROOT)
 

@@ -32,10 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False)
     parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
-    parser.add_argument("--base_lr", type=float, default=0.001, help="learning rate at the start")
+    parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
     parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
     parser.add_argument("--batch_size", type=int, default=128, help="hidden spots in the loss per step; the whole graph is in every pass")
-    parser.add_argument("--max_iterations", type=int, default=600, help="training steps")
+    parser.add_argument("--max_iterations", type=int, default=300, help="training steps")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
     parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
     parser.add_argument("--width", type=int, default=32, help="width of the network")
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from data_preprocessing.expression import normalise
     from models.metrics import noise_ceiling, pooled_metrics
 
+    cli.keep_freed_memory()
     cli.seed_everything(args.seed)
     device = cli.choose_device(args.gpu)
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,

@@ -22,7 +22,6 @@ from common.errors import DataError
 from dataloader_3d import SampleGraph
 from models import baselines, metrics
 from models.encoder import fit_pca
-from models.imputation import row_normalised
 from models.losses import consistency_loss, level_loss, spot_loss
 from models.msagnet import Architecture, MSAGNet
 
@@ -30,15 +29,17 @@ DISC_RADII_PITCHES = (0.8, 1.2, 2.0, 3.0)
 HIDDEN_SHARE = 0.25
 VALIDATION_SHARE = 0.15
 VALIDATE_EVERY = 50
+LOG_EVERY = 10
 MAX_PCA_ROWS = 20000
+NOISE_FACTORS = {"spot_x": 1.0, "region_x": 2.0, "global_x": 4.0}
 
 
 @dataclass(frozen=True)
 class Settings:
     """Options of a training run."""
-    base_lr: float = 0.001
+    base_lr: float = 0.003
     batch_size: int = 128
-    max_iterations: int = 600
+    max_iterations: int = 300
     lr_decay: float = 0.9
     optimizer: str = "adamw"
     weight_decay: float = 0.05
@@ -46,13 +47,13 @@ class Settings:
     rank: int = 0                # 0: 8 up to 1000 labelled spots, 12 above
     width: int = 32
     dropout: float = 0.3
-    input_noise: float = 0.1
+    input_noise: float = 1.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class PreparedGraph:
-    """What the network reads of a SampleGraph: features on principal components, edges with attributes, row-normalised adjacency."""
+    """What the network reads of a SampleGraph: features on principal components, edges with attributes."""
     label: Tensor              # (n, G)
     spot_x: Tensor             # (n, n_components)
     region_x: Tensor           # (R, n_components)
@@ -62,9 +63,9 @@ class PreparedGraph:
     region_of_spot: Tensor     # (n,)
     global_of_spot: Tensor     # (n,)
     global_of_region: Tensor   # (R,)
-    adjacency: Tensor          # sparse (n, n)
     spot_edges: Tensor
-    spot_edge_attr: Tensor     # (E, 4)
+    spot_edge_attr: Tensor     # (E, 3) cosine, distance / 4 up to 1, exp(-distance² / 2)
+    edge_distance: Tensor      # (E,) pitches
     region_edges: Tensor
     region_edge_attr: Tensor
     global_edges: Tensor
@@ -73,7 +74,7 @@ class PreparedGraph:
 
 def prepare(graph: SampleGraph, model: MSAGNet) -> PreparedGraph:
     """Project the features once and shape the edges."""
-    weight, _, cosine, distance, _ = graph.spot_edge_attr.unbind(dim=1)  # (E,) each
+    _, _, cosine, distance, _ = graph.spot_edge_attr.unbind(dim=1)  # (E,) each
     near = torch.exp(-distance ** 2 / 2)
     with torch.no_grad():
         spot_x, region_x, global_x = (model.encoder.project(x) for x in (graph.feature, graph.region_feature, graph.global_feature))
@@ -81,8 +82,7 @@ def prepare(graph: SampleGraph, model: MSAGNet) -> PreparedGraph:
         label=graph.label, spot_x=spot_x, region_x=region_x, global_x=global_x,
         spot_region_keys=graph.region_keys[graph.region_of_spot], spot_global_keys=graph.global_keys[graph.global_of_spot],
         region_of_spot=graph.region_of_spot, global_of_spot=graph.global_of_spot, global_of_region=graph.global_of_region,
-        adjacency=row_normalised(graph.spot_edges, weight, graph.n_spots),
-        spot_edges=graph.spot_edges, spot_edge_attr=torch.stack([weight, cosine, distance.clamp_max(4) / 4, near], dim=1),
+        spot_edges=graph.spot_edges, spot_edge_attr=torch.stack([cosine, distance.clamp_max(4) / 4, near], dim=1), edge_distance=distance,
         region_edges=graph.region_edges, region_edge_attr=graph.region_edge_attr,
         global_edges=graph.global_edges, global_edge_attr=graph.global_edge_attr)
 
@@ -163,7 +163,7 @@ def learning_rate(settings: Settings, iteration: int) -> float:
 def make_optimizer(model: MSAGNet, settings: Settings) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
-    return torch.optim.AdamW(model.parameters(), lr=settings.base_lr, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Settings, device: torch.device, log: Callable | None = None) -> MSAGNet:
@@ -185,7 +185,7 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
         valid = validation[graph.sample].cpu().numpy()
         if pool.any():
             working.append((graph, prepare(graph.to(device), model), pool, valid))
-    trainable = [one for one in working if not np.array_equal(one[2], one[3])]
+    trainable = [(*one, labelled_patches(one[0], one[2], one[3])) for one in working if not np.array_equal(one[2], one[3])]
 
     optimizer = make_optimizer(model, settings)
     average = copy.deepcopy(model)
@@ -193,14 +193,14 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
     for iteration in range(settings.max_iterations):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, iteration)
-        graph, prepared, pool, valid = trainable[iteration % len(trainable)]
+        graph, prepared, pool, valid, patches = trainable[iteration % len(trainable)]
         shown, hidden = draw_episode(graph.layer.numpy(), graph.position.numpy(), pool, generator)
         rows = np.flatnonzero(hidden & ~valid)
         if len(rows) == 0:
             continue
         rows = torch.from_numpy(np.sort(generator.permutation(rows)[:settings.batch_size])).to(device)
         model.train()
-        loss, parts = episode_loss(model, graph, prepared, torch.from_numpy(shown).to(device), rows, torch.from_numpy(pool & ~valid), settings.input_noise)
+        loss, parts = episode_loss(model, graph, prepared, torch.from_numpy(shown).to(device), rows, *patches, settings.input_noise)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration} (sample {graph.sample}); lower --base_lr "
                                      f"(now {settings.base_lr}); nothing was written")
@@ -210,9 +210,8 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
         optimizer.step()
         decay = min(settings.averaging, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
-            for kept, now in zip(average.parameters(), model.parameters()):
-                kept.lerp_(now, 1 - decay)
-        if log:
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        if log and iteration % LOG_EVERY == 0:
             log(iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
         if (iteration + 1) % VALIDATE_EVERY == 0 or iteration + 1 == settings.max_iterations:
             error = validation_error(average, working)
@@ -224,25 +223,32 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
     return model.eval()
 
 
-def episode_loss(model: MSAGNet, graph: SampleGraph, prepared: PreparedGraph, shown: Tensor, rows: Tensor, pool: Tensor,
+def labelled_patches(graph: SampleGraph, pool: np.ndarray, valid: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Regions and globals (indices) whose label may be in the loss: on a training layer, without any spot held out for validation."""
+    layers = torch.unique(graph.layer[torch.from_numpy(pool)])
+    held_out = torch.from_numpy(valid)
+    regions, globals_ = (torch.isin(layer, layers) for layer in (graph.region_layer, graph.global_layer))
+    regions[graph.region_of_spot[held_out]] = False
+    globals_[graph.global_of_spot[held_out]] = False
+    return torch.where(regions)[0], torch.where(globals_)[0]
+
+
+def episode_loss(model: MSAGNet, graph: SampleGraph, prepared: PreparedGraph, shown: Tensor, rows: Tensor, regions: Tensor, globals_: Tensor,
                  input_noise: float) -> tuple[Tensor, dict[str, float]]:
-    """The multi-level loss of one episode. rows: hidden spots in the loss; pool: (n,) bool labels that may be used."""
-    noisy = prepared if input_noise == 0 else _with_noise(prepared, input_noise)
-    out = model(noisy, shown)
-    layers = torch.unique(graph.layer[pool])
-    regions = torch.isin(graph.region_layer, layers).to(rows.device)
-    globals_ = torch.isin(graph.global_layer, layers).to(rows.device)
-    spot = spot_loss(out["spot"][rows], prepared.label[rows])
-    level = level_loss(out["region"][regions], graph.region_label.to(rows.device)[regions],
-                       out["global"][globals_], graph.global_label.to(rows.device)[globals_])
-    consistency = consistency_loss(out["region"][prepared.region_of_spot[rows]], out["global"][prepared.global_of_spot[rows]], prepared.label[rows])
+    """The multi-level loss of one episode. rows: hidden spots in the loss; regions, globals_: labelled patches in the loss."""
+    out = model(_with_noise(prepared, input_noise) if input_noise else prepared, shown)
+    label = prepared.label[rows]  # (n_rows, G)
+    spot = spot_loss(out["spot"][rows], label)
+    level = level_loss(out["region"][regions], graph.region_label.to(label.device)[regions],
+                       out["global"][globals_], graph.global_label.to(label.device)[globals_])
+    consistency = consistency_loss(out["region"][prepared.region_of_spot[rows]], out["global"][prepared.global_of_spot[rows]], label)
     return spot + level + consistency, {"train/spot": spot.item(), "train/level": level.item(), "train/consistency": consistency.item()}
 
 
 def _with_noise(prepared: PreparedGraph, sd: float) -> PreparedGraph:
-    """Gaussian noise on the features, in units of the first principal component."""
-    return replace(prepared, **{name: getattr(prepared, name) + sd * torch.randn_like(getattr(prepared, name))
-                                for name in ("spot_x", "region_x", "global_x")})
+    """Gaussian noise on the features, in units of the first principal component; more on the levels that have fewer patches to learn from."""
+    return replace(prepared, **{name: getattr(prepared, name) + sd * factor * torch.randn_like(getattr(prepared, name))
+                                for name, factor in NOISE_FACTORS.items()})
 
 
 @torch.no_grad()

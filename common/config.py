@@ -51,7 +51,7 @@ class Config(_Strict):
 
     backbone: str = Field("efficientnet_lite0", description="efficientnet_lite0 (bundled ImageNet weights) or any timm name")
     backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
-    feature_batch_size: int = Field(32, gt=0, description="patches per forward pass in step 4")
+    feature_batch_size: int = Field(8, gt=0, description="patches per forward pass in step 4")
 
     folds: list[list[str]] | None = Field(None, description="samples held out together; default: no fold, known layers train")
 

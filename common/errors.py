@@ -1,24 +1,23 @@
-"""The two kinds of failure.
+"""The two kinds of failure; the text of both is one line: file, found, expected, fix.
 
-DataError   the config, the root or a file's form is wrong: one line, exit code 2, before any work is done.
-LayerError  one layer (or sample) cannot be processed: one line, an entry in status.json, the others go on.
+DataError   the config, the root or a file's form is wrong: exit code 2, before any work is done.
+LayerError  one layer (or sample) cannot be processed: an entry in status.json, the others go on.
 """
 from pathlib import Path
 
 
-class DataError(Exception):
-    """A wrong config, root or schema. `str(error)` is one line: file, found, expected, fix."""
-
+class _FoundExpectedFix(Exception):
     def __init__(self, file: Path | str, found: str, expected: str, fix: str):
-        super().__init__(_one_line(f"{file}: found {found}; expected {expected}; fix: {fix}"))
+        super().__init__(file, found, expected, fix)  # all four: it must survive the way back from a worker process
+
+    def __str__(self) -> str:
+        file, found, expected, fix = self.args
+        return " ".join(f"{file}: found {found}; expected {expected}; fix: {fix}".split())
 
 
-class LayerError(Exception):
-    """A layer that cannot be processed. `str(error)` is one line: file, found, expected, fix."""
-
-    def __init__(self, file: Path | str, found: str, expected: str, fix: str):
-        super().__init__(_one_line(f"{file}: found {found}; expected {expected}; fix: {fix}"))
+class DataError(_FoundExpectedFix):
+    """A wrong config, root or schema."""
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+class LayerError(_FoundExpectedFix):
+    """A layer or sample that cannot be processed."""

@@ -161,8 +161,7 @@ def write_patches(path: Path, img: np.ndarray, coords: np.ndarray, barcode: list
     """HEST-1k patch file: img (N,S,S,3) uint8, coords (N,2) int64 level-0 px of the patch centre, barcode (N,) utf-8 (patch_name for grid patches)."""
     import h5py
     with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
-        file.create_dataset("img", data=img, chunks=(1, *img.shape[1:]) if len(img) else None, compression="gzip" if len(img) else None,
-                            compression_opts=1 if len(img) else None)
+        file.create_dataset("img", data=img, chunks=(1, *img.shape[1:]) if len(img) else None, compression="lzf" if len(img) else None)
         file.create_dataset("coords", data=np.asarray(coords, np.int64))
         file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
 

@@ -21,10 +21,10 @@ def patch_neighbourhoods(pos: Tensor, layer: Tensor) -> Tensor:
 class CrossAttention(nn.Module):
     """Multi-head attention of each spot over its own 9 grid patches."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, spot: Tensor, patch: Tensor, keys: Tensor) -> Tensor:
         """spot: (n_spots, width), patch: (n_patches, width), keys: (n_spots, 9) patch indices or -1 -> (n_spots, width)."""
@@ -36,10 +36,10 @@ class CrossAttention(nn.Module):
 class MultiLevelCrossAttention(nn.Module):
     """Region and global context, both added to the spot."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int):
         super().__init__()
-        self.region = CrossAttention(width, heads, dropout)
-        self.global_ = CrossAttention(width, heads, dropout)
+        self.region = CrossAttention(width, heads)
+        self.global_ = CrossAttention(width, heads)
 
     def forward(self, spot: Tensor, region: Tensor, global_: Tensor, region_keys: Tensor, global_keys: Tensor) -> Tensor:
         """(n_spots, width) -> (n_spots, width)."""

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from models.cross_attention import MultiLevelCrossAttention
 from models.encoder import FeatureEncoder
 from models.gat import GATStack
-from models.imputation import GeneGate, propagate, row_normalised
+from models.imputation import EdgeWeight, GeneGate, propagate
 from models.transformer import LevelTransformer
 
-N_SPOT_EDGE_ATTRIBUTES = 4
+N_SPOT_EDGE_ATTRIBUTES = 3  # cosine, distance, nearness
 MASS_ROUNDS = (1, 3)
 
 
@@ -54,16 +54,17 @@ class MSAGNet(nn.Module):
         self.register_buffer("train_mean", train_mean)  # (n_genes,): used where no label is shown
         self.encoder = FeatureEncoder(axes, scale, a.width)
         self.shown_embedding = nn.Linear(2 * a.rank + 1 + len(MASS_ROUNDS), a.width)
-        self.cross_attention = MultiLevelCrossAttention(a.width, a.heads, a.dropout)
+        self.cross_attention = MultiLevelCrossAttention(a.width, a.heads)
         self.spot_gat = GATStack(a.width, a.heads, a.depth, N_SPOT_EDGE_ATTRIBUTES, a.dropout)
         self.region_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
         self.global_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
-        self.transformer = LevelTransformer(a.width, a.heads, a.depth, a.transformer_layers, a.dropout)
+        self.transformer = LevelTransformer(a.width, a.heads, a.depth, a.transformer_layers)
         self.heads = nn.ModuleDict({level: nn.Sequential(nn.LayerNorm(a.width), nn.Linear(a.width, a.rank)) for level in ("spot", "region", "global")})
         for head in self.heads.values():
             nn.init.zeros_(head[1].weight)
             nn.init.zeros_(head[1].bias)
         self.level_offset = nn.Parameter(level_offset.clone())  # (2, n_genes): sums of spots have another pseudo-count
+        self.edge_weight = EdgeWeight()
         self.gate = GeneGate(a.n_genes)
 
     # expression <-> coefficients ---------------------------------------------------------------------
@@ -83,13 +84,13 @@ class MSAGNet(nn.Module):
         """
         mean = graph.label[shown].mean(dim=0) if bool(shown.any()) else self.train_mean  # (G,)
         z_shown = torch.where(shown.unsqueeze(1), self.coefficients(graph.label, mean), 0.0)  # (n, rank)
-        z_propagated = propagate(graph.adjacency, z_shown, shown)  # (n, rank)
         flag = shown.unsqueeze(1).float()
-        # what a shown spot propagates is its own label: for the node input it is what its neighbours say that counts
-        z_around = torch.where(shown.unsqueeze(1), graph.adjacency @ z_propagated, z_propagated)  # (n, rank)
-        mass = torch.cat([propagate(graph.adjacency, flag, shown, rounds) for rounds in MASS_ROUNDS], dim=1)  # (n, 2)
+        cosine, distance = graph.spot_edge_attr[:, 0], graph.edge_distance
+        weight = self.edge_weight(graph.spot_edges, distance, cosine, len(shown))  # (E,)
+        z_propagated = propagate(graph.spot_edges, weight, z_shown, shown)  # (n, rank)
+        mass = torch.cat([propagate(graph.spot_edges, weight.detach(), flag, shown, rounds) for rounds in MASS_ROUNDS], dim=1)  # (n, 2)
 
-        spot = self.encoder(graph.spot_x) + self.shown_embedding(torch.cat([z_shown, flag, z_around, mass], dim=1))  # (n, width)
+        spot = self.encoder(graph.spot_x) + self.shown_embedding(torch.cat([z_shown, z_propagated, flag, mass], dim=1))  # (n, width)
         region, global_ = self.encoder(graph.region_x), self.encoder(graph.global_x)  # (R, width), (Q, width)
         spot = self.cross_attention(spot, region, global_, graph.spot_region_keys, graph.spot_global_keys)
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 class LevelTransformer(nn.Module):
     """One encoder shared by the three levels."""
 
-    def __init__(self, width: int, heads: int, depth: int, n_layers: int, dropout: float):
+    def __init__(self, width: int, heads: int, depth: int, n_layers: int):
         super().__init__()
         self.depth = depth
         self.position = nn.Parameter(torch.zeros(2 * depth, width))  # own depths, then the parent's
-        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
 
     def forward(self, own: Tensor, parent: Tensor | None = None) -> Tensor:

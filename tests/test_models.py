@@ -11,9 +11,10 @@ from dataloader_3d import SampleGraph
 from models.cross_attention import CrossAttention, patch_neighbourhoods
 from models.encoder import fit_pca, standardise_per_slide
 from models.gat import GATStack
-from models.imputation import GeneGate, propagate, row_normalised
+from models.imputation import EdgeWeight, GeneGate, neighbour_softmax, propagate
 from models.losses import one_minus_pcc, spot_loss
 from models.transformer import LevelTransformer
+from conftest import ROOT
 from toys import permuted, toy_graph
 
 
@@ -53,7 +54,7 @@ def test_pca_axes_have_a_fixed_sign_and_order_of_rows_does_not_matter():
 def test_the_spot_changes_what_is_attended_to():
     """Released code: one key per query, so the query cannot change the output at all."""
     torch.manual_seed(0)
-    attention = CrossAttention(8, 2, dropout=0.0).eval()
+    attention = CrossAttention(8, 2).eval()
     patch, keys = torch.randn(9, 8), torch.arange(9).unsqueeze(0)
     one, other = attention(torch.randn(1, 8), patch, keys), attention(torch.randn(1, 8), patch, keys)
     assert (one - other).abs().max() > 1e-4
@@ -61,7 +62,7 @@ def test_the_spot_changes_what_is_attended_to():
 
 def test_absent_neighbours_are_not_attended_to():
     torch.manual_seed(0)
-    attention = CrossAttention(8, 2, dropout=0.0).eval()
+    attention = CrossAttention(8, 2).eval()
     spot, patch = torch.randn(1, 8), torch.randn(3, 8)
     keys = torch.tensor([[1, 2, -1]])
     before = attention(spot, patch, keys)
@@ -109,7 +110,7 @@ def test_edge_weights_matter():
 def test_transformer_does_not_mix_nodes():
     """Released code: (depth, nodes, d) is reshaped, not transposed, so features of different spots are mixed."""
     torch.manual_seed(0)
-    transformer = LevelTransformer(8, 2, 3, 1, dropout=0.0).eval()
+    transformer = LevelTransformer(8, 2, 3, 1).eval()
     own, parent = torch.randn(5, 3, 8), torch.randn(5, 3, 8)
     before = transformer(own, parent)
     own[0] += 1
@@ -121,7 +122,7 @@ def test_transformer_does_not_mix_nodes():
 def test_transformer_uses_the_parent_and_changes_no_input():
     """Released code: the positional encoding is added in place on a view."""
     torch.manual_seed(0)
-    transformer = LevelTransformer(8, 2, 3, 1, dropout=0.0).eval()
+    transformer = LevelTransformer(8, 2, 3, 1).eval()
     with torch.no_grad():
         transformer.position.normal_()
     own, parent = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
@@ -134,15 +135,15 @@ def test_transformer_uses_the_parent_and_changes_no_input():
 def test_propagation_on_a_chain_by_hand():
     """0 -(w 1)- 1 -(w 3)- 2, node 0 known 0 and node 2 known 4: node 1 gets (1*0 + 3*4) / 4 = 3."""
     edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-    adjacency = row_normalised(edges, torch.tensor([1.0, 1.0, 3.0, 3.0]), 3)
-    y = propagate(adjacency, torch.tensor([[0.0], [99.0], [4.0]]), torch.tensor([True, False, True]))
+    weight = neighbour_softmax(edges, torch.tensor([1.0, 1.0, 3.0, 3.0]).log(), 3)
+    y = propagate(edges, weight, torch.tensor([[0.0], [99.0], [4.0]]), torch.tensor([True, False, True]))
     assert torch.allclose(y, torch.tensor([[0.0], [3.0], [4.0]]))
 
 
 def test_a_known_label_of_zero_stays_known():
     """Released code: a known spot is recognised by a non-zero label sum."""
     edges = torch.tensor([[0, 1], [1, 0]])
-    y = propagate(row_normalised(edges, torch.ones(2), 2), torch.tensor([[0.0], [5.0]]), torch.tensor([True, True]))
+    y = propagate(edges, torch.ones(2), torch.tensor([[0.0], [5.0]]), torch.tensor([True, True]))
     assert y.tolist() == [[0.0], [5.0]]
 
 
@@ -152,18 +153,29 @@ def test_propagated_values_stay_between_the_known_ones(seed):
     generator = torch.Generator().manual_seed(seed)
     n = 12
     edges = torch.randint(0, n, (2, 60), generator=generator)
-    adjacency = row_normalised(edges, torch.rand(60, generator=generator) + 0.1, n)
+    weight = neighbour_softmax(edges, torch.randn(60, generator=generator), n)
     known = torch.rand(n, generator=generator) < 0.5
     label = torch.rand(n, 2, generator=generator) + 1
-    y = propagate(adjacency, label, known)
+    y = propagate(edges, weight, label, known)
     assert (y <= label[known].max() + 1e-5).all() if known.any() else (y == 0).all()
     assert torch.equal(y[known], label[known])
 
 
-def test_rows_of_the_adjacency_sum_to_one_even_with_negative_weights():
+def test_propagation_agrees_with_the_golden_pieces():
+    """The released rule, 0/1 adjacency divided by its row sums, is this propagation with equal logits."""
+    with np.load(ROOT / "tests" / "golden" / "pieces.npz") as golden:
+        pieces = {name: golden[name] for name in golden.files}
+    adjacency, label = (torch.from_numpy(np.asarray(pieces[name], np.float32)) for name in ("lp_adjacency", "lp_known"))
+    target, source = torch.nonzero(adjacency, as_tuple=True)
+    edges = torch.stack([source, target])
+    y = propagate(edges, neighbour_softmax(edges, torch.zeros(edges.shape[1]), len(label)), label, label.sum(dim=1) != 0)
+    assert torch.allclose(y, torch.from_numpy(np.asarray(pieces["lp_out"], np.float32)), atol=1e-5)
+
+
+def test_edges_into_a_spot_weigh_one_and_the_nearer_weighs_more():
     edges = torch.tensor([[1, 2, 0], [0, 0, 1]])
-    dense = row_normalised(edges, torch.tensor([0.5, -0.2, -1.0]), 3).to_dense()
-    assert torch.allclose(dense.sum(dim=1), torch.tensor([1.0, 1.0, 0.0]), atol=1e-6) and (dense >= 0).all()
+    weight = EdgeWeight()(edges, torch.tensor([0.5, 2.0, 60.0]), torch.tensor([-1.0, -1.0, -1.0]), 3)
+    assert torch.allclose(weight[:2].sum(), torch.tensor(1.0)) and weight[0] > weight[1] and weight[2] == 1
 
 
 def test_gate_is_a_mix_per_gene():
@@ -179,6 +191,12 @@ def test_losses_by_hand():
     assert one_minus_pcc(predicted, label).item() == pytest.approx((0 + 2) / 2, abs=1e-6)
     assert spot_loss(predicted, label).item() == pytest.approx(0.75 * (1 + 4 + 9 + 4 + 0 + 4) / 6 + 0.25 * 1, abs=1e-6)
     assert one_minus_pcc(predicted[:0], label[:0]).item() == 0
+
+
+def test_pcc_loss_agrees_with_the_golden_pieces():
+    with np.load(ROOT / "tests" / "golden" / "pieces.npz") as golden:
+        predicted, label, expected = (torch.from_numpy(np.asarray(golden[name], np.float32)) for name in ("pred", "target", "pcc"))
+    assert one_minus_pcc(predicted, label).item() == pytest.approx(1 - expected.item(), abs=1e-5)
 
 
 # the whole network -----------------------------------------------------------------------------------

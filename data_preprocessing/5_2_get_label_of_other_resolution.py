@@ -1,0 +1,80 @@
+"""Sum the raw counts of the chosen genes over the spots of every region and global patch.
+
+INPUT   gene_expression/genes.csv, counts/<sample>/<layer>.h5ad, location/<sample>/<layer>.csv,
+        patches_csv/patches_{512,1024}/…csv and their pairs (steps 1-3)
+OUTPUT  gene_expression/counts_224/<sample>/<layer>.h5ad    X CSR float32 (n_spots, n_genes), raw counts; spots of the location file that
+                                                            have counts, in its order
+        gene_expression/counts_{512,1024}/…h5ad             X CSR float32 (n_patches, n_genes), sums over the member spots; rows of
+                                                            patches_csv; obs n_spots: members that have counts
+A layer without counts gets no file. A gene that a layer does not list counts 0 there (only with genes_from: known).
+Source: paper section 3.1 (multi-level labels); method.md section 1.
+
+    python data_preprocessing/5_2_get_label_of_other_resolution.py --root_path ROOT
+"""
+import sys; from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pandas as pd
+
+from common import cli, io
+from common.errors import LayerError
+from common.layout import SIZES
+from data_preprocessing import expression
+from data_preprocessing.patches import read_patch_table
+
+STEP = "5_2_get_label_of_other_resolution"
+
+
+def count_members(counts, owner: np.ndarray, patch_names: list[str], genes: list[str]):
+    """AnnData of the sums of counts (n_spots, n_genes) over the spots of each patch; owner (n_spots,) is the row of a spot's patch."""
+    import anndata
+    n_spots = np.bincount(owner, minlength=len(patch_names))  # (n_patches,)
+    return anndata.AnnData(expression.sum_members(counts, owner, len(patch_names)),
+                           obs=pd.DataFrame({"n_spots": n_spots}, index=patch_names), var=pd.DataFrame(index=genes))
+
+
+def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+    layout = context.layout
+    counts_file = layout.counts(sample, layer)
+    if not counts_file.is_file():
+        return cli.Job(sample, layer, [counts_file], [], lambda: "no counts, so no labels")
+    inputs = [layout.genes, counts_file, layout.location(sample, layer), layout.region_pairs_csv(sample, layer),
+              layout.global_pairs_csv(sample, layer)]
+    outputs = [layout.member_counts(size, sample, layer) for size in SIZES]
+
+    def work() -> str:
+        genes = io.read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"].tolist()
+        adata = io.read_h5ad(counts_file, "0_1_convert_raw.py")
+        expression.check_counts(adata, counts_file)
+        location = io.read_location(layout.location(sample, layer))
+        counted = location[location["barcode"].isin(adata.obs_names)]
+        barcodes = counted["barcode"].tolist()
+        if not barcodes:
+            raise LayerError(counts_file, "no spot of the location file", "barcodes as in location/<sample>/<layer>.csv", "use one naming")
+        counts = expression.columns_of(adata[barcodes], genes)
+        region_of_spot, global_of_spot, _ = expression.read_memberships(layout, sample, layer, counted)
+        owners = {224: (np.arange(len(barcodes)), barcodes)}
+        for size, owner in ((512, region_of_spot), (1024, global_of_spot)):
+            owners[size] = owner, read_patch_table(layout, size, sample, layer)["patch_name"].tolist()
+        for size, path in zip(SIZES, outputs):
+            io.write_h5ad(path, count_members(counts, *owners[size], genes))
+        n_absent = len(set(genes) - set(adata.var_names))
+        absent = f", {n_absent} genes not in this layer counted 0" if n_absent else ""
+        patches = f"{len(owners[512][1])} regions, {len(owners[1024][1])} globals"
+        return f"{len(barcodes)} of {len(location)} spots have counts, {patches}{absent}"
+
+    return cli.Job(sample, layer, inputs, outputs, work)
+
+
+def build_parser():
+    return cli.make_parser(__doc__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run_layers(STEP, __file__, args, layer_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

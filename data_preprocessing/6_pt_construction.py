@@ -1,0 +1,114 @@
+"""Build the graph of one layer: spots, regions and globals, edges within and between the levels.
+
+INPUT   location/<sample>/<layer>.csv, patches_csv/patches_{512,1024}/…csv and their pairs, extracted_feature/{512,1024}/…h5,
+        gene_expression/genes.csv, gene_expression/{512,1024}/…h5ad (layers with counts)
+OUTPUT  graph_data/<sample>/<layer>.pt      torch_geometric HeteroData().to_dict(); loads with weights_only=True
+        spot            pos (n, 2) float32, pitches (pixel / pitch_px); rows of the location file
+        region, global  x (R, D) float32 feature sets side by side in name order; y (R, n_genes) float32 normalised label (0 without
+                        counts); has_label (R,) bool: at least one member spot has counts; pos (R, 2) float32 grid column, row; rows of
+                        patches_csv
+        (level, near, level)    edge_index (2, E) int64 without self loops, both directions; edge_attr (E, 1) float32 = 2.1 - d for d < 2.1,
+                                d in pitches (spots) or grid steps (patches)
+        (spot, in, region), (spot, in, global), (region, in, global)    edge_index (2, E) int64
+        edge_index is [source; target], sorted by (target, source).
+Source: paper section 3.2; method.md section 3.
+
+    python data_preprocessing/6_pt_construction.py --root_path ROOT
+"""
+import sys; from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from common import cli, io
+from common.errors import LayerError
+from data_preprocessing import expression
+from data_preprocessing.patches import read_patch_table
+
+STEP = "6_pt_construction"
+NEAR = 2.1  # distance below which two nodes of a level are joined
+
+
+def near_edges(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs with d < 2.1, both directions: position (n, 2) -> edge_index (2, E) int64 [source; target], weight (E, 1) float32 = 2.1 - d."""
+    from scipy.spatial import cKDTree
+    one_way = cKDTree(position).query_pairs(NEAR, output_type="ndarray")  # (E / 2, 2)
+    distance = np.linalg.norm(position[one_way[:, 0]] - position[one_way[:, 1]], axis=1)
+    one_way, distance = one_way[distance < NEAR], distance[distance < NEAR]
+    edge_index = np.concatenate([one_way, one_way[:, ::-1]]).T.astype(np.int64)  # (2, E)
+    order = np.lexsort(edge_index)
+    return np.ascontiguousarray(edge_index[:, order]), (NEAR - np.tile(distance, 2)[order, None]).astype(np.float32)
+
+
+def membership_edges(owner: np.ndarray) -> np.ndarray:
+    """Member -> owner: owner (n_members,) -> edge_index (2, n_members) int64 [member; owner], sorted by (owner, member)."""
+    edge_index = np.stack([np.arange(len(owner)), owner]).astype(np.int64)
+    return edge_index[:, np.lexsort(edge_index)]
+
+
+def build_graph(spot_position, levels: dict, region_of_spot, global_of_spot, global_of_region):
+    """HeteroData of a layer. spot_position (n, 2) pitches; levels: {'region' | 'global': dict of x, y, has_label, pos arrays}."""
+    import torch
+    from torch_geometric.data import HeteroData
+    graph = HeteroData()
+    graph["spot"].pos = torch.from_numpy(spot_position.astype(np.float32))
+    for level, arrays in levels.items():
+        for name, array in arrays.items():
+            graph[level][name] = torch.from_numpy(array)
+    for level, position in (("spot", spot_position), ("region", levels["region"]["pos"]), ("global", levels["global"]["pos"])):
+        edge_index, weight = near_edges(position)
+        graph[level, "near", level].edge_index = torch.from_numpy(edge_index)
+        graph[level, "near", level].edge_attr = torch.from_numpy(weight)
+    owners = {("spot", "region"): region_of_spot, ("spot", "global"): global_of_spot, ("region", "global"): global_of_region}
+    for (lower, upper), owner in owners.items():
+        graph[lower, "in", upper].edge_index = torch.from_numpy(membership_edges(owner))
+    return graph
+
+
+def read_level(layout, size: int, sample: str, layer: int, n_genes: int) -> dict[str, np.ndarray]:
+    """Feature x, label y, has_label and grid position pos of the region (512) or global (1024) patches of a layer."""
+    table = read_patch_table(layout, size, sample, layer)
+    names = table["patch_name"].tolist()
+    feature = expression.read_feature(layout.features(size, sample, layer), names)  # (R, D)
+    y, has_label = np.zeros((len(names), n_genes), np.float32), np.zeros(len(names), bool)
+    if layout.counts(sample, layer).is_file():
+        label_file = layout.expression(size, sample, layer)
+        labels = io.read_h5ad(label_file, "5_3_normalization.py")
+        if labels.obs_names.tolist() != names or labels.n_vars != n_genes:
+            raise LayerError(label_file, "patches or genes of another run", "those of patches_csv and genes.csv",
+                             "run steps 5_2 and 5_3 again")
+        y, has_label = np.asarray(labels.X, np.float32), labels.obs["n_spots"].to_numpy() > 0
+    return {"x": feature, "y": y, "has_label": has_label, "pos": table[["i", "j"]].to_numpy(np.float32)}
+
+
+def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+    layout, pitch_px = context.layout, context.config.pitch_px
+    target = layout.graph(sample, layer)
+    inputs = [layout.genes, layout.location(sample, layer), layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
+    inputs += [path(size, sample, layer) for size in (512, 1024) for path in (layout.patches_csv, layout.features, layout.expression)]
+
+    def work() -> str:
+        n_genes = len(io.read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",)))
+        location = io.read_location(layout.location(sample, layer))
+        levels = {level: read_level(layout, size, sample, layer, n_genes) for level, size in (("region", 512), ("global", 1024))}
+        owners = expression.read_memberships(layout, sample, layer, location)
+        graph = build_graph(location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px, levels, *owners)
+        io.write_pt(target, graph.to_dict())
+        sizes = [f"{len(graph[level].pos)} {level}s with {graph[level, 'near', level].num_edges} edges" for level in ("spot", *levels)]
+        return f"{', '.join(sizes)}; {int(graph['region'].has_label.sum())} regions labelled"
+
+    return cli.Job(sample, layer, inputs, [target], work,
+                   {"pitch_px": pitch_px, "has_counts": layout.counts(sample, layer).is_file()})
+
+
+def build_parser():
+    return cli.make_parser(__doc__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run_layers(STEP, __file__, args, layer_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Put all that is known of each spot of a layer in one record.
+
+INPUT   location/<sample>/<layer>.csv, extracted_feature/224/…h5, pairs of steps 2 and 3, gene_expression/genes.csv,
+        gene_expression/224/…h5ad (layers with counts)
+OUTPUT  npy_information/<sample>/<layer>.npy    structured array (n_spots,), rows of the location file; no pickle, opens with mmap
+        barcode 'U'; pixel ('f8', 2) level-0 px x, y; array ('i4', 2) column, row; label ('f4', n_genes) normalised, 0 without counts;
+        feature ('f4', D) feature sets side by side in name order; region_index, global_index 'i4' row in patches_csv(512 / 1024);
+        has_label '?'
+Source: method.md sections 1-3.
+
+    python data_preprocessing/7_make_dataset.py --root_path ROOT
+"""
+import sys; from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from common import cli, io
+from common.errors import LayerError
+from data_preprocessing import expression
+
+STEP = "7_make_dataset"
+
+
+def spot_records(location, feature: np.ndarray, label: np.ndarray, has_label: np.ndarray, region_of_spot: np.ndarray,
+                 global_of_spot: np.ndarray) -> np.ndarray:
+    """Structured array (n_spots,) of a layer: location table, feature (n_spots, D), label (n_spots, n_genes) and indices (n_spots,)."""
+    barcode = location["barcode"].to_numpy(str)
+    kind = np.dtype([("barcode", barcode.dtype), ("pixel", "f8", (2,)), ("array", "i4", (2,)), ("label", "f4", (label.shape[1],)),
+                     ("feature", "f4", (feature.shape[1],)), ("region_index", "i4"), ("global_index", "i4"), ("has_label", "?")])
+    records = np.zeros(len(location), kind)
+    records["barcode"] = barcode
+    records["pixel"] = location[["pixel_x", "pixel_y"]].to_numpy()
+    records["array"] = location[["i", "j"]].to_numpy()
+    records["label"], records["has_label"] = label, has_label
+    records["feature"] = feature
+    records["region_index"], records["global_index"] = region_of_spot, global_of_spot
+    return records
+
+
+def read_labels(layout, sample: str, layer: int, barcodes: list[str], n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised label (n_spots, n_genes) float32, 0 where there is none, and has_label (n_spots,) bool."""
+    label, has_label = np.zeros((len(barcodes), n_genes), np.float32), np.zeros(len(barcodes), bool)
+    if layout.counts(sample, layer).is_file():
+        file = layout.expression(224, sample, layer)
+        labels = io.read_h5ad(file, "5_3_normalization.py")
+        if labels.n_vars != n_genes:
+            raise LayerError(file, f"{labels.n_vars} genes", f"the {n_genes} of genes.csv", "run steps 5_2 and 5_3 again")
+        row = labels.obs_names.get_indexer(barcodes)  # (n_spots,)
+        has_label = row >= 0
+        label[has_label] = labels.X[row[has_label]]
+    return label, has_label
+
+
+def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+    layout = context.layout
+    target = layout.npy(sample, layer)
+    inputs = [layout.genes, layout.location(sample, layer), layout.features(224, sample, layer), layout.region_pairs_csv(sample, layer),
+              layout.global_pairs_csv(sample, layer), layout.expression(224, sample, layer)]
+
+    def work() -> str:
+        n_genes = len(io.read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",)))
+        location = io.read_location(layout.location(sample, layer))
+        barcodes = location["barcode"].tolist()
+        feature = expression.read_feature(layout.features(224, sample, layer), barcodes)  # (n_spots, D)
+        label, has_label = read_labels(layout, sample, layer, barcodes, n_genes)
+        region_of_spot, global_of_spot, _ = expression.read_memberships(layout, sample, layer, location)
+        records = spot_records(location, feature, label, has_label, region_of_spot, global_of_spot)
+        io.write_npy(target, records)
+        return f"{len(records)} spots, {int(has_label.sum())} with a label, feature width {feature.shape[1]}, {n_genes} genes"
+
+    return cli.Job(sample, layer, inputs, [target], work, {"has_counts": layout.counts(sample, layer).is_file()})
+
+
+def build_parser():
+    return cli.make_parser(__doc__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run_layers(STEP, __file__, args, layer_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Put the records of all layers of a sample in one file.
+
+INPUT   spot_regist/<sample>.csv, npy_information/<sample>/<layer>.npy
+OUTPUT  3D_npy_information/<sample>.npy     structured array (n,), rows in spot_regist order: the fields of npy_information unchanged
+                                            (region_index, global_index: rows within the layer), and layer 'i4',
+                                            registered ('f8', 2) px of the middle layer; no pickle, opens with mmap
+Source: method.md section 5.
+
+    python data_preprocessing_3d/5_build_3d_final_format.py --root_path ROOT
+"""
+import sys; from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from common import cli, io
+from common.errors import LayerError
+from data_preprocessing_3d import neighbours
+
+STEP = "5_build_3d_final_format"
+
+
+def stack_records(layers: dict[int, np.ndarray], registered: np.ndarray) -> np.ndarray:
+    """Records of the layers in turn, with layer and registered (n, 2). Raises LayerError if label or feature widths differ."""
+    widths = {(one["label"].shape[1], one["feature"].shape[1]) for one in layers.values()}
+    if len(widths) > 1:
+        raise LayerError("npy_information", f"layers of (genes, features) {sorted(widths)}", "the same in all layers",
+                         "run steps 4 to 7 again")
+    first = next(iter(layers.values())).dtype
+    barcode = max((one.dtype["barcode"] for one in layers.values()), key=lambda kind: kind.itemsize)
+    fields = [(name, barcode if name == "barcode" else first[name]) for name in first.names]
+    records = np.zeros(len(registered), fields + [("layer", "i4"), ("registered", "f8", (2,))])
+    start = 0
+    for layer, one in layers.items():
+        part = records[start:start + len(one)]
+        for name in first.names:
+            part[name] = one[name]
+        part["layer"] = layer
+        start += len(one)
+    records["registered"] = registered
+    return records
+
+
+def sample_job(context: cli.Context, sample: str) -> cli.Job:
+    layout = context.layout
+    stack = neighbours.read_stack(layout, sample)
+    target = layout.npy_3d(sample)
+    inputs = [layout.spot_regist(sample)] + [layout.npy(sample, layer) for layer in neighbours.layers_of(stack)]
+
+    def work() -> str:
+        records = stack_records(dict(neighbours.read_records(layout, sample, stack)), stack[["registered_x", "registered_y"]].to_numpy())
+        io.write_npy(target, records)
+        layers = ", ".join(map(str, neighbours.layers_of(stack)))
+        return f"{len(records)} spots of layers {layers}, {int(records['has_label'].sum())} with a label"
+
+    return cli.Job(sample, None, inputs, [target], work)
+
+
+def build_parser():
+    return cli.make_parser(__doc__, layer=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run_samples(STEP, __file__, args, sample_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

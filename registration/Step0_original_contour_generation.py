@@ -1,0 +1,56 @@
+"""Registration step 0: the contour of every spot on its own layer.
+
+INPUT   location/<sample>/<layer>.csv                        barcode, pixel_x, pixel_y (level-0 px, spot centres)
+OUTPUT  registration/<sample>/contours/<layer>.npy           (n_spots, 100, 2) float32, x, y in level-0 px; rows as in location
+
+A contour is a circle of radius 112 reference px (level-0: times patch_scale) about the spot centre.
+Source: paper section 3.2, method.md section 4.
+
+    python registration/Step0_original_contour_generation.py --root_path data/her2st
+"""
+import sys; from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import argparse
+
+import numpy as np
+
+from common import cli
+from common.io import read_location, write_npy
+from common.layout import Layout
+
+STEP = "Step0_original_contour_generation"
+N_POINTS = 100
+
+
+def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+    """Contours of one layer."""
+    layout, radius_px = context.layout, context.config.contour_radius_px
+    return cli.Job(sample, layer, [layout.location(sample, layer)], [layout.contours(sample, layer)],
+                   lambda: write_contours(layout, sample, layer, radius_px), settings={"radius_px": radius_px})
+
+
+def write_contours(layout: Layout, sample: str, layer: int, radius_px: float) -> str:
+    centres = read_location(layout.location(sample, layer))[["pixel_x", "pixel_y"]].to_numpy()
+    contours = circles(centres, radius_px)
+    write_npy(layout.contours(sample, layer), contours)
+    return f"{layout.contours(sample, layer)}: {len(contours)} contours of radius {radius_px:.1f} px"
+
+
+def circles(centres: np.ndarray, radius_px: float) -> np.ndarray:
+    """centres (n, 2) -> (n, 100, 2) float32: points at equal angles, the first to the right of the centre, not closed."""
+    angle = np.linspace(0, 2 * np.pi, N_POINTS, endpoint=False)
+    circle = radius_px * np.column_stack([np.cos(angle), np.sin(angle)])  # (100, 2)
+    return (centres[:, None] + circle).astype(np.float32)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return cli.make_parser(__doc__, workers=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run_layers(STEP, __file__, args, layer_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Registration step 3.5: spot centres and contours of all layers in the middle layer's frame.
+
+INPUT   registration/<sample>/to_middle/<layer>.json      step 3
+        registration/<sample>/contours/<layer>.npy        step 0
+        location/<sample>/<layer>.csv                     barcode, pixel_x, pixel_y (level-0 px, spot centres)
+OUTPUT  spot_regist/<sample>.csv      sample, layer, barcode, registered_x, registered_y (level-0 px of the middle layer);
+                                      layers in z order, rows as in location
+        spot_regist/<sample>.npy      contours beside it: (n_spots of the sample, 100, 2) float32, same rows
+
+A layer without spots or contours is left out of the file; the others go on. Source: method.md section 4.
+
+    python registration/Step3.5_registertoMiddle_ANTs_points_contour_fast.py --root_path data/her2st
+"""
+import sys; from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from common import cli
+from common.errors import LayerError
+from common.io import read_location, read_npy, write_npy, write_table
+from common.layout import Layout
+from registration.sections import usable_layers
+from registration.transforms import apply_to_points, read_transform
+
+STEP = "Step3.5_registertoMiddle_ANTs_points_contour_fast"
+MADE_BY = "Step3_registertoMiddle_ANTs.py"
+CONTOURS_MADE_BY = "Step0_original_contour_generation.py"
+
+
+def sample_job(context: cli.Context, sample: str) -> cli.Job:
+    """The registered spots of one sample."""
+    layout, layers = context.layout, usable_layers(context, sample)
+    files = (layout.location, layout.contours, layout.to_middle)
+    inputs = [file(sample, layer) for layer in layers for file in files]
+    return cli.Job(sample, None, inputs, [layout.spot_regist(sample), layout.spot_regist_contours(sample)],
+                   lambda: write_registered(layout, sample, layers), settings={"layers": layers})
+
+
+def write_registered(layout: Layout, sample: str, layers: list[int]) -> str:
+    """Raises LayerError if no layer of the sample has spots."""
+    tables, contours = [], []
+    for layer in layers:
+        try:
+            table, contour = registered_spots(layout, sample, layer)
+        except LayerError as error:
+            cli.set_status(layout, STEP, f"{sample}/{layer}", f"left out: {error}")
+            print(f"{STEP}  {sample}/{layer}: left out: {error}", file=sys.stderr)
+            continue
+        cli.set_status(layout, STEP, f"{sample}/{layer}", "ok")
+        tables.append(table)
+        contours.append(contour)
+    if not tables:
+        raise LayerError(layout.spot_regist(sample), "no registered layer with spots", "at least one", f"see status.json, or run {MADE_BY}")
+    spots = pd.concat(tables, ignore_index=True)
+    write_table(layout.spot_regist(sample), spots)
+    write_npy(layout.spot_regist_contours(sample), np.concatenate(contours))
+    return f"{layout.spot_regist(sample)}: {len(spots)} spots of {len(tables)} layers"
+
+
+def registered_spots(layout: Layout, sample: str, layer: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """(rows of the table, contours (n_spots, 100, 2) float32) of one layer. Raises LayerError if a file is missing or does not fit."""
+    matrix, _ = read_transform(layout.to_middle(sample, layer), MADE_BY)
+    location = read_location(layout.location(sample, layer))
+    contours = read_npy(layout.contours(sample, layer), CONTOURS_MADE_BY)  # (n_spots, 100, 2)
+    if len(contours) != len(location):
+        raise LayerError(layout.contours(sample, layer), f"{len(contours)} contours", f"{len(location)}, one a row of the location file",
+                         f"run {CONTOURS_MADE_BY} again")
+    centres = apply_to_points(matrix, location[["pixel_x", "pixel_y"]].to_numpy())
+    table = pd.DataFrame({"sample": sample, "layer": layer, "barcode": location["barcode"],
+                          "registered_x": centres[:, 0], "registered_y": centres[:, 1]})
+    return table, apply_to_points(matrix, contours).astype(np.float32)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return cli.make_parser(__doc__, workers=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run_samples(STEP, __file__, args, sample_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The overview of a layer as registration sees it: stain density and tissue mask at a chosen size, and the way back to level-0 px.
+
+Registration never opens a slide; it reads what step 0_2 made (thumbnail, mask, scale).
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.cli import Context, read_status
+from common.errors import LayerError
+from common.io import read_json, read_picture
+from common.layout import Layout
+from common.slide import fitted_size
+from registration.transforms import compose, pair_partner, scaling
+
+MADE_BY_STEP = "0_2_tissue_mask"
+MADE_BY = f"{MADE_BY_STEP}.py"
+PERCENTILES = (1, 99)   # of the density inside the tissue: become 0 and 1
+MIN_RANGE = 1e-3        # of the density inside the tissue; less is flat
+
+
+@dataclass(frozen=True)
+class Section:
+    """A layer's overview at the size step 0_2 wrote it."""
+    rgb: np.ndarray         # (h, w, 3) uint8
+    mask: np.ndarray        # (h, w) bool, tissue
+    to_level0: np.ndarray   # (2, 3), thumbnail px -> level-0 px
+
+
+@dataclass(frozen=True)
+class View:
+    """A section reduced to what is compared between stains."""
+    density: np.ndarray     # (h, w) float32, 0..1; 0 outside the tissue
+    mask: np.ndarray        # (h, w) bool
+    to_level0: np.ndarray   # (2, 3), view px -> level-0 px
+
+
+def overview_files(layout: Layout, sample: str, layer: int) -> list[Path]:
+    return [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)]
+
+
+def read_section(layout: Layout, sample: str, layer: int) -> Section:
+    """Raises LayerError if step 0_2 left the layer out."""
+    rgb, mask, info = layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)
+    return Section(read_picture(rgb, MADE_BY), read_picture(mask, MADE_BY) > 0, scaling(*read_json(info, MADE_BY)["scale"]))
+
+
+def make_view(section: Section, side_px: int) -> View:
+    """The section with its longer side at most `side_px`: stain density inside the tissue, 0 outside.
+
+    The density is that of the red channel, which haematoxylin absorbs and eosin hardly does, brought to 0..1 by percentiles inside the
+    tissue: the shade of the slide and the strength of the stain cancel.
+    """
+    height, width = section.mask.shape
+    size = fitted_size((width, height), side_px)
+    red = cv2.resize(section.rgb[..., 0], size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(section.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
+    density = -np.log(red.astype(np.float32) + 1)
+    low, high = np.percentile(density[mask], PERCENTILES) if mask.any() else (0.0, 1.0)
+    density = np.clip((density - low) / max(high - low, MIN_RANGE), 0, 1) * mask
+    return View(density.astype(np.float32), mask, compose(section.to_level0, scaling(width / size[0], height / size[1])))
+
+
+def usable_layers(context: Context, sample: str) -> list[int]:
+    """The sample's chosen layers (z order) that step 0_2 found tissue on. The chain bridges the others."""
+    status = read_status(context.layout)
+    return [layer for layer in context.config.layers_of(sample)
+            if all(path.is_file() for path in overview_files(context.layout, sample, layer))
+            and status.get(f"{sample}/{layer}", {}).get(MADE_BY_STEP, "ok") == "ok"]
+
+
+def partner_of(context: Context, sample: str, layer: int) -> int | None:
+    """The layer that `layer` is registered to, None for the middle. Raises LayerError if step 0_2 left `layer` out."""
+    layers = usable_layers(context, sample)
+    if layer not in layers:
+        raise LayerError(context.layout.mask(sample, layer), "no tissue mask", "the overview of a readable image with tissue",
+                         f"see status.json, or run {MADE_BY}")
+    return pair_partner(layers, layer)
