@@ -34,7 +34,7 @@ demo: install
 	set -e; for step in $(STEPS); do case $$step in \
 		*/0_2_*|*/1_cropped*|*/4_feature*|registration/*) $(PY) $$step --root_path $(ROOT) --num_workers $(WORKERS);; \
 		*) $(PY) $$step --root_path $(ROOT);; esac; done
-	$(PY) main_3d.py --root_path $(ROOT) --base_lr 0.001 --batch_size 128
+	$(PY) main_3d.py --root_path $(ROOT) --base_lr 0.001 --batch_size 128 --num_workers $(WORKERS)
 	$(PY) predict_3d.py --root_path $(ROOT)
 
 test: install

@@ -1,7 +1,7 @@
 """Load the 3D graph of one sample as tensors: what `5_build_3d_final_format.py` and `4_build_3d_graph.py` wrote.
 
-INPUT   3D_npy_information/<sample>.npy   structured (n_spots,): barcode, layer, pixel, registered, label, feature, region_index, global_index, has_label
-        3D_graph_data/<sample>.pt         edges of the spot, region and global graphs; region and global features and labels
+INPUT   3D_npy_information/<sample>.npy   structured (n_spots,): barcode, layer, pixel, registered, label, feature, has_label
+        3D_graph_data/<sample>.pt         edges of the spot, region and global graphs and between them; region and global features and labels
 OUTPUT  SampleGraph: every spot of every layer of one tissue block, in one graph. The whole graph is in every forward pass.
 """
 import sys
@@ -18,8 +18,6 @@ from common.io import read_npy, read_pt
 from common.layout import Layout
 from models.cross_attention import patch_neighbourhoods
 from models.encoder import standardise_per_slide
-
-EDGE_ATTRIBUTES = ("weight", "iou", "cosine", "distance_pitches", "layer_difference")  # columns in 3D_graph_data
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class SampleGraph:
     global_feature: Tensor     # (Q, D)
     region_label: Tensor       # (R, G)
     global_label: Tensor       # (Q, G)
+    region_has_label: Tensor   # (R,) bool
+    global_has_label: Tensor   # (Q,) bool
     region_layer: Tensor       # (R,) int64
     global_layer: Tensor       # (Q,) int64
     region_of_spot: Tensor     # (n,) int64
@@ -46,7 +46,7 @@ class SampleGraph:
     region_keys: Tensor        # (R, 9) the region and its neighbours, -1 where none
     global_keys: Tensor        # (Q, 9)
     spot_edges: Tensor         # (2, E) source -> target, cross and within together
-    spot_edge_attr: Tensor     # (E, 5) EDGE_ATTRIBUTES
+    spot_edge_attr: Tensor     # (E, 5) weight, iou, cosine, distance_pitches, layer_difference
     region_edges: Tensor       # (2, E')
     region_edge_attr: Tensor   # (E', 1)
     global_edges: Tensor       # (2, E'')
@@ -91,7 +91,9 @@ def load_sample(layout: Layout, config: Config, sample: str) -> SampleGraph:
         feature=standardise_per_slide(torch.from_numpy(np.ascontiguousarray(spots["feature"])), layer),
         region_feature=standardise_per_slide(region["x"], region["layer"]), global_feature=standardise_per_slide(global_["x"], global_["layer"]),
         region_label=region["y"], global_label=global_["y"], region_layer=region["layer"], global_layer=global_["layer"],
-        region_of_spot=torch.from_numpy(spots["region_index"].astype(np.int64)), global_of_spot=torch.from_numpy(spots["global_index"].astype(np.int64)),
+        region_has_label=region["has_label"], global_has_label=global_["has_label"],
+        region_of_spot=_parent(graph["spot", "in", "region"]["edge_index"], len(spots)),
+        global_of_spot=_parent(graph["spot", "in", "global"]["edge_index"], len(spots)),
         global_of_region=_parent(graph["region", "in", "global"]["edge_index"], len(region["x"])),
         region_keys=patch_neighbourhoods(region["pos"], region["layer"]), global_keys=patch_neighbourhoods(global_["pos"], global_["layer"]),
         spot_edges=torch.cat(edges, dim=1), spot_edge_attr=torch.cat(attributes),
@@ -112,6 +114,7 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
     for sample in sorted(context.config.samples):
         try:
             graphs.append(load_sample(context.layout, context.config, sample))
+            set_status(context.layout, step, sample, "ok")
         except LayerError as error:
             set_status(context.layout, step, sample, f"left out: {error}")
             print(f"{step}  {sample}: left out: {error}", file=sys.stderr)
@@ -121,11 +124,13 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
 
 
 def known_layers_of(config: Config, graph: SampleGraph, given: list[int] | None) -> list[int]:
-    """Known layers of a sample: --known_layers, else the config's, else the first labelled one. Raises DataError if one has no label."""
+    """Known layers of a sample: `given` (--known_layers), else the config's, else the first labelled one; [] if no layer is labelled.
+
+    Raises DataError if a layer asked for has no label.
+    """
     labelled = graph.labelled_layers()
     known = given or config.samples[graph.sample].known_layers or labelled[:1]
-    missing = sorted(set(known) - set(labelled))
-    if missing or not known:
-        raise DataError(f"sample {graph.sample}", f"known layers {known}", f"layers with counts, image and registration among {labelled}",
-                        "correct --known_layers or the config")
+    if not set(known) <= set(labelled):
+        raise DataError(f"sample {graph.sample}", f"known layers {known}", f"layers with counts, image and registration, here {labelled}",
+                        "correct --known_layers or the config; see status.json")
     return sorted(known)

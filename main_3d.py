@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
     parser.add_argument("--width", type=int, default=32, help="width of the network")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    parser.add_argument("--num_workers", type=int, default=1, help="folds trained side by side on the CPU, one thread each (default 1)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 
@@ -52,29 +53,78 @@ def raw_counts(layout, graph, layer: int):
     return np.asarray(matrix.todense() if hasattr(matrix, "todense") else matrix)
 
 
+def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
+    """With `genes_from: known` the genes must have been chosen on none but the known layers of this run. Raises DataError."""
+    from data_preprocessing.expression import known_layers
+    if config.genes_from != "known":
+        return
+    for sample, layers in known.items():
+        chosen_on = known_layers(config, layout, sample)
+        if not set(chosen_on) <= set(layers):
+            raise DataError(layout.genes, f"genes_from: known, chosen on layers {chosen_on} of {sample}", f"the known layers {layers} of this run",
+                            f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
+
+
+def train_fold(fold, graphs: list, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> tuple[dict, dict, dict, float]:
+    """Train one fold, write its checkpoint and TensorBoard log, score its test samples.
+
+    Returns (scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}, seconds).
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    import training
+    from data_preprocessing.expression import normalise
+    from models.metrics import noise_ceiling
+    started = time.perf_counter()
+    with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
+        def log(iteration: int, values: dict[str, float]) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, iteration)
+        model = training.train(graphs, fold.pools(graphs), settings, device, log)
+    write_pt(run_layout.checkpoint(fold.index), {
+        "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
+        "settings": asdict(settings), "genes": genes, "known_layers": fold.known_layers, "training_layers": fold.training_layers})
+    seconds = round(time.perf_counter() - started, 1)
+    scores, ceiling, n_spots = {}, {}, {}
+    for graph in graphs:
+        targets = fold.target_layers.get(graph.sample)
+        if not targets:
+            continue
+        known = fold.known_layers[graph.sample]
+        predictions = training.floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
+        predictions["msagnet"] = training.predict(model, graph, known, device)
+        for method, layers in training.score_layers(graph, targets, predictions).items():
+            scores.setdefault(method, {}).update(layers)
+        for layer in targets:
+            name = f"{graph.sample}/{layer}"
+            n_spots[name] = int(graph.in_layers([layer]).sum())
+            ceiling[name] = noise_ceiling(raw_counts(layout, graph, layer), normalise)
+    return scores, ceiling, n_spots, seconds
+
+
 def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     context = cli.open_context(args)
     layout, config = context.layout, context.config
+    cli.keep_freed_memory()
     import torch
-    from torch.utils.tensorboard import SummaryWriter
     import training
     from dataloader_3d import known_layers_of, load_graphs
-    from data_preprocessing.expression import normalise
-    from models.metrics import noise_ceiling, pooled_metrics
+    from models.metrics import pooled_metrics
 
-    cli.keep_freed_memory()
     cli.seed_everything(args.seed)
     device = cli.choose_device(args.gpu)
+    torch.set_num_threads(1)  # the operations are small: more threads cost more than they bring, and would change the last bits
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, seed=args.seed)
     graphs = load_graphs(context, "main_3d")
     given = cli.parse_layers(args.known_layers)
     known = {graph.sample: known_layers_of(config, graph, given) for graph in graphs}
+    check_gene_choice(layout, config, known)
     folds = training.make_folds(graphs, known, config.folds)
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
+    run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
     write_table(run_layout.genes, genes)
     write_json(run_layout.splits, {"folds": [asdict(fold) for fold in folds]})
@@ -82,37 +132,23 @@ def run(args: argparse.Namespace) -> int:
     scores: dict[str, dict[str, dict[str, float]]] = {}
     ceiling: dict[str, dict[str, float]] = {}
     n_spots: dict[str, int] = {}
-    by_name = {graph.sample: graph for graph in graphs}
-    seconds = {}
-    for fold in folds:
-        fold_started = time.perf_counter()
-        with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
-            def log(iteration: int, values: dict[str, float]) -> None:
-                for name, value in values.items():
-                    writer.add_scalar(name, value, iteration)
-            model = training.train(graphs, fold.pools(graphs), settings, device, log)
-        write_pt(run_layout.checkpoint(fold.index), {
-            "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
-            "settings": asdict(settings), "genes": list(genes["gene"]), "known_layers": fold.known_layers, "dataset": config.dataset})
-        seconds[f"fold_{fold.index}"] = round(time.perf_counter() - fold_started, 1)
-        print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)}; {seconds[f'fold_{fold.index}']} s", flush=True)
-        for sample in fold.test_samples:
-            graph, targets = by_name[sample], fold.target_layers[sample]
-            predictions = training.floor_predictions(graph, fold.known_layers[sample], read_csr(layout.spot_iou(sample), "1_get_iou.py"))
-            predictions["msagnet"] = training.predict(model, graph, fold.known_layers[sample], device)
-            for method, layers in training.score_layers(graph, targets, predictions).items():
-                scores.setdefault(method, {}).update(layers)
-            for layer in targets:
-                name = f"{sample}/{layer}"
-                n_spots[name] = int(graph.in_layers([layer]).sum())
-                ceiling[name] = noise_ceiling(raw_counts(layout, graph, layer), normalise)
+    seconds: dict[str, float] = {}
+    workers = min(args.num_workers, len(folds)) if device.type == "cpu" else 1
+    results = cli.map_workers(lambda fold: train_fold(fold, graphs, layout, run_layout, settings, device, list(genes["gene"])), folds, workers)
+    for fold, (fold_scores, fold_ceiling, fold_spots, fold_seconds) in zip(folds, results):
+        print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)} ({fold_seconds} s)", flush=True)
+        for method, layers in fold_scores.items():
+            scores.setdefault(method, {}).update(layers)
+        ceiling.update(fold_ceiling)
+        n_spots.update(fold_spots)
+        seconds[f"fold_{fold.index}"] = fold_seconds
 
     recipe = {"seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "known_layers": known, "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
     result = {"methods": {}, "ceiling": {"pooled": {}, "layers": ceiling}, "recipe": recipe}
     if n_spots:
         result["methods"] = {method: {"pooled": pooled_metrics(layers, n_spots), "layers": layers} for method, layers in scores.items()}
-        result["ceiling"]["pooled"] = {key: sum(one[key] for one in ceiling.values()) / len(ceiling) for key in ("pcc_spot", "pcc_gene")}
+        result["ceiling"]["pooled"] = pooled_metrics(ceiling, n_spots)
     write_json(run_layout.metrics_json, result)
     write_metrics_csv(run_layout, result)
     write_json(run_layout.runtime, runtime(started, seconds, device))

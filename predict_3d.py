@@ -3,11 +3,11 @@
 INPUT   <save_path>/fold_<k>/checkpoint.pt, splits.json (main_3d.py); the 3D graph of each sample under <root>
 OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
             X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1)) over the genes
-            layers['measured']    the same scale, where the layer was measured
-            obs                   barcode index; sample, layer, known (True: this layer's expression was given)
+            layers['measured']    the same scale, where the layer was measured (NaN for a spot without counts)
+            obs                   barcode index; sample, layer, known (True: this spot's expression was given)
             obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
             obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z = position in the stack x section thickness
-            uns['asign']          known layers, gene normalisation, checkpoint digest
+            uns['asign']          known layers, layers of this sample that trained the model, gene normalisation, checkpoint digest
 
 A sample is predicted by the fold that tested it; a sample that no fold tested, or another dataset, by --fold (default 0).
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import DataError
-from common.io import read_json, read_pt, write_h5ad
+from common.io import read_json, read_pt, read_table, write_h5ad
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -55,27 +55,31 @@ def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: 
     import numpy as np
     import pandas as pd
     rows = graph.layer.numpy() == layer
-    stack = config.layers_of(graph.sample)
-    obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": layer in known_layers}, index=graph.barcode[rows].astype(str))
-    z_um = stack.index(layer) * config.section_thickness_um
+    labelled = graph.has_label.numpy()[rows]
+    obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": labelled & (layer in known_layers)}, index=graph.barcode[rows].astype(str))
+    z_um = config.samples[graph.sample].layers.index(layer) * config.section_thickness_um
     adata = anndata.AnnData(predicted[rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
     adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * config.um_per_px, np.full(rows.sum(), z_um)])
-    if bool(graph.has_label[rows].all()):
-        adata.layers["measured"] = graph.label.numpy()[rows]
+    if labelled.any():
+        adata.layers["measured"] = np.where(labelled[:, None], graph.label.numpy()[rows], np.float32(np.nan))
     return adata
 
 
 def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.all_samples
+    cli.keep_freed_memory()
+    import torch
     import training
-    from dataloader_3d import load_graphs
+    from dataloader_3d import known_layers_of, load_graphs
     cli.seed_everything(0)
     device = cli.choose_device(args.gpu)
+    torch.set_num_threads(1)
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     folds = read_json(run_layout.splits, "main_3d.py")["folds"]
     fold_of = {sample: fold["index"] for fold in folds for sample in fold["test_samples"]}
+    genes = list(read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"])
     models = {}
     for graph in load_graphs(context, "predict_3d"):
         index = args.fold if args.fold is not None else fold_of.get(graph.sample, 0)
@@ -83,15 +87,17 @@ def run(args: argparse.Namespace) -> int:
         if index not in models:
             models[index] = load_checkpoint(path)
         model, checkpoint = models[index]
-        if graph.n_genes != len(checkpoint["genes"]):
-            raise DataError(path, f"{len(checkpoint['genes'])} genes", f"the {graph.n_genes} genes of {layout.genes}", "use the gene list of the run")
-        known = cli.parse_layers(args.known_layers) or checkpoint["known_layers"].get(graph.sample) or graph.labelled_layers()[:1]
+        if checkpoint["genes"] != genes:
+            raise DataError(layout.genes, "another gene list than the checkpoint's", f"the {len(checkpoint['genes'])} genes of {run_layout.genes}, in order",
+                            "set genes: to that list (one symbol a line) and run 5_1 to 7 and 3D 4 to 5 again")
+        known = known_layers_of(config, graph, cli.parse_layers(args.known_layers) or checkpoint["known_layers"].get(graph.sample))
         predicted = training.predict(model.to(device), graph, known, device)  # (n_spots, n_genes)
-        uns = {"known_layers": known, "checkpoint_sha256": file_digest(path), "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
+        uns = {"known_layers": known, "training_layers": checkpoint["training_layers"].get(graph.sample, []), "checkpoint_sha256": file_digest(path),
+               "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
         for layer in layers:
             write_h5ad(run_layout.imputed(graph.sample, layer), layer_anndata(graph, layer, predicted, checkpoint["genes"], known, config, uns))
-        print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers))} -> {run_layout.imputed(graph.sample, layers[0]).parent}")
+        print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers)) or 'none of those chosen'} -> {run_layout.root}")
     return 0
 
 

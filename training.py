@@ -5,7 +5,8 @@ and the loss is on (up to batch_size of) the hidden spots:
     layer episode   one labelled layer is shown, the sample's other training layers are hidden     (samples with several training layers)
     disc episode    discs of 0.8 to 3 pitches of the training layers are hidden, at most 25 % of the spots
 No label of a target layer is ever in a training pool: not in the loss, not shown, not in the mean, not in the basis.
-The weights kept are the running average at the step with the lowest error on validation spots that were never in the loss.
+The weights kept are the running average at the step with the lowest error on validation spots: training spots that were never in the loss
+(in other episodes they may be shown, and the mean and the basis know them).
 """
 import copy
 import math
@@ -30,6 +31,7 @@ HIDDEN_SHARE = 0.25
 VALIDATION_SHARE = 0.15
 VALIDATE_EVERY = 50
 LOG_EVERY = 10
+MIN_LABELLED_SPOTS = 20
 MAX_PCA_ROWS = 20000
 NOISE_FACTORS = {"spot_x": 1.0, "region_x": 2.0, "global_x": 4.0}
 
@@ -128,25 +130,25 @@ def build_model(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: S
             continue
         mean = graph.label[pool].mean(dim=0)  # (G,)
         residuals.append(graph.label[pool] - mean)
-        layers = torch.unique(graph.layer[pool])
-        region_offsets.append(graph.region_label[torch.isin(graph.region_layer, layers)].mean(dim=0) - mean)
-        global_offsets.append(graph.global_label[torch.isin(graph.global_layer, layers)].mean(dim=0) - mean)
+        regions, globals_ = patches_of(graph, pool)
+        region_offsets.append(graph.region_label[regions].mean(dim=0) - mean)
+        global_offsets.append(graph.global_label[globals_].mean(dim=0) - mean)
     residual = torch.cat(residuals)  # (n_training, G)
     rank = min(settings.rank or (8 if len(residual) <= 1000 else 12), *residual.shape)
     _, singular, basis = torch.linalg.svd(residual.double(), full_matrices=False)
     train_mean = torch.stack([graph.label[pools[graph.sample]].mean(dim=0) for graph in graphs if bool(pools[graph.sample].any())]).mean(dim=0)
     architecture = Architecture(n_genes=residual.shape[1], rank=rank, width=settings.width, dropout=settings.dropout, n_components=axes.shape[1])
     torch.manual_seed(settings.seed)
-    return MSAGNet(architecture, axes, scale, basis[:rank].float(), (singular[0] / math.sqrt(len(residual))).float(), train_mean,
+    return MSAGNet(architecture, axes, scale, basis[:rank].float(), (singular[0] / math.sqrt(len(residual))).clamp_min(1e-6).float(), train_mean,
                    torch.stack([torch.stack(region_offsets).mean(dim=0), torch.stack(global_offsets).mean(dim=0)]))
 
 
 def split_validation(graphs: list[SampleGraph], pools: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Validation spots per sample: a whole training sample where at least three have several training layers, else discs of every pool.
+    """Validation spots per sample: a whole sample where at least three train with all their labels, else discs of every pool.
 
     Returns {sample: (n,) bool}. A validation spot is never in the loss.
     """
-    several = [graph for graph in graphs if len(torch.unique(graph.layer[pools[graph.sample]])) > 1]
+    several = [graph for graph in graphs if len(torch.unique(graph.layer[pools[graph.sample]])) > 1 and bool((pools[graph.sample] == graph.has_label).all())]
     if len(several) >= 3:
         held_out = several[-1].sample
         return {graph.sample: pools[graph.sample] if graph.sample == held_out else torch.zeros_like(pools[graph.sample]) for graph in graphs}
@@ -172,8 +174,10 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
     graphs: samples whose images may be seen; pools: {sample: (n,) bool} labels that may be used. log: callable(iteration, {name: value}).
     Raises DataError if there is no label, FloatingPointError if the loss is not finite.
     """
-    if not any(bool(pool.any()) for pool in pools.values()):
-        raise DataError("training", "no labelled spot", "known layers with counts, image and registration", "see status.json")
+    n_labelled = sum(int(pool.sum()) for pool in pools.values())
+    if n_labelled < MIN_LABELLED_SPOTS:
+        raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS} on known layers with counts, image and registration",
+                        "see status.json")
     model = build_model(graphs, pools, settings).to(device)
     validation = split_validation(graphs, pools, settings.seed)
     generator = np.random.default_rng(settings.seed)
@@ -185,7 +189,7 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
         valid = validation[graph.sample].cpu().numpy()
         if pool.any():
             working.append((graph, prepare(graph.to(device), model), pool, valid))
-    trainable = [(*one, labelled_patches(one[0], one[2], one[3])) for one in working if not np.array_equal(one[2], one[3])]
+    trainable = [(*one, patches_in_loss(one[0], one[2], one[3])) for one in working if not np.array_equal(one[2], one[3])]
 
     optimizer = make_optimizer(model, settings)
     average = copy.deepcopy(model)
@@ -210,7 +214,8 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
         optimizer.step()
         decay = min(settings.averaging, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            for kept, now in zip(average.parameters(), model.parameters()):
+                kept.lerp_(now, 1 - decay)
         if log and iteration % LOG_EVERY == 0:
             log(iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
         if (iteration + 1) % VALIDATE_EVERY == 0 or iteration + 1 == settings.max_iterations:
@@ -223,11 +228,16 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
     return model.eval()
 
 
-def labelled_patches(graph: SampleGraph, pool: np.ndarray, valid: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Regions and globals (indices) whose label may be in the loss: on a training layer, without any spot held out for validation."""
-    layers = torch.unique(graph.layer[torch.from_numpy(pool)])
+def patches_of(graph: SampleGraph, pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Labelled regions and globals, (R,) and (Q,) bool, of the layers that spots of the pool lie on."""
+    layers = torch.unique(graph.layer[pool])
+    return (torch.isin(graph.region_layer, layers) & graph.region_has_label, torch.isin(graph.global_layer, layers) & graph.global_has_label)
+
+
+def patches_in_loss(graph: SampleGraph, pool: np.ndarray, valid: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Indices of the regions and globals whose label is in the loss: labelled, on a training layer, without a spot held out for validation."""
     held_out = torch.from_numpy(valid)
-    regions, globals_ = (torch.isin(layer, layers) for layer in (graph.region_layer, graph.global_layer))
+    regions, globals_ = patches_of(graph, torch.from_numpy(pool))
     regions[graph.region_of_spot[held_out]] = False
     globals_[graph.global_of_spot[held_out]] = False
     return torch.where(regions)[0], torch.where(globals_)[0]

@@ -9,7 +9,8 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,14 +172,13 @@ def run_jobs(step: str, script: str, context: Context, units: list[tuple], make_
 
     good = 0
     bar = tqdm(total=len(units), desc=step, unit="job", disable=None, leave=False)
-    for succeeded, line in _map(run_one, units, workers):
-        if isinstance(line, DataError):
-            bar.close()
-            raise line
-        good += succeeded
-        bar.update()
-        tqdm.write(f"{step}  {line}", file=sys.stdout if succeeded else sys.stderr)
-    bar.close()
+    with bar, closing(map_workers(run_one, units, workers)) as results:  # closed at once: after a DataError no further unit is begun
+        for succeeded, line in results:
+            if isinstance(line, DataError):
+                raise line
+            good += succeeded
+            bar.update()
+            tqdm.write(f"{step}  {line}", file=sys.stdout if succeeded else sys.stderr)
     if getattr(context.args, "done", None):
         write_json(Path(context.args.done), {"succeeded": good, "of": len(units)})
     elif good == 0:
@@ -196,6 +196,7 @@ def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Call
         recipe = make_recipe(step, job.inputs, job.settings, context.layout.root, code)
         recipe_path = context.layout.recipe(step, sample, layer)
         if not context.args.overwrite and is_current(recipe, recipe_path, job.outputs):
+            set_status(context.layout, step, name, "ok")
             return True, f"{name}: up to date"
         recipe_path.unlink(missing_ok=True)
         line = job.work()
@@ -218,15 +219,15 @@ def _call_forked(unit: tuple):
     return _FORKED(unit)
 
 
-def _map(function: Callable, units: list, workers: int):
+def map_workers(function: Callable, units: list, workers: int):
     """Results in order; on several processes if workers > 1 (forked: jobs are closures)."""
     global _FORKED
     if workers <= 1:
         yield from map(function, units)
         return
     _FORKED = function
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        yield from pool.imap(_call_forked, units)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(_call_forked, units)
     _FORKED = None
 
 

@@ -1,6 +1,6 @@
 """When is a step up to date? When the recipe it was made by is the recipe it would be made by now.
 
-A recipe is: the step, its settings, the content of its inputs, and the code of the step's folder. It is kept in a small JSON beside
+A recipe is: the step, its settings, the content of its inputs, and the code of the step's folder and of common/. It is kept in a small JSON beside
 the outputs' root (`<root>/.recipes/<step>/…`), written last: a killed step has none and is made again.
 """
 import hashlib
@@ -25,9 +25,9 @@ def file_digest(path: Path) -> str:
 
 
 def code_digest(script: Path) -> str:
-    """SHA-256 over the Python files of the script's folder."""
+    """SHA-256 over the Python files of the script's folder and of common/."""
     digest = hashlib.sha256()
-    for path in sorted(script.parent.rglob("*.py")):
+    for path in sorted([*script.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -40,7 +40,8 @@ def similarity(known_label: np.ndarray, known_feature: np.ndarray, query_feature
         top = np.argsort(-cosine, axis=1, kind="stable")[:, :k]  # (chunk, k)
         weight = np.maximum(np.take_along_axis(cosine, top, axis=1), 1e-6)
         weight /= weight.sum(axis=1, keepdims=True)
-        predicted[start:start + CHUNK] = np.einsum("qk,qkg->qg", weight, known_label[top])
+        rows = np.repeat(np.arange(len(top)), k)
+        predicted[start:start + CHUNK] = sparse.csr_array((weight.ravel(), (rows, top.ravel())), shape=(len(top), len(known))) @ known_label
     return predicted
 
 
@@ -52,4 +53,5 @@ def kernel(known_label: np.ndarray, known_position: np.ndarray, query_position: 
     # relative to the nearest: a spot far from every known one gets the nearest, not 0 / 0
     weight = np.exp(-(distance ** 2 - distance[:, :1] ** 2) / (2 * sigma_pitches ** 2))
     weight /= weight.sum(axis=1, keepdims=True)
-    return np.einsum("qk,qkg->qg", weight, known_label[index])
+    rows = np.repeat(np.arange(len(query_position)), k)
+    return sparse.csr_array((weight.ravel(), (rows, index.ravel())), shape=(len(query_position), len(known_label))) @ known_label

@@ -2,9 +2,14 @@
 
     x_{l+1} = x_l + GATv2(LayerNorm(x_l), edges),   l = 1..depth
 """
+import warnings
+
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GATv2Conv
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")  # of PyTorch Geometric itself, at import
+    from torch_geometric.nn import GATv2Conv
 
 
 class GATStack(nn.Module):

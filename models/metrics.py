@@ -42,7 +42,7 @@ def pooled_metrics(layers: dict[str, dict[str, float]], n_spots: dict[str, int])
     names = sorted(layers)
     weights = np.array([n_spots[name] for name in names], np.float64)
     pooled = {}
-    for metric in NAMES:
+    for metric in layers[names[0]]:
         values = np.array([layers[name][metric] for name in names])
         pooled[metric] = float(values.mean() if metric.endswith("_gene") else np.average(values, weights=weights))
     return pooled

@@ -31,8 +31,9 @@ CONTOURS_MADE_BY = "Step0_original_contour_generation.py"
 
 
 def sample_job(context: cli.Context, sample: str) -> cli.Job:
-    """The registered spots of one sample."""
-    layout, layers = context.layout, usable_layers(context, sample)
+    """The registered spots of one sample; a layer that any step had to leave out (its counts cannot be read, say) is not in the stack."""
+    layout = context.layout
+    layers = [layer for layer in usable_layers(context, sample) if cli.first_failure(layout, f"{sample}/{layer}", STEP) is None]
     files = (layout.location, layout.contours, layout.to_middle)
     inputs = [file(sample, layer) for layer in layers for file in files]
     return cli.Job(sample, None, inputs, [layout.spot_regist(sample), layout.spot_regist_contours(sample)],
@@ -75,7 +76,7 @@ def registered_spots(layout: Layout, sample: str, layer: int) -> tuple[pd.DataFr
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return cli.make_parser(__doc__, workers=True)
+    return cli.make_parser(__doc__, layer=False, workers=True)
 
 
 def main(argv: list[str] | None = None) -> int:

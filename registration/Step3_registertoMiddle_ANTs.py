@@ -31,7 +31,7 @@ MADE_BY = "Step2_registration_ANTs.py"
 
 def sample_job(context: cli.Context, sample: str) -> cli.Job:
     """The chain of one sample."""
-    layout, layers, chosen = context.layout, usable_layers(context, sample), context.config.layers_of(sample)
+    layout, layers, chosen = context.layout, usable_layers(context, sample), context.all_samples.layers_of(sample)
     if not layers:
         raise LayerError(layout.root, f"no layer of {sample} with tissue", "the overview of at least one layer",
                          f"see status.json, or run {OVERVIEW_MADE_BY}")
@@ -62,7 +62,7 @@ def write_chain(layout: Layout, sample: str, layers: list[int], chosen: list[int
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return cli.make_parser(__doc__, workers=True)
+    return cli.make_parser(__doc__, layer=False, workers=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -64,9 +64,9 @@ def make_view(section: Section, side_px: int) -> View:
 
 
 def usable_layers(context: Context, sample: str) -> list[int]:
-    """The sample's chosen layers (z order) that step 0_2 found tissue on. The chain bridges the others."""
+    """The sample's layers (z order, whatever --layer chose) that step 0_2 found tissue on. The chain bridges the others."""
     status = read_status(context.layout)
-    return [layer for layer in context.config.layers_of(sample)
+    return [layer for layer in context.all_samples.layers_of(sample)
             if all(path.is_file() for path in overview_files(context.layout, sample, layer))
             and status.get(f"{sample}/{layer}", {}).get(MADE_BY_STEP, "ok") == "ok"]
 

@@ -77,7 +77,7 @@ def test_nan_stops_with_a_message():
 
 def test_no_label_is_a_clear_error():
     graph = toy_graph()
-    with pytest.raises(DataError, match="no labelled spot"):
+    with pytest.raises(DataError, match="0 labelled spots"):
         training.train([graph], {"T": torch.zeros(graph.n_spots, dtype=torch.bool)}, QUICK, CPU)
 
 

@@ -46,6 +46,7 @@ def toy_graph(seed: int = 0, sample: str = "T", noise: float = 0.3) -> SampleGra
         feature=standardise_per_slide(tensor(feature), layers),
         region_feature=standardise_per_slide(tensor(means(feature, region)), torch.from_numpy(region_layer)),
         global_feature=tensor(means(feature, k)), region_label=tensor(means(label, region)), global_label=tensor(means(label, k)),
+        region_has_label=torch.ones(12, dtype=torch.bool), global_has_label=torch.ones(3, dtype=torch.bool),
         region_layer=torch.from_numpy(region_layer.astype(np.int64)), global_layer=torch.tensor(LAYERS), region_of_spot=torch.from_numpy(region),
         global_of_spot=torch.from_numpy(k.astype(np.int64)), global_of_region=torch.arange(12) // 4,
         region_keys=patch_neighbourhoods(torch.from_numpy(region_pos), torch.from_numpy(region_layer)),

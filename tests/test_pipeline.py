@@ -1,0 +1,217 @@
+"""The whole pipeline on a tiny demo stack: contract, truth, no leak, determinism, bad layers."""
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from common.cli import open_context
+from common.config import load_config, save_config
+from common.io import read_csr, read_h5ad, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad
+from common.layout import SIZES, Layout, RunLayout
+from conftest import load_script
+from dataloader_3d import load_sample
+from pipeline import FROM_COUNTS, STEPS, copy_of, run, train_and_predict
+
+LAYERS = (1, 2, 3)
+QUICK = ("--max_iterations", "30")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Layout:
+    """One sample, three layers, from pictures to the 3D graph."""
+    root = tmp_path_factory.mktemp("tiny")
+    assert load_script("0_make_demo").main(["--root_path", str(root), "--n_samples", "1", "--n_layers", "3", "--size_px", "768"]) == 0
+    run(root, STEPS)
+    return Layout(root)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory) -> RunLayout:
+    run_layout = RunLayout(tmp_path_factory.mktemp("run"))
+    train_and_predict(tiny.root, run_layout.root, *QUICK)
+    return run_layout
+
+
+# the data contract -----------------------------------------------------------------------------------
+def test_rows_agree_from_location_to_graph(tiny):
+    registered = read_table(tiny.spot_regist("A"), ("sample", "layer", "barcode", "registered_x", "registered_y"), text=("sample", "barcode"))
+    spots, graph = read_npy(tiny.npy_3d("A")), read_pt(tiny.graph_3d("A"))
+    assert registered["barcode"].tolist() == spots["barcode"].tolist() and registered["layer"].tolist() == spots["layer"].tolist()
+    assert np.allclose(spots["registered"], registered[["registered_x", "registered_y"]])
+    assert graph["spot"]["layer"].tolist() == spots["layer"].tolist()
+    first = 0
+    for layer in LAYERS:
+        location, record = read_location(tiny.location("A", layer)), read_npy(tiny.npy("A", layer), mmap=True)
+        rows = spots[first:first + len(location)]
+        assert location["barcode"].tolist() == record["barcode"].tolist() == rows["barcode"].tolist()
+        assert np.array_equal(record["label"], rows["label"]) and np.array_equal(record["pixel"], location[["pixel_x", "pixel_y"]])
+        expression = read_h5ad(tiny.expression(224, "A", layer))
+        assert np.allclose(expression[record["barcode"]].X, record["label"]) and expression.var_names.tolist() == read_table(tiny.genes)["gene"].tolist()
+        first += len(location)
+    for path in (tiny.spot_iou("A"), tiny.similarity("A"), tiny.combined("A")):
+        assert read_csr(path).shape == (len(spots), len(spots))
+
+
+def test_a_spot_belongs_to_patches_of_its_own_layer_that_cover_it(tiny):
+    """The region and global of a spot lie on its own layer, and are the grid cell its pixel is in."""
+    context = open_context(argparse.Namespace(root_path=str(tiny.root), config=None))
+    graph = load_sample(tiny, context.config, "A")
+    assert (graph.region_layer[graph.region_of_spot] == graph.layer).all() and (graph.global_layer[graph.global_of_spot] == graph.layer).all()
+    assert (graph.global_layer[graph.global_of_region] == graph.region_layer).all()
+    for layer in LAYERS:
+        rows = (graph.layer == layer).numpy()
+        table = read_table(tiny.patches_csv(512, "A", layer), text=("patch_name",))
+        own = table.iloc[graph.region_of_spot.numpy()[rows] - int((graph.region_layer < layer).sum())]
+        inside = (own[["x", "y"]].to_numpy() <= graph.pixel[rows]) & (graph.pixel[rows] < own[["x", "y"]].to_numpy() + own[["width", "height"]].to_numpy())
+        assert inside.all()
+
+
+def test_region_labels_are_sums_over_their_own_spots(tiny):
+    record, regions = read_npy(tiny.npy("A", 2)), read_h5ad(tiny.member_counts(512, "A", 2))
+    spots = read_h5ad(tiny.member_counts(224, "A", 2))[record["barcode"]]
+    dense = lambda adata: np.asarray(adata.X.todense() if hasattr(adata.X, "todense") else adata.X)
+    for index in np.unique(record["region_index"]):
+        assert np.allclose(dense(regions)[index], dense(spots)[record["region_index"] == index].sum(axis=0))
+
+
+def test_every_size_has_patches_and_features(tiny):
+    import h5py
+    for size in SIZES:
+        with h5py.File(tiny.patches(size, "A", 1)) as patches, h5py.File(tiny.features(size, "A", 1)) as features:
+            assert patches["img"].shape[1:] == (size, size, 3) and patches["img"].dtype == np.uint8
+            assert features["backbone"].shape == (len(patches["img"]), 1280)
+            assert list(features["barcode"]) == list(patches["barcode"]) and features["backbone"].attrs["window_px"] == size // 4
+
+
+def test_registration_recovers_the_truth(tiny):
+    """Registered spots agree with the true common frame up to the one affine between the two frames."""
+    registered = read_table(tiny.spot_regist("A"), text=("sample", "barcode"))
+    truth = {layer: read_npz(tiny.truth("A", layer, ".npz")) for layer in LAYERS}
+    middle = truth[2]["matrix"][:, :2]
+    pitch = load_config(tiny.config).pitch_px
+    to_middle = np.linalg.inv(np.vstack([truth[2]["matrix"], [0, 0, 1]]))
+    for layer in (1, 3):
+        got = registered.loc[registered["layer"] == layer, ["registered_x", "registered_y"]].to_numpy()
+        common = truth[layer]["spot_common_xy"]
+        expected = common @ to_middle[:2, :2].T + to_middle[:2, 2]
+        error = np.linalg.norm(got - expected, axis=1) / pitch
+        assert np.median(error) < 0.25, f"layer {layer}: median error {np.median(error):.2f} pitches"
+    assert abs(np.linalg.det(middle)) > 0.5
+
+
+def test_a_second_run_skips_and_changed_content_does_not(tiny, capsys):
+    run(tiny.root, ["2_find_512_pair"])
+    assert capsys.readouterr().out.count("up to date") == len(LAYERS)
+    patches = tiny.patches_csv(512, "A", 2)
+    text = patches.read_text()
+    try:
+        patches.write_text(text + "\n")
+        run(tiny.root, ["2_find_512_pair"])
+        assert capsys.readouterr().out.count("up to date") == len(LAYERS) - 1
+    finally:
+        patches.write_text(text)
+        run(tiny.root, ["2_find_512_pair"])
+
+
+# the result ------------------------------------------------------------------------------------------
+def test_metrics_hold_every_method_on_the_same_layers(trained):
+    result = json.loads(trained.metrics_json.read_text())
+    assert list(result["methods"]) == ["mean", "nearest", "overlap", "similarity", "kernel", "msagnet"]
+    for one in result["methods"].values():
+        assert set(one["layers"]) == {"A/2", "A/3"} and set(one["pooled"]) == {"mse", "mae", "pcc_spot", "pcc_gene", "scc_gene"}
+    assert result["methods"]["mean"]["pooled"]["pcc_gene"] == 0
+    assert result["recipe"]["known_layers"] == {"A": [1]} and result["recipe"]["target_layers"] == {"A": [2, 3]}
+    assert 0.5 < result["ceiling"]["pooled"]["pcc_gene"] < 1
+    for path in (trained.metrics_csv, trained.splits, trained.config, trained.genes, trained.runtime, trained.checkpoint(0)):
+        assert path.is_file()
+    assert list(trained.tensorboard(0).glob("events*"))
+
+
+def test_two_runs_give_the_same_metrics_and_predictions(tiny, trained, tmp_path):
+    train_and_predict(tiny.root, tmp_path, *QUICK)
+    again = RunLayout(tmp_path)
+    assert again.metrics_json.read_bytes() == trained.metrics_json.read_bytes()
+    assert np.array_equal(read_h5ad(again.imputed("A", 3)).X, read_h5ad(trained.imputed("A", 3)).X)
+
+
+def test_prediction_is_what_was_scored_and_opens_in_scanpy(tiny, trained):
+    import matplotlib
+    matplotlib.use("Agg")
+    import scanpy
+    from models.metrics import layer_metrics
+    result = json.loads(trained.metrics_json.read_text())
+    for layer in (2, 3):
+        adata = read_h5ad(trained.imputed("A", layer))
+        assert layer_metrics(adata.X, adata.layers["measured"])["mse"] == pytest.approx(result["methods"]["msagnet"]["layers"][f"A/{layer}"]["mse"])
+        assert not adata.obs["known"].any() and adata.var_names.tolist() == read_table(trained.genes)["gene"].tolist()
+        assert np.allclose(adata.obsm["spatial"], read_location(tiny.location("A", layer))[["pixel_x", "pixel_y"]])
+        assert np.unique(adata.obsm["spatial_3d"][:, 2]).tolist() == [(layer - 1) * 48.0]
+        axes = scanpy.pl.embedding(adata, basis="spatial", color=adata.var_names[0], show=False)
+        assert len(axes.collections[0].get_offsets()) == adata.n_obs
+    assert read_h5ad(trained.imputed("A", 1)).obs["known"].all()
+
+
+# no leak ---------------------------------------------------------------------------------------------
+def with_noise_for_targets(layout: Layout, seed: int) -> None:
+    """Replace the counts of layers 2 and 3 by noise of the same genes."""
+    for layer in (2, 3):
+        adata = read_h5ad(layout.counts("A", layer))
+        adata.X = np.random.default_rng(seed).poisson(3, adata.shape).astype(np.float32)
+        write_h5ad(layout.counts("A", layer), adata)
+
+
+def predictions(layout: Layout, save_path) -> list[np.ndarray]:
+    train_and_predict(layout.root, save_path, *QUICK)
+    return [read_h5ad(RunLayout(save_path).imputed("A", layer)).X for layer in LAYERS]
+
+
+def test_noise_for_target_counts_changes_no_prediction_with_the_gene_list_fixed(tiny, trained, tmp_path):
+    spoiled = Layout(copy_of(tiny.root, tmp_path / "root"))
+    with_noise_for_targets(spoiled, 1)
+    run(spoiled.root, FROM_COUNTS)
+    assert not np.array_equal(read_npy(spoiled.npy("A", 2))["label"], read_npy(tiny.npy("A", 2))["label"])
+    expected = [read_h5ad(trained.imputed("A", layer)).X for layer in LAYERS]
+    assert all(np.array_equal(a, b) for a, b in zip(predictions(spoiled, tmp_path / "run"), expected))
+
+
+def test_genes_from_known_shuts_the_door_from_the_raw_counts_on(tiny, tmp_path):
+    results = []
+    for noise in (False, True):
+        layout = Layout(copy_of(tiny.root, tmp_path / f"root{noise}"))
+        save_config(load_config(layout.config).model_copy(update={"genes_from": "known", "n_genes": 60}), layout.config)
+        if noise:
+            with_noise_for_targets(layout, 2)
+        run(layout.root, ["5_1_find_high_expression", *FROM_COUNTS])
+        results.append((layout.genes.read_bytes(), predictions(layout, tmp_path / f"run{noise}")))
+    assert results[0][0] == results[1][0]
+    assert all(np.array_equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+
+
+def test_a_layer_given_as_known_must_be_one_the_genes_were_chosen_on(tiny, tmp_path, capsys):
+    layout = Layout(copy_of(tiny.root, tmp_path / "root"))
+    save_config(load_config(layout.config).model_copy(update={"genes_from": "known"}), layout.config)
+    assert load_script("main_3d").main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--known_layers", "2"]) == 2
+    assert "genes_from" in capsys.readouterr().err
+
+
+# bad layers ------------------------------------------------------------------------------------------
+def test_a_truncated_image_in_the_middle_is_left_out_and_the_chain_bridges_it(tiny, tmp_path, capsys):
+    layout = Layout(copy_of(tiny.root, tmp_path / "root"))
+    image = layout.image("A", 2)
+    image.write_bytes(image.read_bytes()[:20_000])
+    run(layout.root, STEPS)
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and "A/2: left out" in err
+    assert sorted(set(read_npy(layout.npy_3d("A"))["layer"])) == [1, 3]
+    assert "left out" in json.loads(layout.status.read_text())["A/2"]["0_2_tissue_mask"]
+    train_and_predict(layout.root, tmp_path / "run", "--max_iterations", "5")
+    assert set(json.loads(RunLayout(tmp_path / "run").metrics_json.read_text())["methods"]["mean"]["layers"]) == {"A/3"}
+
+
+def test_unreadable_counts_leave_the_layer_out_and_not_the_sample(tiny, tmp_path, capsys):
+    layout = Layout(copy_of(tiny.root, tmp_path / "root"))
+    layout.counts("A", 3).write_bytes(b"no h5ad")
+    run(layout.root, STEPS[5:])
+    assert "Traceback" not in capsys.readouterr().err
+    assert sorted(set(read_npy(layout.npy_3d("A"))["layer"])) == [1, 2]
