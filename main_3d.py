@@ -17,6 +17,7 @@ import platform
 import resource
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -134,14 +135,15 @@ def run(args: argparse.Namespace) -> int:
     n_spots: dict[str, int] = {}
     seconds: dict[str, float] = {}
     workers = min(args.num_workers, len(folds)) if device.type == "cpu" else 1
-    results = cli.map_workers(lambda fold: train_fold(fold, graphs, layout, run_layout, settings, device, list(genes["gene"])), folds, workers)
-    for fold, (fold_scores, fold_ceiling, fold_spots, fold_seconds) in zip(folds, results):
-        print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)} ({fold_seconds} s)", flush=True)
-        for method, layers in fold_scores.items():
-            scores.setdefault(method, {}).update(layers)
-        ceiling.update(fold_ceiling)
-        n_spots.update(fold_spots)
-        seconds[f"fold_{fold.index}"] = fold_seconds
+    names = list(genes["gene"])
+    with closing(cli.map_workers(lambda fold: train_fold(fold, graphs, layout, run_layout, settings, device, names), folds, workers)) as results:
+        for fold, (fold_scores, fold_ceiling, fold_spots, fold_seconds) in zip(folds, results):
+            print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)} ({fold_seconds} s)", flush=True)
+            for method, layers in fold_scores.items():
+                scores.setdefault(method, {}).update(layers)
+            ceiling.update(fold_ceiling)
+            n_spots.update(fold_spots)
+            seconds[f"fold_{fold.index}"] = fold_seconds
 
     recipe = {"seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "known_layers": known, "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}

@@ -148,7 +148,8 @@ def split_validation(graphs: list[SampleGraph], pools: dict[str, Tensor], seed: 
 
     Returns {sample: (n,) bool}. A validation spot is never in the loss.
     """
-    several = [graph for graph in graphs if len(torch.unique(graph.layer[pools[graph.sample]])) > 1 and bool((pools[graph.sample] == graph.has_label).all())]
+    several = [graph for graph in graphs
+               if len(torch.unique(graph.layer[pools[graph.sample]])) > 1 and bool((pools[graph.sample] == graph.has_label).all())]
     if len(several) >= 3:
         held_out = several[-1].sample
         return {graph.sample: pools[graph.sample] if graph.sample == held_out else torch.zeros_like(pools[graph.sample]) for graph in graphs}
@@ -176,7 +177,7 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Setting
     """
     n_labelled = sum(int(pool.sum()) for pool in pools.values())
     if n_labelled < MIN_LABELLED_SPOTS:
-        raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS} on known layers with counts, image and registration",
+        raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS}, on known layers with counts, image, registration",
                         "see status.json")
     model = build_model(graphs, pools, settings).to(device)
     validation = split_validation(graphs, pools, settings.seed)

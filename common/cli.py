@@ -54,7 +54,8 @@ def make_parser(docstring: str, sample: bool = True, layer: bool = True, workers
     parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
     parser.add_argument("--config", default=None, help="YAML of the dataset (default: <root>/dataset.yaml)")
     parser.add_argument("--overwrite", action="store_true", help="make the output again even if it is up to date")
-    parser.add_argument("--done", default=None, metavar="FILE", help="for the workflow: write this marker at the end and exit 0 although a layer was left out")
+    parser.add_argument("--done", default=None, metavar="FILE",
+                        help="for the workflow: write this marker at the end and exit 0 although a layer was left out")
     if sample:
         parser.add_argument("--sample", action="append", default=None, metavar="NAME", help="only this sample (repeatable)")
     if layer:

@@ -104,7 +104,7 @@ def load_config(path: Path) -> Config:
         raise DataError(path, "no file", "a dataset config (YAML)", "give --config configs/<dataset>.yaml or run step 0 first")
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(path, f"invalid YAML ({error})", "a YAML mapping", "correct the syntax") from None
     if not isinstance(values, dict):
         raise DataError(path, type(values).__name__, "a YAML mapping", "see configs/demo.yaml")

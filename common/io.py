@@ -5,7 +5,9 @@ or the new one. A reader checks the form and names file, found, expected, fix.
 """
 import json
 import os
+import pickle
 import tempfile
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,9 +36,15 @@ def atomic_path(path: Path):
         temporary.unlink(missing_ok=True)
 
 
-def _needs(path: Path, made_by: str) -> None:
+@contextmanager
+def _reading(path: Path, made_by: str):
+    """Turn a missing file, and whatever a decoder raises on a broken one, into one LayerError."""
     if not path.is_file():
         raise LayerError(path, "no file", f"the output of {made_by}", f"run {made_by} first")
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise LayerError(path, f"a file that cannot be read ({error})", f"the output of {made_by}", f"run {made_by} again") from None
 
 
 # text ------------------------------------------------------------------------------------------------
@@ -47,8 +55,8 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def read_json(path: Path, made_by: str = "an earlier step") -> dict:
-    _needs(path, made_by)
-    return json.loads(path.read_text())
+    with _reading(path, made_by):
+        return json.loads(path.read_text())
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -59,8 +67,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path, columns: tuple[str, ...] = (), made_by: str = "an earlier step", text: tuple[str, ...] = ("barcode",)) -> pd.DataFrame:
     """CSV with at least these columns; `text` columns stay strings. Raises DataError if a column is missing."""
-    _needs(path, made_by)
-    table = pd.read_csv(path, dtype={name: str for name in text}, keep_default_na=False, na_values=[""])
+    with _reading(path, made_by):
+        table = pd.read_csv(path, dtype={name: str for name in text}, keep_default_na=False, na_values=[""])
     require_columns(table, columns, path)
     return table
 
@@ -78,10 +86,12 @@ def read_location(path: Path) -> pd.DataFrame:
     Raises DataError for a missing column, a repeated barcode or a position that is not finite.
     """
     table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py")
-    for name in ("pixel_x", "pixel_y"):
+    for name in LOCATION_COLUMNS[1:]:
         table[name] = pd.to_numeric(table[name], errors="coerce")
         if not np.isfinite(table[name]).all():
-            raise DataError(path, f"a {name} that is not a number", "finite level-0 px", "correct the row")
+            raise DataError(path, f"a {name} that is not a number", "finite numbers", "correct the row")
+    if table["barcode"].isna().any():
+        raise DataError(path, "a spot without barcode", "a barcode a row", "name the spot or remove the row")
     if table["barcode"].duplicated().any():
         raise DataError(path, f"barcode {table['barcode'][table['barcode'].duplicated()].iloc[0]} twice", "unique barcodes", "remove one")
     return table.astype({"pixel_x": np.float64, "pixel_y": np.float64, "i": np.int64, "j": np.int64})
@@ -95,8 +105,8 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 
 def read_npy(path: Path, made_by: str = "an earlier step", mmap: bool = False) -> np.ndarray:
-    _needs(path, made_by)
-    return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    with _reading(path, made_by):
+        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
@@ -106,8 +116,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_npz(path: Path, made_by: str = "an earlier step") -> dict[str, np.ndarray]:
-    _needs(path, made_by)
-    with np.load(path, allow_pickle=False) as file:
+    with _reading(path, made_by), np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
@@ -122,8 +131,8 @@ def write_csr(path: Path, matrix) -> None:
 
 def read_csr(path: Path, made_by: str = "an earlier step"):
     from scipy import sparse
-    _needs(path, made_by)
-    return sparse.csr_array(sparse.load_npz(path))
+    with _reading(path, made_by):
+        return sparse.csr_array(sparse.load_npz(path))
 
 
 # tensors ---------------------------------------------------------------------------------------------
@@ -136,8 +145,8 @@ def write_pt(path: Path, value: dict) -> None:
 
 def read_pt(path: Path, made_by: str = "an earlier step") -> dict:
     import torch
-    _needs(path, made_by)
-    return torch.load(path, weights_only=True, map_location="cpu")
+    with _reading(path, made_by):
+        return torch.load(path, weights_only=True, map_location="cpu")
 
 
 # AnnData ---------------------------------------------------------------------------------------------
@@ -149,16 +158,13 @@ def write_h5ad(path: Path, adata) -> None:
 def read_h5ad(path: Path, made_by: str = "an earlier step"):
     """AnnData; raises LayerError if the file is missing or is no h5ad."""
     import anndata
-    _needs(path, made_by)
-    try:
+    with _reading(path, made_by):
         return anndata.read_h5ad(path)
-    except (OSError, KeyError) as error:
-        raise LayerError(path, f"a file that cannot be read ({error})", "an AnnData .h5ad", f"run {made_by} again") from None
 
 
 # patches and features (HDF5) -------------------------------------------------------------------------
 def write_patches(path: Path, img: np.ndarray, coords: np.ndarray, barcode: list[str]) -> None:
-    """HEST-1k patch file: img (N,S,S,3) uint8, coords (N,2) int64 level-0 px of the patch centre, barcode (N,) utf-8 (patch_name for grid patches)."""
+    """HEST-1k patch file: img (N,S,S,3) uint8, coords (N,2) int64 level-0 px of the patch centre, barcode (N,) utf-8 (a grid patch's name)."""
     import h5py
     with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         file.create_dataset("img", data=img, chunks=(1, *img.shape[1:]) if len(img) else None, compression="lzf" if len(img) else None)
@@ -169,8 +175,7 @@ def write_patches(path: Path, img: np.ndarray, coords: np.ndarray, barcode: list
 def read_patches(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(img (N,S,S,3) uint8, coords (N,2) int64, barcode list)."""
     import h5py
-    _needs(path, "1_cropped_multi_level_patch.py")
-    with h5py.File(path, "r") as file:
+    with _reading(path, "1_cropped_multi_level_patch.py"), h5py.File(path, "r") as file:
         return file["img"][:], file["coords"][:], [name.decode() for name in file["barcode"][:]]
 
 
@@ -188,8 +193,7 @@ def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], 
 def read_features(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """({set name: (N,D) float32}, barcode list)."""
     import h5py
-    _needs(path, "4_feature_extraction.py")
-    with h5py.File(path, "r") as file:
+    with _reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
         return {name: file[name][:] for name in sorted(file) if name != "barcode"}, [name.decode() for name in file["barcode"][:]]
 
 
@@ -204,6 +208,5 @@ def write_picture(path: Path, pixels: np.ndarray, quality: int = 92) -> None:
 def read_picture(path: Path, made_by: str = "0_2_tissue_mask.py") -> np.ndarray:
     """uint8 (h,w,3) or (h,w)."""
     from PIL import Image
-    _needs(path, made_by)
-    with Image.open(path) as picture:
+    with _reading(path, made_by), Image.open(path) as picture:
         return np.asarray(picture)

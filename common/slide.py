@@ -25,6 +25,7 @@ class PyramidSlide:
     def __init__(self, path: Path):
         import openslide
         self._slide = openslide.OpenSlide(str(path))
+        self._error = openslide.OpenSlideError
         self.path = path
         self.size_px: tuple[int, int] = self._slide.dimensions
         mpp = self._slide.properties.get("openslide.mpp-x")
@@ -36,7 +37,10 @@ class PyramidSlide:
         level = self._slide.get_best_level_for_downsample(max(1.0, min(width / out_px[0], height / out_px[1])))
         factor = self._slide.level_downsamples[level]
         size = (max(1, round(width / factor)), max(1, round(height / factor)))
-        rgba = np.asarray(self._slide.read_region((x, y), level, size))  # (h, w, 4)
+        try:
+            rgba = np.asarray(self._slide.read_region((x, y), level, size))  # (h, w, 4)
+        except self._error as error:
+            raise unreadable(self.path, error) from None
         return _resized(_on_white(rgba), out_px)
 
     def thumbnail(self, max_side_px: int) -> np.ndarray:
@@ -78,8 +82,12 @@ def open_slide(path: Path) -> Slide:
         if openslide.OpenSlide.detect_format(str(path)):
             return PyramidSlide(path)
         return ArraySlide(path, _decode(path))
-    except (openslide.OpenSlideError, OSError, ValueError, SyntaxError, IndexError) as error:
-        raise LayerError(path, f"an image that cannot be read ({error})", "a complete image file", "copy or export it again") from None
+    except Exception as error:  # every decoder raises its own
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> LayerError:
+    return LayerError(path, f"an image that cannot be read ({error})", "a complete image file", "copy or export it again")
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -51,7 +51,8 @@ def pooled_metrics(layers: dict[str, dict[str, float]], n_spots: dict[str, int])
 def noise_ceiling(counts: np.ndarray, normalise: Callable[[np.ndarray], np.ndarray], seed: int = 0) -> dict[str, float]:
     """PCC_spot and PCC_gene that the true expression would reach against these counts.
 
-    counts: (n_spots, n_genes) raw; normalise: raw counts to the scale of the labels. Binomial thinning into two halves, both normalised; r = their correlation (mean over spots or genes);
+    counts: (n_spots, n_genes) raw; normalise: raw counts to the scale of the labels.
+    Binomial thinning into two halves, both normalised; r = their correlation (mean over spots or genes);
     Spearman-Brown 2r / (1 + r) is the reliability of the whole, its square root the ceiling; mean over 5 splits.
     """
     generator = np.random.default_rng(seed)

@@ -59,7 +59,8 @@ class MSAGNet(nn.Module):
         self.region_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
         self.global_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
         self.transformer = LevelTransformer(a.width, a.heads, a.depth, a.transformer_layers)
-        self.heads = nn.ModuleDict({level: nn.Sequential(nn.LayerNorm(a.width), nn.Linear(a.width, a.rank)) for level in ("spot", "region", "global")})
+        self.heads = nn.ModuleDict({level: nn.Sequential(nn.LayerNorm(a.width), nn.Linear(a.width, a.rank))
+                                    for level in ("spot", "region", "global")})
         for head in self.heads.values():
             nn.init.zeros_(head[1].weight)
             nn.init.zeros_(head[1].bias)

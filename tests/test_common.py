@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,8 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, text, expected):
 
 
 def test_int_is_accepted_where_a_float_is_meant_and_a_number_as_sample_name(tmp_path):
-    config = load_config(config_file(tmp_path, pitch_px=68, pixel_size_um=3, section_thickness_um=16, samples={7: {"layers": [1]}, "B": None}))
+    config = load_config(config_file(tmp_path, pitch_px=68, pixel_size_um=3, section_thickness_um=16,
+                                     samples={7: {"layers": [1]}, "B": None}))
     assert (config.pitch_px, config.pixel_size_um, config.section_thickness_um) == (68.0, 3.0, 16.0)
     assert all(type(value) is float for value in (config.pitch_px, config.pixel_size_um, config.section_thickness_um))
     assert list(config.samples) == ["7", "B"] and config.samples["B"] == SampleConfig()
@@ -126,8 +128,8 @@ def test_skipped_layers_are_listed_but_not_worked_on(tmp_path):
 
 
 def test_resolve_finds_samples_and_layers_on_disk(tmp_path):
-    touch(*(tmp_path / name for name in ("imgs/A/10.jpg", "imgs/A/2.SVS", "imgs/A/notes.jpg", "imgs/A/5.txt", "location/B/7.csv", "counts/A/3.h5ad",
-                                         "counts/B/7.h5ad", "imgs/A/.4.k3.jpg", "truth/C/1.npz")))
+    touch(*(tmp_path / name for name in ("imgs/A/10.jpg", "imgs/A/2.SVS", "imgs/A/notes.jpg", "imgs/A/5.txt", "location/B/7.csv",
+                                         "counts/A/3.h5ad", "counts/B/7.h5ad", "imgs/A/.4.k3.jpg", "truth/C/1.npz")))
     config = resolve(validate({"dataset": "d", "pitch_px": 272}, "c"), Layout(tmp_path), "c")
     assert {name: one.layers for name, one in config.samples.items()} == {"A": [2, 3, 10], "B": [7]}
     only_a = resolve(stack_config(A={"skip": [3], "known_layers": [10]}), Layout(tmp_path), "c")
@@ -266,7 +268,8 @@ def test_location_is_read_with_its_types(tmp_path):
 
 
 @pytest.mark.parametrize("changes, expected", [
-    ({"pixel_x": None}, "a column pixel_x"), ({"barcode": None, "j": None}, "a column barcode, j"), ({"barcode": ["a", "a"]}, "barcode a twice"),
+    ({"pixel_x": None}, "a column pixel_x"), ({"barcode": None, "j": None}, "a column barcode, j"),
+    ({"barcode": ["a", "a"]}, "barcode a twice"),
     ({"pixel_y": ["1", "up"]}, "a pixel_y that is not a number"), ({"pixel_x": [1, np.inf]}, "a pixel_x that is not a number"),
     ({"pixel_x": [1, np.nan]}, "a pixel_x that is not a number"),
 ])
@@ -435,6 +438,18 @@ def test_nothing_left_is_exit_code_2(root, capsys):
 def test_a_wrong_form_ends_the_run_with_one_line(root, capsys, workers):
     assert run(root, "--num_workers", workers, bad={"A/2": BAD_FORM}) == 2
     assert capsys.readouterr().err == "error: location/A/2.csv: found no column x; expected a column x; fix: add it\n"
+    assert multiprocessing.active_children() == []
+    if workers == "1":
+        assert calls(root) == ["A/1", "A/2"]
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_worker_ends_the_run(root):
+    """Out of memory, say: no waiting for a result that never comes."""
+    killed = lambda step, script, args, make_job: cli.run_layers(step, script, args, lambda *unit: os._exit(9))
+    with pytest.raises(BrokenProcessPool):
+        run(root, "--num_workers", "2", kind=killed)
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("options, expected", [
@@ -565,7 +580,8 @@ def test_parse_layers():
 # paths -----------------------------------------------------------------------------------------------
 def test_image_is_the_one_of_this_layer(tmp_path):
     layout = Layout(tmp_path)
-    touch(*(tmp_path / "imgs/A" / name for name in ("10.jpg", "1.json", "1.b.jpg", "1.tiff", "11.png", "2.JPG", "3.png", "3.jpg", "12.svs")))
+    there = ("10.jpg", "1.json", "1.b.jpg", "1.tiff", "11.png", "2.JPG", "3.png", "3.jpg", "12.svs")
+    touch(*(tmp_path / "imgs/A" / name for name in there))
     names = {layer: path and path.name for layer in (1, 2, 3, 4, 10, 12) for path in [layout.image("A", layer)]}
     assert names == {1: "1.tiff", 2: "2.JPG", 3: "3.jpg", 4: None, 10: "10.jpg", 12: "12.svs"}
     assert layout.image("B", 1) is None
