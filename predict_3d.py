@@ -49,8 +49,15 @@ def load_checkpoint(path: Path):
     return model.eval(), checkpoint
 
 
-def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: list[int], config, uns: dict):
-    """One layer as AnnData. predicted: (n_spots of the sample, n_genes)."""
+def registered_pixel_um(layout, config, sample: str) -> float:
+    """um per px of the registered frame, that of the middle layer: the config's, else what its slide says, else pitch_um / pitch_px."""
+    middle = read_json(layout.quality(sample), "Step3_registertoMiddle_ANTs.py")["middle"]
+    from_slide = read_json(layout.thumbnail_info(sample, middle), "0_2_tissue_mask.py")["pixel_size_um"]
+    return config.pixel_size_um or from_slide or config.um_per_px
+
+
+def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
+    """One layer as AnnData. predicted: (n_spots of the sample, n_genes); pixel_um: um per px of the registered frame."""
     import anndata
     import numpy as np
     import pandas as pd
@@ -60,7 +67,7 @@ def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: 
     z_um = config.samples[graph.sample].layers.index(layer) * config.section_thickness_um
     adata = anndata.AnnData(predicted[rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
-    adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * config.um_per_px, np.full(rows.sum(), z_um)])
+    adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * pixel_um, np.full(rows.sum(), z_um)])
     if labelled.any():
         adata.layers["measured"] = np.where(labelled[:, None], graph.label.numpy()[rows], np.float32(np.nan))
     return adata
@@ -95,8 +102,10 @@ def run(args: argparse.Namespace) -> int:
         uns = {"known_layers": known, "training_layers": checkpoint["training_layers"].get(graph.sample, []), "checkpoint_sha256": file_digest(path),
                "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
+        pixel_um = registered_pixel_um(layout, config, graph.sample)
         for layer in layers:
-            write_h5ad(run_layout.imputed(graph.sample, layer), layer_anndata(graph, layer, predicted, checkpoint["genes"], known, config, uns))
+            adata = layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns)
+            write_h5ad(run_layout.imputed(graph.sample, layer), adata)
         print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers)) or 'none of those chosen'} -> {run_layout.root}")
     return 0
 

@@ -41,7 +41,7 @@ class Settings:
     """Options of a training run."""
     base_lr: float = 0.003
     batch_size: int = 128
-    max_iterations: int = 300
+    max_iterations: int = 200
     lr_decay: float = 0.9
     optimizer: str = "adamw"
     weight_decay: float = 0.05

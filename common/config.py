@@ -40,7 +40,7 @@ class Config(_Strict):
     array: Literal["square", "hex"] = Field("square", description="spot array: legacy ST is square, Visium hexagonal")
     pitch_px: float = Field(gt=0, description="distance of neighbouring spots, level-0 px")
     pitch_um: float = Field(200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
-    pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px; default pitch_um / pitch_px")
+    pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px; default the slide's own, else pitch_um / pitch_px")
     patch_scale: float | None = Field(None, gt=0, description="level-0 px per reference px; default pitch_px / 272")
     section_thickness_um: float = Field(16.0, gt=0, description="distance of consecutive layers in z, um")
 
@@ -63,6 +63,7 @@ class Config(_Strict):
 
     @property
     def um_per_px(self) -> float:
+        """um per level-0 px as far as the config tells."""
         return self.pixel_size_um or self.pitch_um / self.pitch_px
 
     @property

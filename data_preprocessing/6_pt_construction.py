@@ -2,7 +2,7 @@
 
 INPUT   location/<sample>/<layer>.csv, patches_csv/patches_{512,1024}/…csv and their pairs, extracted_feature/{512,1024}/…h5,
         gene_expression/genes.csv, gene_expression/{512,1024}/…h5ad (layers with counts)
-OUTPUT  graph_data/<sample>/<layer>.pt      torch_geometric HeteroData().to_dict(); loads with weights_only=True
+OUTPUT  graph_data/<sample>/<layer>.pt      the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
         spot            pos (n, 2) float32, pitches (pixel / pitch_px); rows of the location file
         region, global  x (R, D) float32 feature sets side by side in name order; y (R, n_genes) float32 normalised label (0 without
                         counts); has_label (R,) bool: at least one member spot has counts; pos (R, 2) float32 grid column, row; rows of
@@ -17,6 +17,8 @@ Source: paper section 3.2; method.md section 3.
 """
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections import defaultdict
 
 import numpy as np
 
@@ -47,22 +49,22 @@ def membership_edges(owner: np.ndarray) -> np.ndarray:
 
 
 def build_graph(spot_position, levels: dict, region_of_spot, global_of_spot, global_of_region):
-    """HeteroData of a layer. spot_position (n, 2) pitches; levels: {'region' | 'global': dict of x, y, has_label, pos arrays}."""
+    """A layer's graph, as HeteroData.to_dict() would give it. spot_position (n, 2) pitches;
+    levels: {'region' | 'global': dict of x, y, has_label, pos arrays}."""
     import torch
-    from torch_geometric.data import HeteroData
-    graph = HeteroData()
-    graph["spot"].pos = torch.from_numpy(spot_position.astype(np.float32))
+    graph = defaultdict(dict)
+    graph["spot"]["pos"] = torch.from_numpy(spot_position.astype(np.float32))
     for level, arrays in levels.items():
         for name, array in arrays.items():
             graph[level][name] = torch.from_numpy(array)
     for level, position in (("spot", spot_position), ("region", levels["region"]["pos"]), ("global", levels["global"]["pos"])):
         edge_index, weight = near_edges(position)
-        graph[level, "near", level].edge_index = torch.from_numpy(edge_index)
-        graph[level, "near", level].edge_attr = torch.from_numpy(weight)
+        graph[level, "near", level]["edge_index"] = torch.from_numpy(edge_index)
+        graph[level, "near", level]["edge_attr"] = torch.from_numpy(weight)
     owners = {("spot", "region"): region_of_spot, ("spot", "global"): global_of_spot, ("region", "global"): global_of_region}
     for (lower, upper), owner in owners.items():
-        graph[lower, "in", upper].edge_index = torch.from_numpy(membership_edges(owner))
-    return graph
+        graph[lower, "in", upper]["edge_index"] = torch.from_numpy(membership_edges(owner))
+    return dict(graph)
 
 
 def read_level(layout, size: int, sample: str, layer: int, n_genes: int) -> dict[str, np.ndarray]:
@@ -93,9 +95,9 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         levels = {level: read_level(layout, size, sample, layer, n_genes) for level, size in (("region", 512), ("global", 1024))}
         owners = expression.read_memberships(layout, sample, layer, location)
         graph = build_graph(location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px, levels, *owners)
-        io.write_pt(target, graph.to_dict())
-        sizes = [f"{len(graph[level].pos)} {level}s with {graph[level, 'near', level].num_edges} edges" for level in ("spot", *levels)]
-        return f"{', '.join(sizes)}; {int(graph['region'].has_label.sum())} regions labelled"
+        io.write_pt(target, graph)
+        sizes = [f"{len(graph[level]['pos'])} {level}s with {graph[level, 'near', level]['edge_index'].shape[1]} edges" for level in ("spot", *levels)]
+        return f"{', '.join(sizes)}; {int(graph['region']['has_label'].sum())} regions labelled"
 
     return cli.Job(sample, layer, inputs, [target], work,
                    {"pitch_px": pitch_px, "has_counts": layout.counts(sample, layer).is_file()})

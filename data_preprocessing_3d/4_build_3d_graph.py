@@ -2,7 +2,7 @@
 
 INPUT   spot_regist/<sample>.csv, spot_iou/, similarity/, 3D_combined_information/<sample>.npz,
         npy_information/<sample>/<layer>.npy (feature, pixel), graph_data/<sample>/<layer>.pt
-OUTPUT  3D_graph_data/<sample>.pt   torch_geometric HeteroData().to_dict(); loads with weights_only=True
+OUTPUT  3D_graph_data/<sample>.pt   the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
         spot            pos (n, 2) float32 registered px / pitch_px; layer (n,) int64; rows in spot_regist order
         region, global  x (R, D), y (R, n_genes), has_label (R,), pos (R, 2) as in graph_data, layer (R,) int64; layer after layer
         (spot, cross, spot)     the 12 highest weights over all other layers, union-symmetric
@@ -17,6 +17,8 @@ Source: paper section 3.3; method.md section 5.
 """
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections import defaultdict
 
 import numpy as np
 
@@ -74,10 +76,10 @@ def stack_patches(graph, layer_graphs: dict[int, dict]) -> None:
     for level in PATCH_LEVELS:
         for name in ("x", "y", "has_label", "pos"):
             graph[level][name] = torch.cat([one[level][name] for one in layer_graphs.values()])
-        graph[level].layer = torch.cat([torch.full((len(one[level]["pos"]),), layer) for layer, one in layer_graphs.items()])
-        graph[level, "near", level].edge_attr = torch.cat([one[level, "near", level]["edge_attr"] for one in layer_graphs.values()])
+        graph[level]["layer"] = torch.cat([torch.full((len(one[level]["pos"]),), layer) for layer, one in layer_graphs.items()])
+        graph[level, "near", level]["edge_attr"] = torch.cat([one[level, "near", level]["edge_attr"] for one in layer_graphs.values()])
     for kind, parts in edges.items():
-        graph[kind].edge_index = torch.cat(parts, dim=1)
+        graph[kind]["edge_index"] = torch.cat(parts, dim=1)
 
 
 def read_layer_graphs(layout, sample: str, layers: list[int]) -> dict[int, dict]:
@@ -91,24 +93,26 @@ def read_layer_graphs(layout, sample: str, layers: list[int]) -> dict[int, dict]
 
 
 def build_graph(stack, own_px: np.ndarray, pitch_px: float, combined, overlap, similarity, direction: np.ndarray, layer_graphs: dict):
-    """HeteroData of a sample: stack table (n rows), own-layer positions (n, 2) px, CSR (n, n), unit features (n, D), layer graphs."""
+    """A sample's graph, as HeteroData.to_dict() would give it.
+
+    Takes the stack table (n rows), own-layer positions (n, 2) px, CSR (n, n), unit features (n, D), layer graphs.
+    """
     import torch
-    from torch_geometric.data import HeteroData
     layer = stack["layer"].to_numpy(np.int64)
     registered = stack[["registered_x", "registered_y"]].to_numpy(np.float64) / pitch_px
 
-    graph = HeteroData()
-    graph["spot"].pos = torch.from_numpy(registered.astype(np.float32))
-    graph["spot"].layer = torch.from_numpy(layer)
+    graph = defaultdict(dict)
+    graph["spot"]["pos"] = torch.from_numpy(registered.astype(np.float32))
+    graph["spot"]["layer"] = torch.from_numpy(layer)
     across, within = cross_pairs(combined), within_pairs(own_px / pitch_px, layer)
     values = {"cross": (across, neighbours.value_at(overlap, across), neighbours.value_at(similarity, across)),
               "within": (within, np.zeros(len(within), np.float32), neighbours.cosine(direction, within))}
     for relation, (pairs, iou, cosine) in values.items():
         edge_index, attribute = both_directions(pairs, edge_attributes(pairs, iou, cosine, registered, layer))
-        graph["spot", relation, "spot"].edge_index = torch.from_numpy(edge_index)
-        graph["spot", relation, "spot"].edge_attr = torch.from_numpy(attribute)
+        graph["spot", relation, "spot"]["edge_index"] = torch.from_numpy(edge_index)
+        graph["spot", relation, "spot"]["edge_attr"] = torch.from_numpy(attribute)
     stack_patches(graph, layer_graphs)
-    return graph
+    return dict(graph)
 
 
 def sample_job(context: cli.Context, sample: str) -> cli.Job:
@@ -125,10 +129,10 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
         direction = neighbours.read_directions(layout, sample, stack)  # (n, D)
         own_px = np.concatenate([records["pixel"] for _, records in neighbours.read_records(layout, sample, stack)])  # (n, 2)
         graph = build_graph(stack, own_px, pitch_px, combined, overlap, similarity, direction, read_layer_graphs(layout, sample, layers))
-        io.write_pt(target, graph.to_dict())
-        n_cross, n_within = (graph["spot", relation, "spot"].num_edges for relation in ("cross", "within"))
+        io.write_pt(target, graph)
+        n_cross, n_within = (graph["spot", relation, "spot"]["edge_index"].shape[1] for relation in ("cross", "within"))
         return (f"{len(stack)} spots of {len(layers)} layers, {n_cross} edges across, {n_within} within, "
-                f"{len(graph['region'].pos)} regions, {len(graph['global'].pos)} globals")
+                f"{len(graph['region']['pos'])} regions, {len(graph['global']['pos'])} globals")
 
     return cli.Job(sample, None, inputs, [target], work, {"pitch_px": pitch_px})
 
