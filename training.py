@@ -1,4 +1,4 @@
-"""One training loop, one evaluation, and the folds (paper section 4; README 'How a number comes about').
+"""One training loop, one evaluation, and the folds (Zhu et al., CVPR 2025; README 'How a number comes about').
 
 Training is mask-and-predict. In every step one sample's whole graph passes the network; some of its training labels are shown, others hidden,
 and the loss is on (up to batch_size of) the hidden spots:
@@ -320,7 +320,7 @@ def make_folds(graphs: list[SampleGraph], known: dict[str, list[int]], folds: li
 
 # evaluation ------------------------------------------------------------------------------------------
 def floor_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.csr_array) -> dict[str, np.ndarray]:
-    """Every floor of method.md section 9 for every spot of a sample: {method: (n_spots, n_genes)}. Reads labels of known layers only."""
+    """Every floor (README, 'How a number comes about') for every spot of a sample: {method: (n_spots, n_genes)}. Reads labels of known layers only."""
     known = graph.in_layers(known_layers).numpy()
     label, position, feature = graph.label.numpy()[known], graph.position.numpy(), graph.feature.numpy()
     nearest = baselines.nearest(label, position[known], position)

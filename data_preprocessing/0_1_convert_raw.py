@@ -8,7 +8,7 @@ OUTPUT  <root>/dataset.yaml                     the config with samples and laye
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
 
 Spots and counts are intersected; the line of a layer says how many of each were dropped. A layer without an image is kept
-(status: no image). Source: method.md section 2; form of the public her2st repository.
+(status: no image). Source: the form of the public her2st repository.
 
     python data_preprocessing/0_1_convert_raw.py --format her2st --raw_path her2st --root_path data/her2st --sample C --layer 2 --layer 3
 """

@@ -16,7 +16,7 @@ Each sample is one 3D tissue (demo_tissue.py), cut at z = (layer − first) · s
 scale 0.97–1.03) and warped (≤ 0.2 pitch). Expression = cell types in the disc (they are what the picture shows) · smooth programs that no
 picture shows · offsets per patient and layer; counts are negative binomial. One slide of each sample is stained darker or pinker, one later
 section lost a corner.
-The same seed gives the same bytes, whatever --num_workers. Source: made up; sizes follow HER2 (method.md section 9).
+The same seed gives the same bytes, whatever --num_workers. Source: made up; sizes follow HER2 (README, 'How a number comes about').
 
     python data_preprocessing/0_make_demo.py --root_path demo_data --seed 0
 """

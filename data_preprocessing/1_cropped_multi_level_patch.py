@@ -7,7 +7,7 @@ OUTPUT  patches_csv/patches_<size>/<sample>/<layer>.csv         patch_name, x, y
         cropped_imgs/patches_<size>/<sample>/<layer>.h5         img (N,S,S,3) uint8, coords (N,2) int64 (centre, level-0 px), barcode (N,)
 for size 224 (centred on each spot), 512 (grid cells that hold a spot) and 1024 (grid cells that overlap such a region). The window read
 from the slide is size x patch_scale px, resized to the nominal size, and white beyond the slide.
-Source: paper section 3.1, method.md section 2.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/1_cropped_multi_level_patch.py --root_path data/her2st
 """

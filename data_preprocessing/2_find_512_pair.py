@@ -4,7 +4,7 @@ INPUT   location/<sample>/<layer>.csv                           spots: barcode, 
         patches_csv/patches_512/<sample>/<layer>.csv            the kept regions of step 1
 OUTPUT  patches_csv/patches_512/<sample>/<layer>_spots.csv      the same table and spots (barcodes joined by ';', location order)
 
-A spot belongs to the grid cell its centre lies in. Source: paper section 3.1, method.md sections 2 and 3.
+A spot belongs to the grid cell its centre lies in. Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/2_find_512_pair.py --root_path data/her2st
 """

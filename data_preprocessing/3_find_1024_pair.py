@@ -5,7 +5,7 @@ INPUT   patches_csv/patches_512/<sample>/<layer>.csv            the kept regions
 OUTPUT  patches_csv/patches_1024/<sample>/<layer>_regions.csv   the same table and regions (patch names joined by ';')
 
 A region belongs to the grid cell its centre lies in; a global patch that only overlaps a region has none.
-Source: paper section 3.1, method.md sections 2 and 3.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/3_find_1024_pair.py --root_path data/her2st
 """

@@ -5,7 +5,7 @@ OUTPUT  extracted_feature/<size>/<sample>/<layer>.h5            backbone (N,D) f
                                                                 attributes model, weights_sha256, window_px
 for sizes 224, 512, 1024. The encoder is config.backbone: efficientnet_lite0 (ImageNet weights from a package, D = 1280), or any timm
 model, with local weights if backbone_weights names a file. Every patch is seen at 224 x 224 px.
-Source: paper section 3.1; method.md section 9.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/4_feature_extraction.py --root_path data/her2st --num_workers 2
 """

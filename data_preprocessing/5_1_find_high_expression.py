@@ -7,7 +7,7 @@ OUTPUT  gene_expression/genes.csv        gene, rank (1 = highest mean), mean (ra
 
 Only genes that every layer read has are eligible. `genes_from: known` reads the known layers and no other. A list is taken whole,
 but for genes that are not eligible. hvg is scanpy's flavor 'seurat' on log1p counts per 10,000, layer by layer.
-Source: paper section 4.1 (250 genes of highest mean); method.md section 1.
+Source: Zhu et al., CVPR 2025 (250 genes of highest mean).
 
     python data_preprocessing/5_1_find_high_expression.py --root_path ROOT
 """

@@ -7,7 +7,7 @@ OUTPUT  gene_expression/counts_224/<sample>/<layer>.h5ad    X CSR float32 (n_spo
         gene_expression/counts_{512,1024}/…h5ad             X CSR float32 (n_patches, n_genes), sums over the member spots; rows of
                                                             patches_csv; obs n_spots: members that have counts
 A layer without counts gets no file. A gene that a layer does not list counts 0 there (only with genes_from: known).
-Source: paper section 3.1 (multi-level labels); method.md section 1.
+Source: Zhu et al., CVPR 2025 (multi-level labels).
 
     python data_preprocessing/5_2_get_label_of_other_resolution.py --root_path ROOT
 """

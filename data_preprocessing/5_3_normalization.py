@@ -4,7 +4,7 @@ INPUT   gene_expression/counts_{224,512,1024}/<sample>/<layer>.h5ad     raw coun
 OUTPUT  gene_expression/{224,512,1024}/<sample>/<layer>.h5ad            X float32 (n, n_genes), y_g = ln((c_g + 1) / sum_h (c_h + 1));
                                                                         layers['counts']: the raw counts; obs and var as in the input
 A layer without counts gets no file. A patch whose obs n_spots is 0 has no label: its row is the uniform vector.
-Source: ST-Net (He et al. 2020), paper section 4.1; method.md section 1.
+Source: ST-Net (He et al. 2020), as in Zhu et al., CVPR 2025.
 
     python data_preprocessing/5_3_normalization.py --root_path ROOT
 """

@@ -11,7 +11,7 @@ OUTPUT  graph_data/<sample>/<layer>.pt      the dict of torch_geometric's Hetero
                                 d in pitches (spots) or grid steps (patches)
         (spot, in, region), (spot, in, global), (region, in, global)    edge_index (2, E) int64
         edge_index is [source; target], sorted by (target, source).
-Source: paper section 3.2; method.md section 3.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/6_pt_construction.py --root_path ROOT
 """

@@ -6,7 +6,7 @@ OUTPUT  npy_information/<sample>/<layer>.npy    structured array (n_spots,), row
         barcode 'U'; pixel ('f8', 2) level-0 px x, y; array ('i4', 2) column, row; label ('f4', n_genes) normalised, 0 without counts;
         feature ('f4', D) feature sets side by side in name order; region_index, global_index 'i4' row in patches_csv(512 / 1024);
         has_label '?'
-Source: method.md sections 1-3.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/7_make_dataset.py --root_path ROOT
 """

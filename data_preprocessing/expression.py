@@ -1,4 +1,4 @@
-"""Expression: which genes, whose sum, what normalisation (method.md section 1); and what steps 5 to 7 read alike.
+"""Expression: which genes, whose sum, what normalisation; and what steps 5 to 7 read alike.
 
     y_g = ln((c_g + 1) / sum_h (c_h + 1))       over the chosen genes; so sum_g exp(y_g) = 1 on every row
 """

@@ -1,7 +1,7 @@
 """Where patches lie: windows of spots, the grid of region and global patches, and who belongs to whom. Pure functions of coordinates.
 
 All coordinates are level-0 px, x = column, y = row; a corner is a window's top-left. The grid starts at (0, 0) with the window as its step
-and covers the slide: the last column and row are shifted inside. Source: method.md section 2; design.md (physical scale).
+and covers the slide: the last column and row are shifted inside. Source: Zhu et al., CVPR 2025.
 """
 import numpy as np
 import pandas as pd

@@ -2,7 +2,7 @@
 
 INPUT   spot_regist/<sample>.csv, .npy (n, 100, 2)      registered contours, px of the middle layer
 OUTPUT  spot_iou/<sample>.npz       SciPy CSR float32 (n, n), symmetric, rows in spot_regist order; IoU > 0, spots of different layers only
-Source: paper section 3.3; method.md section 5.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/1_get_iou.py --root_path ROOT
 """

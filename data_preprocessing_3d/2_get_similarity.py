@@ -5,7 +5,7 @@ OUTPUT  similarity/<sample>.npz     SciPy CSR float32 (n, n), symmetric, rows in
                                     spots over all other layers, made symmetric, and every overlapping pair of step 1; value: cosine of
                                     the spot features standardised per layer. Stored zeros are candidates.
 The cosine is computed 512 spots at a time against the other layers; no (n, n) array is ever held.
-Source: paper section 3.3; method.md section 5.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/2_get_similarity.py --root_path ROOT
 """

@@ -3,7 +3,7 @@
 INPUT   spot_iou/<sample>.npz, similarity/<sample>.npz      CSR (n, n)
 OUTPUT  3D_combined_information/<sample>.npz                CSR float32 (n, n), symmetric, the candidates of similarity/;
                                                             value IoU + cosine in [-1, 2]
-Source: paper section 3.3; method.md section 5.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/3_build_3d_information.py --root_path ROOT
 """

@@ -11,7 +11,7 @@ OUTPUT  3D_graph_data/<sample>.pt   the dict of torch_geometric's HeteroData.to_
             layer difference; weight within a layer = cosine (IoU 0)
         (level, near, level) of regions and globals, (spot, in, region), (spot, in, global), (region, in, global): as in graph_data
         edge_index is sorted by (target, source).
-Source: paper section 3.3; method.md section 5.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/4_build_3d_graph.py --root_path ROOT
 """

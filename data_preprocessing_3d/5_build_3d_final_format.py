@@ -4,7 +4,7 @@ INPUT   spot_regist/<sample>.csv, npy_information/<sample>/<layer>.npy
 OUTPUT  3D_npy_information/<sample>.npy     structured array (n,), rows in spot_regist order: the fields of npy_information unchanged
                                             (region_index, global_index: rows within the layer), and layer 'i4',
                                             registered ('f8', 2) px of the middle layer; no pickle, opens with mmap
-Source: method.md section 5.
+Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/5_build_3d_final_format.py --root_path ROOT
 """

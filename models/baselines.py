@@ -1,4 +1,4 @@
-"""The floors every model is held against (method.md section 9). One interface: known spots in, prediction of the query spots out.
+"""The floors every model is held against (README, 'How a number comes about'). One interface: known spots in, prediction of the query spots out.
 
 All arrays are float; `known_*` are the spots of the sample's known layers, `query_*` the spots to predict.
 """

@@ -1,4 +1,4 @@
-"""Multi-level cross-attention: a spot attends to the patches around it (paper section 3.2).
+"""Multi-level cross-attention: a spot attends to the patches around it (Zhu et al., CVPR 2025).
 
     h_spot + Attention(h_spot; its own region and the neighbouring ones) + Attention(h_spot; its own global and the neighbouring ones)
 

@@ -1,4 +1,4 @@
-"""Encoder: precomputed backbone features to the model's width (paper section 3.2).
+"""Encoder: precomputed backbone features to the model's width (Zhu et al., CVPR 2025).
 
 The features of each slide are standardised on that slide, projected on principal components fitted once on all slides (no label is
 involved), and mapped by ONE trained linear layer that spots, regions and globals of every slide share: features of two slides live in one space.

@@ -1,4 +1,4 @@
-"""Graph attention on the spot, region and global graphs (paper section 3.3): GATv2 with edge attributes, stacked, residual.
+"""Graph attention on the spot, region and global graphs (Zhu et al., CVPR 2025): GATv2 with edge attributes, stacked, residual.
 
     x_{l+1} = x_l + GATv2(LayerNorm(x_l), edges),   l = 1..depth
 """

@@ -1,4 +1,4 @@
-"""Cross-layer imputation, CLI (paper section 3.3; method.md section 6, item 6).
+"""Cross-layer imputation, CLI (Zhu et al., CVPR 2025).
 
 Known labels are propagated over the 3D graph,  y <- A y,  then known rows are reset, 20 rounds; a learned gate per gene mixes what was
 propagated with what was regressed:

@@ -1,4 +1,4 @@
-"""The multi-level loss (paper section 3.4; method.md section 6, item 7)."""
+"""The multi-level loss (Zhu et al., CVPR 2025)."""
 import torch
 from torch import Tensor
 

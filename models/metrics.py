@@ -1,4 +1,4 @@
-"""Metrics (method.md section 9): what each number means is defined here and nowhere else.
+"""Metrics (README, 'How a number comes about'): what each number means is defined here and nowhere else.
 
     MSE, MAE   over all scored spots and genes
     PCC_spot   per spot across genes, mean over spots (the paper's PCC; the mean profile of one layer already scores 0.7)

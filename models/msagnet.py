@@ -1,4 +1,4 @@
-"""MSAGNet 3D (paper section 3; method.md section 6, corrected as in its section 8).
+"""MSAGNet 3D (the paper's network, with the faults of its released code mended: README, 'What we changed').
 
     1 encoder            standardised features of spot, region, global        -> (·, width), one shared linear layer
     2 cross-attention    spot += attention over regions + attention over globals

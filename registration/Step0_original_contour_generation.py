@@ -4,7 +4,7 @@ INPUT   location/<sample>/<layer>.csv                        barcode, pixel_x, p
 OUTPUT  registration/<sample>/contours/<layer>.npy           (n_spots, 100, 2) float32, x, y in level-0 px; rows as in location
 
 A contour is a circle of radius 112 reference px (level-0: times patch_scale) about the spot centre.
-Source: paper section 3.2, method.md section 4.
+Source: Zhu et al., CVPR 2025.
 
     python registration/Step0_original_contour_generation.py --root_path data/her2st
 """

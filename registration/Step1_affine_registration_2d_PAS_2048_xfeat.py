@@ -7,7 +7,7 @@ OUTPUT  registration/<sample>/xfeat/<moving>_to_<fixed>.json
             matches        mutual nearest neighbours; inliers: those that agree with the matrix
             moving_points, fixed_points    the inliers, (n, 2) level-0 px
 
-The stack is made of the chosen layers that step 0_2 found tissue on; the middle is the one at index n // 2. Source: method.md section 4.
+The stack is made of the chosen layers that step 0_2 found tissue on; the middle is the one at index n // 2. Source: Zhu et al., CVPR 2025.
 
     python registration/Step1_affine_registration_2d_PAS_2048_xfeat.py --root_path data/her2st
 """

@@ -10,7 +10,7 @@ OUTPUT  registration/<sample>/pairs/<moving>_to_<fixed>.json
         registration/<sample>/pairs/<moving>_to_<fixed>.mat       the same as ITK affine (maps points as the matrix does, px)
         registration/<sample>/overlays/<moving>_to_<fixed>.jpg    before with the matches | after: fixed cyan, moving red
 
-The refinement is dropped if it loses tissue Dice or image correlation. Source: method.md section 4.
+The refinement is dropped if it loses tissue Dice or image correlation. Source: Zhu et al., CVPR 2025.
 
     python registration/Step2_registration_ANTs.py --root_path data/her2st
 """

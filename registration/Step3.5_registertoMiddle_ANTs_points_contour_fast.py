@@ -7,7 +7,7 @@ OUTPUT  spot_regist/<sample>.csv      sample, layer, barcode, registered_x, regi
                                       layers in z order, rows as in location
         spot_regist/<sample>.npy      contours beside it: (n_spots of the sample, 100, 2) float32, same rows
 
-A layer without spots or contours is left out of the file; the others go on. Source: method.md section 4.
+A layer without spots or contours is left out of the file; the others go on. Source: Zhu et al., CVPR 2025.
 
     python registration/Step3.5_registertoMiddle_ANTs_points_contour_fast.py --root_path data/her2st
 """

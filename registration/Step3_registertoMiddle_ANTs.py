@@ -9,7 +9,7 @@ OUTPUT  registration/<sample>/to_middle/<layer>.json    matrix (2, 3) float64: p
         registration/<sample>/quality.json              layers, middle, left_out, pairs (entries of step 2),
                                                         to_middle (scale, shear, rotation, determinant)
 
-The registered frame is the middle layer's level-0 px (index n // 2). Source: method.md section 4.
+The registered frame is the middle layer's level-0 px (index n // 2). Source: Zhu et al., CVPR 2025.
 
     python registration/Step3_registertoMiddle_ANTs.py --root_path data/her2st
 """

@@ -17,7 +17,7 @@ from registration.quality import correlation, dice, warp_density, warp_mask
 from registration.sections import View
 from registration.transforms import affine, apply_to_points, compose, describe, invert, rotation
 
-SIDE_PX = 1000                  # longer side of the matched views (method.md, section 4)
+SIDE_PX = 1000                  # longer side of the matched views
 TOP_KEYPOINTS = 4096
 REPROJECTION_PX = 6.0           # a match agrees with a transform within this
 MAX_ITERATIONS = 20000

@@ -83,7 +83,7 @@ def pair_partner(layers: list[int], layer: int) -> int | None:
 
 
 def chain_to_middle(layers: list[int], pairs: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Chain the pair transforms (method.md, section 4).
+    """Chain the pair transforms.
 
     layers in z order; pairs {moving layer: (2, 3) points of it -> points of its partner};
     -> {layer: (2, 3) points of it -> points of the middle}.
