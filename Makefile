@@ -38,7 +38,7 @@ demo: install
 	$(PY) predict_3d.py --root_path $(ROOT)
 
 test: install
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile tests
+	$(PY) -m pytest -q tests
 
 status: install
 	$(PY) -m common.cli status --root_path $(ROOT)
