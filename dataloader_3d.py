@@ -74,7 +74,7 @@ class SampleGraph:
         return replace(self, **moved)
 
 
-def load_sample(layout: Layout, config: Config, sample: str) -> SampleGraph:
+def load_sample(layout: Layout, sample: str) -> SampleGraph:
     """Read one sample's graph. Raises LayerError if a file is missing, DataError if a value is not finite."""
     spots = read_npy(layout.npy_3d(sample), "data_preprocessing_3d/5_build_3d_final_format.py")
     graph = read_pt(layout.graph_3d(sample), "data_preprocessing_3d/4_build_3d_graph.py")
@@ -86,7 +86,7 @@ def load_sample(layout: Layout, config: Config, sample: str) -> SampleGraph:
     edges, attributes = zip(*((graph["spot", kind, "spot"]["edge_index"], graph["spot", kind, "spot"]["edge_attr"]) for kind in ("cross", "within")))
     return SampleGraph(
         sample=sample, barcode=spots["barcode"], pixel=np.asarray(spots["pixel"]), registered=np.asarray(spots["registered"]), layer=layer,
-        position=torch.from_numpy(spots["registered"] / config.pitch_px).float(),
+        position=graph["spot"]["pos"],
         label=torch.from_numpy(np.ascontiguousarray(spots["label"])), has_label=torch.from_numpy(np.ascontiguousarray(spots["has_label"])),
         feature=standardise_per_slide(torch.from_numpy(np.ascontiguousarray(spots["feature"])), layer),
         region_feature=standardise_per_slide(region["x"], region["layer"]), global_feature=standardise_per_slide(global_["x"], global_["layer"]),
@@ -113,7 +113,7 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
     graphs = []
     for sample in sorted(context.config.samples):
         try:
-            graphs.append(load_sample(context.layout, context.config, sample))
+            graphs.append(load_sample(context.layout, sample))
             set_status(context.layout, step, sample, "ok")
         except LayerError as error:
             set_status(context.layout, step, sample, f"left out: {error}")

@@ -106,15 +106,11 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     context = cli.open_context(args)
     layout, config = context.layout, context.config
-    cli.keep_freed_memory()
-    import torch
+    device = cli.start_torch(args.seed, args.gpu)
     import training
     from dataloader_3d import known_layers_of, load_graphs
     from models.metrics import pooled_metrics
 
-    cli.seed_everything(args.seed)
-    device = cli.choose_device(args.gpu)
-    torch.set_num_threads(1)  # the operations are small: more threads cost more than they bring, and would change the last bits
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, seed=args.seed)
     graphs = load_graphs(context, "main_3d")

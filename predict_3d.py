@@ -53,7 +53,8 @@ def registered_pixel_um(layout, config, sample: str) -> float:
     """um per px of the registered frame, that of the middle layer: the config's, else what its slide says, else pitch_um / pitch_px."""
     middle = read_json(layout.quality(sample), "Step3_registertoMiddle_ANTs.py")["middle"]
     from_slide = read_json(layout.thumbnail_info(sample, middle), "0_2_tissue_mask.py")["pixel_size_um"]
-    return config.pixel_size_um or from_slide or config.um_per_px
+    frame = config.of_layer(sample, middle)
+    return frame.pixel_size_um or from_slide or frame.um_per_px
 
 
 def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
@@ -76,13 +77,9 @@ def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: 
 def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.all_samples
-    cli.keep_freed_memory()
-    import torch
+    device = cli.start_torch(0, args.gpu)
     import training
     from dataloader_3d import known_layers_of, load_graphs
-    cli.seed_everything(0)
-    device = cli.choose_device(args.gpu)
-    torch.set_num_threads(1)
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     folds = read_json(run_layout.splits, "main_3d.py")["folds"]
     fold_of = {sample: fold["index"] for fold in folds for sample in fold["test_samples"]}

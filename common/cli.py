@@ -1,6 +1,7 @@
 """What every numbered script shares: its options, the walk over layers or samples, skipping, status and exit codes.
 
     python -m common.cli status --root_path ROOT      which layer stands at which step, and why
+    python -m common.cli steps                        the numbered scripts from the raw images to the 3D graph, in their order
 """
 import argparse
 import fcntl
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from common.config import Config, load_config, resolve
 from common.errors import DataError, LayerError
 from common.io import write_json
-from common.layout import STEPS, Layout
+from common.layout import PIPELINE, REPOSITORY, STEPS, Layout, script_of
 from common.recipe import code_digest, is_current, make_recipe
 
 
@@ -96,6 +97,15 @@ def parse_layers(text: str | None) -> list[int] | None:
 
 
 # seeds and device ------------------------------------------------------------------------------------
+def start_torch(seed: int, gpu: str | None):
+    """What training and prediction begin with: memory, seeds, one thread; returns the device. Raises DataError."""
+    keep_freed_memory()
+    import torch
+    seed_everything(seed)
+    torch.set_num_threads(1)  # the operations are small: more threads cost more than they bring, and would change the last bits
+    return choose_device(gpu)
+
+
 def seed_everything(seed: int) -> None:
     """Seed every generator and ask for deterministic kernels."""
     import os
@@ -279,9 +289,12 @@ def print_status(layout: Layout) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["status"])
+    parser.add_argument("command", choices=["status", "steps"])
     parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
     args = parser.parse_args(argv)
+    if args.command == "steps":
+        print(*(script_of(step).relative_to(REPOSITORY) for step in PIPELINE), sep="\n")
+        return 0
     layout = Layout(Path(args.root_path or "."))
     if not layout.root.is_dir():
         return guarded(lambda: (_ for _ in ()).throw(DataError(layout.root, "no folder", "a dataset root", "correct --root_path")))

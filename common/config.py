@@ -6,10 +6,10 @@ which every later step reads by default. An unknown key, a wrong type or a missi
 import difflib
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.errors import DataError
 from common.io import atomic_path
@@ -23,32 +23,52 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class PairConfig(_Strict):
+    """How a person registers two neighbouring layers instead of the automatic way: by one of these (paths relative to the dataset root)."""
+    landmarks: str | None = Field(None, description="CSV: moving_x, moving_y, fixed_x, fixed_y, level-0 px; three points or more")
+    transform: str | None = Field(None, description="JSON with matrix [[a, b, x], [c, d, y]], or ITK .mat: moving -> fixed, level-0 px")
+
+    @model_validator(mode="after")
+    def _exactly_one(self):
+        if (self.landmarks is None) == (self.transform is None):
+            raise ValueError("either landmarks or transform")
+        return self
+
+
 class SampleConfig(_Strict):
     """One tissue block."""
     layers: list[int] | None = Field(None, description="layers in z order; default: all found")
     known_layers: list[int] | None = Field(None, description="layers whose expression the model may see; default: the first with counts")
     skip: list[int] = Field([], description="layers to leave out; the registration chain bridges them")
+    raw: dict[int, str] = Field({}, description="layer: its raw folder (visium) or file (h5ad), relative to raw_path")
+    images: dict[int, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
+    pixel_size_um: dict[int, Annotated[float, Field(gt=0, strict=False)]] = Field(
+        {}, description="layer: um per level-0 px, where layers differ; step 0_1 measures it on the spots of visium and h5ad data")
+    pairs: dict[str, PairConfig] = Field({}, description="'<moving>_to_<fixed>': landmarks or a transform that replace the automatic registration")
 
 
 class Config(_Strict):
     """Everything a dataset sets. The field descriptions are the documentation."""
     dataset: str = Field(description="name of the dataset; names the run folder")
     samples: dict[str, SampleConfig] | None = Field(None, description="which layer belongs to which sample; default: all found")
-    raw_format: Literal["her2st"] | None = Field(None, description="form of the raw files that step 0_1 reads")
+    raw_format: Literal["her2st", "visium", "h5ad"] | None = Field(None, description="form of the raw files that step 0_1 reads")
     raw_path: str | None = Field(None, description="folder of the raw files (--raw_path wins)")
 
     array: Literal["square", "hex"] = Field("square", description="spot array: legacy ST is square, Visium hexagonal")
-    pitch_px: float = Field(gt=0, description="distance of neighbouring spots, level-0 px")
+    pitch_px: float | None = Field(None, gt=0, description="distance of neighbouring spots, level-0 px; default pitch_um / pixel_size_um")
     pitch_um: float = Field(200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
     pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px; default the slide's own, else pitch_um / pitch_px")
     patch_scale: float | None = Field(None, gt=0, description="level-0 px per reference px; default pitch_px / 272")
     section_thickness_um: float = Field(16.0, gt=0, description="distance of consecutive layers in z, um")
+
+    refinement: Literal["affine", "syn", "none"] = Field("affine", description="ANTs refinement of a pair: affine, affine + SyN, or none")
 
     genes: str = Field("top_mean", description="top_mean, hvg, or a file with one gene symbol a line")
     n_genes: int = Field(250, gt=0, description="how many genes are chosen")
     exclude_prefixes: list[str] = Field([], description="genes never chosen, e.g. [MT-, RPL, RPS]")
     genes_from: Literal["all", "known"] = Field("all", description="choose genes on all layers (as published) or on the known ones")
 
+    features: list[Literal["backbone", "stain"]] = Field(["backbone"], min_length=1, description="feature sets of step 4 that the model sees")
     backbone: str = Field("efficientnet_lite0", description="efficientnet_lite0 (bundled ImageNet weights) or any timm name")
     backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
     feature_batch_size: int = Field(8, gt=0, description="patches per forward pass in step 4")
@@ -56,6 +76,14 @@ class Config(_Strict):
     folds: list[list[str]] | None = Field(None, description="samples held out together; default: no fold, known layers train")
 
     # derived geometry --------------------------------------------------------------------------------
+    def of_layer(self, sample: str, layer: int) -> "Config":
+        """The config with the geometry of this layer, where its pixel size is its own (samples.<name>.pixel_size_um)."""
+        um = self.samples[sample].pixel_size_um.get(layer)
+        if um is None:
+            return self
+        patch_scale = self.patch_scale and self.patch_scale * self.um_per_px / um
+        return self.model_copy(update={"pixel_size_um": um, "pitch_px": self.pitch_um / um, "patch_scale": patch_scale})
+
     @property
     def scale(self) -> float:
         """Level-0 px per reference px."""
@@ -158,6 +186,7 @@ def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
         samples[name] = one.model_copy(update={"layers": sorted(layers)})
     if not samples:
         raise DataError(layout.root, "no layer", "imgs/<sample>/<layer>.<ext>, location/, counts/", "run step 0, or give another --root_path")
+    config = config.model_copy(update={"pitch_px": _pitch_px(config, samples, file)})
     for fold in config.folds or []:
         unknown = sorted(set(fold) - set(samples))
         if unknown and config.samples is not None:
@@ -165,7 +194,17 @@ def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
     return config.model_copy(update={"samples": samples})
 
 
+def _pitch_px(config: Config, samples: dict[str, SampleConfig], file: Path | str) -> float:
+    """The config's pitch, else that of its pixel size, else that of the first layer. Raises DataError if nothing tells."""
+    if config.pitch_px is not None:
+        return config.pitch_px
+    sizes = [config.pixel_size_um, *(one.pixel_size_um.get(layer) for one in samples.values() for layer in one.layers)]
+    if config.pixel_size_um is None and None in sizes[1:]:
+        raise DataError(file, "no key 'pitch_px'", "the distance of neighbouring spots, level-0 px, or pixel_size_um", "add 'pitch_px: …'")
+    return config.pitch_um / next(size for size in sizes if size is not None)
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write a config as YAML (keys in schema order)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        temporary.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))

@@ -5,12 +5,20 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = (224, 512, 1024)  # nominal side of spot, region and global patches, px
-STEPS = ("0_1_convert_raw", "0_2_tissue_mask", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair", "4_feature_extraction",
-         "5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset",
-         "Step0_original_contour_generation", "Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs",
-         "Step3_registertoMiddle_ANTs", "Step3.5_registertoMiddle_ANTs_points_contour_fast",
-         "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format", "main_3d", "predict_3d")
+SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
+    "data_preprocessing": ("0_2_tissue_mask", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair", "4_feature_extraction",
+                           "5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset"),
+    "registration": ("Step0_original_contour_generation", "Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs",
+                     "Step3_registertoMiddle_ANTs", "Step3.5_registertoMiddle_ANTs_points_contour_fast"),
+    "data_preprocessing_3d": ("1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")}
+PIPELINE = tuple(step for steps in SCRIPTS.values() for step in steps)
+STEPS = ("0_1_convert_raw", *PIPELINE, "main_3d", "predict_3d")
 IMAGE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".tif", ".tiff", ".jpg", ".jpeg", ".png")
+
+
+def script_of(step: str) -> Path:
+    """The numbered script of a step of the pipeline."""
+    return next(REPOSITORY / folder / f"{step}.py" for folder, steps in SCRIPTS.items() if step in steps)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def count_inside(location: pd.DataFrame, slide_px: tuple[int, int]) -> int:
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """The patches of one layer."""
-    layout, config = context.layout, context.config
+    layout, config = context.layout, context.config.of_layer(sample, layer)
     image = layout.image(sample, layer) or layout.new_image(sample, layer, ".jpg")
     spots = layout.location(sample, layer)
     window_px = {size: config.window_px(size) for size in SIZES}

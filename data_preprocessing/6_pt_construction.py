@@ -84,7 +84,7 @@ def read_level(layout, size: int, sample: str, layer: int, n_genes: int) -> dict
 
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
-    layout, pitch_px = context.layout, context.config.pitch_px
+    layout, pitch_px = context.layout, context.config.of_layer(sample, layer).pitch_px
     target = layout.graph(sample, layer)
     inputs = [layout.genes, layout.location(sample, layer), layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
     inputs += [path(size, sample, layer) for size in (512, 1024) for path in (layout.patches_csv, layout.features, layout.expression)]

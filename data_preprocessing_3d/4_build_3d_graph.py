@@ -1,6 +1,6 @@
 """Build the 3D graph of a sample: spots joined across layers and within their layer, with the region and global nodes of all layers.
 
-INPUT   spot_regist/<sample>.csv, spot_iou/, similarity/, 3D_combined_information/<sample>.npz,
+INPUT   registration/<sample>/quality.json (the middle layer, whose pitch is the unit), spot_regist/<sample>.csv, spot_iou/, similarity/, 3D_combined_information/<sample>.npz,
         npy_information/<sample>/<layer>.npy (feature, pixel), graph_data/<sample>/<layer>.pt
 OUTPUT  3D_graph_data/<sample>.pt   the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
         spot            pos (n, 2) float32 registered px / pitch_px; layer (n,) int64; rows in spot_regist order
@@ -116,10 +116,11 @@ def build_graph(stack, own_px: np.ndarray, pitch_px: float, combined, overlap, s
 
 
 def sample_job(context: cli.Context, sample: str) -> cli.Job:
-    layout, pitch_px = context.layout, context.config.pitch_px
+    layout = context.layout
+    pitch_px = neighbours.registered_frame(context, sample).pitch_px
     stack = neighbours.read_stack(layout, sample)
     layers, target = neighbours.layers_of(stack), layout.graph_3d(sample)
-    inputs = [layout.spot_regist(sample), layout.spot_iou(sample), layout.similarity(sample), layout.combined(sample)]
+    inputs = [layout.quality(sample), layout.spot_regist(sample), layout.spot_iou(sample), layout.similarity(sample), layout.combined(sample)]
     inputs += [path(sample, layer) for layer in layers for path in (layout.npy, layout.graph)]
 
     def work() -> str:

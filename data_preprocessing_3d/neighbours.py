@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.sparse is loaded when it is first used: --help stays quick
 
+from common.cli import Context
+from common.config import Config
 from common.errors import DataError, LayerError
-from common.io import read_npy, read_table
+from common.io import read_json, read_npy, read_table
 from common.layout import Layout
 
 K_CROSS = 12          # neighbours of a spot over all other layers
@@ -30,6 +32,12 @@ def read_stack(layout: Layout, sample: str) -> pd.DataFrame:
     if not stack["layer"].is_monotonic_increasing:
         raise DataError(file, "layers out of order", "rows in z order, layer by layer", "run Step3.5 again")
     return stack
+
+
+def registered_frame(context: Context, sample: str) -> Config:
+    """The config with the geometry of the registered frame: that of the middle layer. Raises LayerError if the sample is not registered."""
+    middle = read_json(context.layout.quality(sample), "Step3_registertoMiddle_ANTs.py")["middle"]
+    return context.all_samples.of_layer(sample, middle)
 
 
 def layers_of(stack: pd.DataFrame) -> list[int]:

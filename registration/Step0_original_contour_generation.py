@@ -24,7 +24,7 @@ N_POINTS = 100
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """Contours of one layer."""
-    layout, radius_px = context.layout, context.config.contour_radius_px
+    layout, radius_px = context.layout, context.config.of_layer(sample, layer).contour_radius_px
     return cli.Job(sample, layer, [layout.location(sample, layer)], [layout.contours(sample, layer)],
                    lambda: write_contours(layout, sample, layer, radius_px), settings={"radius_px": radius_px})
 

@@ -2,13 +2,10 @@
 import shutil
 from pathlib import Path
 
+from common.layout import PIPELINE
 from conftest import load_script
 
-STEPS = ["0_2_tissue_mask", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair", "4_feature_extraction", "5_1_find_high_expression",
-         "5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset", "Step0_original_contour_generation",
-         "Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs", "Step3_registertoMiddle_ANTs",
-         "Step3.5_registertoMiddle_ANTs_points_contour_fast", "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph",
-         "5_build_3d_final_format"]
+STEPS = list(PIPELINE)
 FROM_COUNTS = ["5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset", "4_build_3d_graph", "5_build_3d_final_format"]
 
 

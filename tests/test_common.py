@@ -46,7 +46,7 @@ def config_file(folder: Path, **values) -> Path:
     ({"pitch_pxx": 3}, r"unknown key 'pitch_pxx'.*fix: did you mean 'pitch_px'\?"),
     ({"gene": "hvg"}, r"unknown key 'gene'.*did you mean 'genes'\?"),
     ({"zebra": 3}, r"unknown key 'zebra'.*fix: remove it"),
-    ({"samples": {"A": {"layer": [1]}}}, r"unknown key 'samples.A.layer'.*known_layers, layers, skip.*did you mean 'layers'\?"),
+    ({"samples": {"A": {"layer": [1]}}}, r"unknown key 'samples.A.layer'.*known_layers, layers, .*skip.*did you mean 'layers'\?"),
     ({"pitch_px": "wide"}, r"'pitch_px: 'wide''.*number.*correct 'pitch_px'"),
     ({"pitch_px": 0}, r"'pitch_px: 0.0'.*greater than 0"),
     ({"pitch_um": True}, r"'pitch_um: True'"),
@@ -64,7 +64,6 @@ def test_a_wrong_key_or_value_is_one_clear_line(tmp_path, values, expected):
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("dataset: d\n", "no key 'pitch_px'.*add 'pitch_px: …'"),
     ("pitch_px: 3\n", "no key 'dataset'"),
     ("- a\n- b\n", "found list; expected a YAML mapping"),
     ("", "found NoneType"),
@@ -104,6 +103,28 @@ def test_patch_scale_and_pixel_size_of_the_config_win():
     assert config.um_per_px == 0.7
 
 
+def test_a_layer_may_have_its_own_pixel_size(tmp_path):
+    config = stack_config(A={"layers": [1, 2], "pixel_size_um": {2: 200 / 136}})
+    assert config.of_layer("A", 1) is config and config.of_layer("A", 1).window_px(512) == 512
+    assert config.of_layer("A", 2).pitch_px == pytest.approx(136) and config.of_layer("A", 2).window_px(512) == 256
+    scaled = config.model_copy(update={"patch_scale": 0.5})  # of the default geometry, 272 px a pitch: half the window there, a quarter here
+    assert scaled.of_layer("A", 2).window_px(512) == 128 and scaled.of_layer("A", 2).um_per_px == pytest.approx(200 / 136)
+    save_config(config, tmp_path / "dataset.yaml")
+    assert load_config(tmp_path / "dataset.yaml") == config  # layers stay numbers
+
+
+@pytest.mark.parametrize("values, pitch_px", [({"pixel_size_um": 0.5}, 400), ({"samples": {"A": {"layers": [1, 2], "pixel_size_um": {1: 4, 2: 5}}}}, 50)])
+def test_the_pitch_follows_from_the_pixel_size(tmp_path, values, pitch_px):
+    config = resolve(validate({"dataset": "d", "samples": {"A": {"layers": [1, 2]}}, **values}, "c"), Layout(tmp_path), "c")
+    assert config.pitch_px == pytest.approx(pitch_px)
+
+
+@pytest.mark.parametrize("pair", [{}, {"landmarks": "a.csv", "transform": "b.json"}])
+def test_a_pair_is_given_in_one_way(pair):
+    with pytest.raises(DataError, match="either landmarks or transform.*correct 'samples.A.pairs.1_to_2'"):
+        stack_config(A={"layers": [1, 2], "pairs": {"1_to_2": pair}})
+
+
 def stack_config(**samples) -> Config:
     return validate({"dataset": "d", "pitch_px": 272, "samples": samples}, "c.yaml")
 
@@ -141,6 +162,7 @@ def test_resolve_finds_samples_and_layers_on_disk(tmp_path):
 @pytest.mark.parametrize("values, expected", [
     ({}, "no layer"),
     ({"samples": {"Q": {}}}, "sample 'Q' without layers"),
+    ({"pitch_px": None, "samples": {"A": {"layers": [1, 2], "pixel_size_um": {1: 4}}}}, "no key 'pitch_px'; expected .*add 'pitch_px: …'"),
     ({"samples": {"A": {"layers": [1], "known_layers": [4]}}}, r"samples.A.known_layers \[4\]; expected layers among \[1\]"),
     ({"samples": {"A": {"layers": [1]}}, "folds": [["A", "X"]]}, "folds name X; expected samples among A"),
 ])

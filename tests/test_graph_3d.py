@@ -274,6 +274,7 @@ def write_registration(layout: Layout, moved_px=(0.0, 0.0)) -> None:
         tables.append(pd.DataFrame({"sample": "S", "layer": layer, "barcode": location["barcode"],
                                     "registered_x": position[:, 0], "registered_y": position[:, 1]}))
         contours.append(circle(position))
+    io.write_json(layout.quality("S"), {"middle": 2})
     io.write_table(layout.spot_regist("S"), pd.concat(tables))
     io.write_npy(layout.spot_regist_contours("S"), np.concatenate(contours))
 

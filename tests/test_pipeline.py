@@ -56,7 +56,7 @@ def test_rows_agree_from_location_to_graph(tiny):
 def test_a_spot_belongs_to_patches_of_its_own_layer_that_cover_it(tiny):
     """The region and global of a spot lie on its own layer, and are the grid cell its pixel is in."""
     context = open_context(argparse.Namespace(root_path=str(tiny.root), config=None))
-    graph = load_sample(tiny, context.config, "A")
+    graph = load_sample(tiny, "A")
     assert (graph.region_layer[graph.region_of_spot] == graph.layer).all() and (graph.global_layer[graph.global_of_spot] == graph.layer).all()
     assert (graph.global_layer[graph.global_of_region] == graph.region_layer).all()
     for layer in LAYERS:
