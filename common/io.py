@@ -8,6 +8,7 @@ import os
 import pickle
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -163,11 +164,17 @@ def read_h5ad(path: Path, made_by: str = "an earlier step"):
 
 
 # patches and features (HDF5) -------------------------------------------------------------------------
-def write_patches(path: Path, img: np.ndarray, coords: np.ndarray, barcode: list[str]) -> None:
-    """HEST-1k patch file: img (N,S,S,3) uint8, coords (N,2) int64 level-0 px of the patch centre, barcode (N,) utf-8 (a grid patch's name)."""
+def write_patches(path: Path, images: Iterable[np.ndarray], size: int, coords: np.ndarray, barcode: list[str]) -> None:
+    """HEST-1k patch file: img (N,S,S,3) uint8, coords (N,2) int64 level-0 px of the patch centre, barcode (N,) utf-8 (a grid patch's name).
+
+    images: N arrays (S,S,3), taken one at a time.
+    """
     import h5py
     with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
-        file.create_dataset("img", data=img, chunks=(1, *img.shape[1:]) if len(img) else None, compression="lzf" if len(img) else None)
+        img = file.create_dataset("img", (len(barcode), size, size, 3), np.uint8, chunks=(1, size, size, 3) if barcode else None,
+                                  compression="lzf" if barcode else None)
+        for k, image in enumerate(images):
+            img[k] = image
         file.create_dataset("coords", data=np.asarray(coords, np.int64))
         file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
 

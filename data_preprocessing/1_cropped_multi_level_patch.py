@@ -14,6 +14,7 @@ Source: Zhu et al., CVPR 2025.
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -28,12 +29,10 @@ from data_preprocessing.patches import centres, level_tables
 STEP = "1_cropped_multi_level_patch"
 
 
-def crop(slide: Slide, table: pd.DataFrame, size: int) -> np.ndarray:
-    """The windows of a patch table, resized to the nominal size: (N, size, size, 3) uint8."""
-    images = np.empty((len(table), size, size, 3), np.uint8)
-    for image, (x, y, width, height) in zip(images, table[["x", "y", "width", "height"]].to_numpy().tolist(), strict=True):
-        image[:] = slide.read(x, y, width, height, out_px=(size, size))
-    return images
+def crop(slide: Slide, table: pd.DataFrame, size: int) -> Iterator[np.ndarray]:
+    """The windows of a patch table one after the other, resized to the nominal size: (size, size, 3) uint8."""
+    for x, y, width, height in table[["x", "y", "width", "height"]].to_numpy().tolist():
+        yield slide.read(x, y, width, height, out_px=(size, size))
 
 
 def count_inside(location: pd.DataFrame, slide_px: tuple[int, int]) -> int:
@@ -59,7 +58,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         tables = level_tables(location, slide.size_px, window_px)
         for size, table in tables.items():
             write_table(layout.patches_csv(size, sample, layer), table)
-            write_patches(layout.patches(size, sample, layer), crop(slide, table, size), centres(table), list(table["patch_name"]))
+            write_patches(layout.patches(size, sample, layer), crop(slide, table, size), size, centres(table), list(table["patch_name"]))
         beyond = f", {len(location) - n_inside} spots beyond the slide" if n_inside < len(location) else ""
         return ", ".join(f"{len(table)} of {size} px" for size, table in tables.items()) + beyond
 

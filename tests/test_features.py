@@ -141,7 +141,7 @@ def test_step_writes_the_contract(tmp_path, images, capsys):
     layout.config.write_text(yaml.safe_dump(values))
     names = [f"n{k}" for k in range(3)]
     for size in SIZES:
-        write_patches(layout.patches(size, "A", 1), np.resize(images, (3, size, size, 3)), np.zeros((3, 2)), names)
+        write_patches(layout.patches(size, "A", 1), np.resize(images, (3, size, size, 3)), size, np.zeros((3, 2)), names)
     assert step.main(["--root_path", str(tmp_path), "--gpu", "cpu"]) == 0
     assert "A/2: left out" in capsys.readouterr().err  # no patches
     first = {size: layout.features(size, "A", 1).read_bytes() for size in SIZES}

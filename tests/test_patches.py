@@ -105,6 +105,11 @@ def test_golden_grid():
         patches.joined_members(tables[512], pd.Series(["s9"]), np.array([[1100.0, 20.0]]))
 
 
+def stacked(images) -> np.ndarray:
+    """(n, S, S, 3)"""
+    return np.stack(list(images))
+
+
 def tissue(height: int, width: int) -> np.ndarray:
     """A smooth picture: what survives a resize by 4."""
     noise = np.random.default_rng(5).uniform(0, 255, (height // 40, width // 40, 3)).astype(np.float32)
@@ -121,8 +126,8 @@ def test_quarter_slide_with_quarter_scale_gives_the_same_patches():
     for size in sizes:
         assert large[size]["patch_name"].tolist() == quarter[size]["patch_name"].tolist()
         np.testing.assert_array_equal(large[size][["x", "y"]], quarter[size][["x", "y"]] * 4)
-        a = crop_step.crop(ArraySlide(None, full), large[size], size).astype(float)
-        b = crop_step.crop(ArraySlide(None, small), quarter[size], size).astype(float)
+        a = stacked(crop_step.crop(ArraySlide(None, full), large[size], size)).astype(float)
+        b = stacked(crop_step.crop(ArraySlide(None, small), quarter[size], size)).astype(float)
         inside = (a != WHITE).all(axis=-1) & (b != WHITE).all(axis=-1)
         assert inside.mean() > 0.5
         assert np.abs(a - b)[inside].mean() < 3
@@ -131,10 +136,10 @@ def test_quarter_slide_with_quarter_scale_gives_the_same_patches():
 def test_beyond_the_slide_is_white():
     dark = ArraySlide(None, np.zeros((300, 300, 3), np.uint8))
     table = patches.level_tables(location(np.array([[0.0, 150.0], [290.0, 299.0]])), (300, 300), {224: 224, 512: 512, 1024: 1024})
-    left, corner = crop_step.crop(dark, table[224], 224)
+    left, corner = stacked(crop_step.crop(dark, table[224], 224))
     assert (left[:, :112] == WHITE).all() and (left[:, 112:] == 0).all()
     assert (corner[113:] == WHITE).all() and (corner[:, 122:] == WHITE).all() and (corner[:113, :122] == 0).all()
-    region = crop_step.crop(dark, table[512], 512)
+    region = stacked(crop_step.crop(dark, table[512], 512))
     assert region.shape == (1, 512, 512, 3)
     assert (region[0, :300, :300] == 0).all() and (region[0, 300:] == WHITE).all() and (region[0, :, 300:] == WHITE).all()
 
