@@ -1,32 +1,37 @@
 """Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
-INPUT   --raw_path: a folder in the form --format (her2st: see data_preprocessing/readers/her2st.py)
-        --config: what is known of the dataset (default configs/<format>.yaml)
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed: those of this call
-        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded
+INPUT   --raw_path: a folder in the form --format: her2st, visium (Space Ranger folders) or h5ad (AnnData with obsm['spatial'], an image);
+                what is read is said at the head of data_preprocessing/readers/<format>.py
+        --config: what is known of the dataset (default configs/<format>.yaml); samples.<name>.raw says which folder or file is which layer
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed: those of this call; visium, h5ad: where each
+                                                layer was read from, and its pixel size in um, measured on its spots (pitch_um apart)
+        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG where an h5ad holds it
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
 
 Spots and counts are intersected; the line of a layer says how many of each were dropped. A layer without an image is kept
-(status: no image). Source: the form of the public her2st repository.
+(status: no image), and so is one that is only an image.
 
     python data_preprocessing/0_1_convert_raw.py --format her2st --raw_path her2st --root_path data/her2st --sample C --layer 2 --layer 3
+    python data_preprocessing/0_1_convert_raw.py --format visium --raw_path DIR --root_path data/mine
 """
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
 import shutil
+from collections.abc import Container
+from types import ModuleType
 
 from common import cli
 from common.config import Config, SampleConfig, load_config, resolve, save_config
-from common.errors import DataError
-from common.io import atomic_path, write_h5ad, write_table
+from common.errors import DataError, LayerError
+from common.io import atomic_path, write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
-from data_preprocessing.readers import RawLayer, her2st
+from data_preprocessing.readers import RawLayer, h5ad, her2st, spot_pitch_px, visium
 
 STEP = "0_1_convert_raw"
-READERS = {"her2st": her2st}
+READERS = {"her2st": her2st, "visium": visium, "h5ad": h5ad}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Resolve the config, write it, convert the layers. Raises DataError; returns the exit code."""
-    context, raw = open_raw(args)
+    context, raw, bad = open_raw(args)
     units = [(sample, layer) for sample in sorted(context.config.samples) for layer in context.config.layers_of(sample)]
-    code = cli.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, raw, *unit))
+    code = cli.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, raw, *unit, bad.get(unit)))
     for sample, layer in units:
         name = f"{sample}/{layer}"
         if context.layout.image(sample, layer) is None and cli.read_status(context.layout)[name][STEP] == "ok":
@@ -54,8 +59,8 @@ def convert(args: argparse.Namespace) -> int:
     return code
 
 
-def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path]:
-    """Check config and raw folder, create the root and its dataset.yaml: (context, raw folder). Raises DataError."""
+def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[str, int], LayerError]]:
+    """Check config and raw folder, create the root and its dataset.yaml: (context, raw folder, bad layers). Raises DataError."""
     if not (args.format or args.config):
         raise DataError("command line", "neither --format nor --config", "one of them", f"add --format {'|'.join(sorted(READERS))}")
     file = Path(args.config) if args.config else REPOSITORY / "configs" / f"{args.format}.yaml"
@@ -68,25 +73,91 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path]:
     if not raw.is_dir():
         raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
     layout = Layout(Path(args.root_path or "."))
-    listed = with_layers(config, READERS[form].list_layers(raw), file)
+    listed = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
+    listed, bad = with_pixel_sizes(listed, READERS[form], raw, file)
     resolve(listed if config.samples is not None else listed.model_copy(update={"folds": None}), layout, file)
     restricted = listed.restricted(args.sample, args.layer, file)
     if not restricted.samples:
         raise DataError(file, f"no layer {args.layer} in the chosen samples", "a layer of the raw data", "correct --layer")
     chosen = resolve(without_the_unlisted(restricted), layout, file).model_copy(update={"raw_format": form, "raw_path": str(raw)})
     save_config(chosen, layout.config)
-    return cli.Context(chosen, layout, args, chosen), raw
+    say_what_is_what(chosen, bad)
+    return cli.Context(chosen, layout, args, chosen), raw, bad
 
 
-def with_layers(config: Config, found: dict[str, list[int]], file: Path) -> Config:
+def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
     """The config with samples and layers listed: its own, else those found in the raw data. Raises DataError for one that is not there."""
-    samples = config.samples if config.samples is not None else {name: SampleConfig() for name in found}
-    for name, one in samples.items():
-        missing = sorted(set(one.layers or []) - set(found.get(name, [])))
-        if name not in found or missing:
-            raise DataError(file, f"sample {name} {missing or ''}", f"samples and layers among {found}", "correct samples or --raw_path")
-    return config.model_copy(update={"samples": {name: one if one.layers is not None else one.model_copy(update={"layers": found[name]})
-                                                 for name, one in samples.items()}})
+    there = {name: one.layers for name, one in found.items()}
+    samples = {}
+    for name, one in (found if config.samples is None else config.samples).items():
+        missing = sorted(set(one.layers or []) - set(there.get(name, [])))
+        if name not in there or missing:
+            raise DataError(file, f"sample {name} {missing or ''}", f"samples and layers among {there}", "correct samples or --raw_path")
+        if one.raw and not found[name].raw:
+            raise DataError(file, f"samples.{name}.raw", "no such key for this format: its file names say sample and layer", "remove it")
+        for layer, image in one.images.items():
+            if not (raw / image).is_file():
+                raise DataError(file, f"samples.{name}.images.{layer}: {image}, which is not there", f"an image file under {raw}",
+                                "correct the name")
+        samples[name] = one.model_copy(update={"layers": there[name] if one.layers is None else one.layers, "raw": found[name].raw})
+    return config.model_copy(update={"samples": samples})
+
+
+def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, file: Path) -> tuple[Config, dict[tuple[str, int], LayerError]]:
+    """The config with the pixel size of every layer (samples.<name>.pixel_size_um), unless it tells the pitch or the size for all itself.
+
+    Returns with it the layers that cannot be measured: they are left out. Raises DataError where nothing tells, LayerError if all are bad.
+    """
+    if config.pitch_px is not None or config.pixel_size_um is not None:
+        return config, {}
+    samples, bad = {}, {}
+    for name, one in config.samples.items():
+        sizes = dict(one.pixel_size_um)
+        for layer in sorted(set(one.layers) - set(one.skip) - set(sizes)):
+            try:
+                sizes[layer] = pixel_size_um(config, reader, raw, name, layer, file)
+            except LayerError as error:
+                bad[name, layer] = error
+        samples[name] = one.model_copy(update={"pixel_size_um": dict(sorted(sizes.items()))})
+    sizes = [one.pixel_size_um.get(layer) for one in samples.values() for layer in one.layers]
+    known = [size for size in sizes if size is not None]
+    if bad and not known:
+        raise next(iter(bad.values()))
+    update = {"pitch_px": config.pitch_um / known[0]} if known and None in sizes else {}  # for the form's sake: those layers are left out
+    return config.model_copy(update={"samples": samples, **update}), bad
+
+
+def pixel_size_um(config: Config, reader: ModuleType, raw: Path, sample: str, layer: int, file: Path) -> float:
+    """um per level-0 px of a layer, six digits: by the pitch of its spots, else what its slide says. Raises LayerError, DataError."""
+    location, files = reader.read_positions(raw, config, sample, layer), reader.raw_files(raw, config, sample, layer)
+    if location is not None:
+        size = config.pitch_um / spot_pitch_px(location, files["location"])
+    elif "image" not in files:
+        raise LayerError(raw, f"neither spots nor an image of layer {sample}/{layer}", "one of them", "add it, or leave the layer out")
+    else:
+        size = slide_pixel_size_um(files["image"])
+    if size is None:
+        raise DataError(file, f"layer {sample}/{layer}, only an image that does not tell its pixel size",
+                        f"samples.{sample}.pixel_size_um.{layer}", f"add 'pixel_size_um: {{{layer}: …}}', um per px of {files['image'].name}")
+    return float(f"{size:.6g}")
+
+
+def slide_pixel_size_um(image: Path) -> float | None:
+    """um per level-0 px by the slide's metadata, or None; a picture without metadata is not decoded."""
+    import openslide
+    from common.slide import PyramidSlide
+    return PyramidSlide(image).pixel_size_um if openslide.OpenSlide.detect_format(str(image)) else None
+
+
+def say_what_is_what(config: Config, bad: Container[tuple[str, int]]) -> None:
+    """One line a layer: the folder or file it is read from, and its pixel size. The order of the layers is the z order."""
+    for name, one in config.samples.items():
+        for layer in config.layers_of(name):
+            source = one.raw.get(layer) or one.images.get(layer)
+            if source:
+                geometry = config.of_layer(name, layer)
+                size = "no pixel size" if (name, layer) in bad else f"{geometry.um_per_px:.4g} um/px, pitch {geometry.pitch_px:.4g} px"
+                print(f"{STEP}  {name}/{layer} is {source}: {size}")
 
 
 def without_the_unlisted(config: Config) -> Config:
@@ -98,26 +169,33 @@ def without_the_unlisted(config: Config) -> Config:
     return config.model_copy(update={"samples": samples, "folds": folds if len(folds) > 1 else None})
 
 
-def layer_job(context: cli.Context, raw: Path, sample: str, layer: int) -> cli.Job:
-    """The conversion of one layer."""
-    layout, reader = context.layout, READERS[context.config.raw_format]
-    files = reader.raw_files(raw, sample, layer)
+def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: LayerError | None = None) -> cli.Job:
+    """The conversion of one layer. Raises what is already known to be wrong with it."""
+    if wrong is not None:
+        raise wrong
+    layout, config, reader = context.layout, context.config, READERS[context.config.raw_format]
+    files = reader.raw_files(raw, config, sample, layer)
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
-        outputs["image"] = layout.new_image(sample, layer, files["image"].suffix.lower())
+        suffix = files["image"].suffix.lower()
+        outputs["image"] = layout.new_image(sample, layer, ".png" if suffix == ".h5ad" else suffix)
 
     def work() -> str:
-        found = reader.read_layer(raw, sample, layer)
+        found = reader.read_layer(raw, config, sample, layer)
         if found.location is not None:
             write_table(outputs["location"], found.location)
         if found.counts is not None:
             write_h5ad(outputs["counts"], found.counts)
-        if found.image is not None:
+        if isinstance(found.image, Path):
             place_image(found.image, outputs["image"], context.args.copy)
+        elif found.image is not None:
+            write_picture(outputs["image"], found.image)
+        if found.image is not None:
+            make_the_only_image(layout, sample, layer, outputs["image"])
         return summary(found)
 
-    return cli.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files], work=work,
-                   settings={"format": context.config.raw_format, "copy": context.args.copy})
+    return cli.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
+                   settings={"format": config.raw_format, "copy": context.args.copy})
 
 
 def place_image(source: Path, target: Path, copy: bool) -> None:
@@ -128,17 +206,25 @@ def place_image(source: Path, target: Path, copy: bool) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     link = target.with_name(f".{target.name}.{os.getpid()}")
-    link.symlink_to(source)
+    link.symlink_to(source.resolve())
     os.replace(link, target)
+
+
+def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path) -> None:
+    """Remove links to images that this layer had before. Raises LayerError for a file that would be taken instead."""
+    while (other := layout.image(sample, layer)) != image:
+        if not other.is_symlink():
+            raise LayerError(other, f"another image than {image.name}", "one image a layer", "remove the one that is not this layer's")
+        other.unlink()
 
 
 def summary(found: RawLayer) -> str:
     """One line on what a layer has and what was dropped."""
     parts = ["no spots" if found.location is None else f"{len(found.location)} spots",
              "no counts" if found.counts is None else f"{found.counts.n_vars} genes",
-             "no image" if found.image is None else f"image {found.image.name}"]
-    parts += [f"dropped {number} {reason}" for reason, number in found.dropped.items() if number]
-    return ", ".join(parts)
+             "no image" if found.image is None else f"image {found.image.name}" if isinstance(found.image, Path) else "image",
+             found.note, *(f"dropped {number} {reason}" for reason, number in found.dropped.items() if number)]
+    return ", ".join(filter(None, parts))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT, load_script
 
-from common.errors import DataError
+from common.config import load_config
 from common.io import read_h5ad, read_location
 from common.layout import Layout
 from data_preprocessing.readers import her2st
@@ -157,10 +157,12 @@ def test_config_that_lists_a_layer_without_files(raw, tmp_path, capsys):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the her2st data")
 def test_real_layers():
-    assert her2st.list_layers(REAL)["C"] == [1, 2, 3, 4]
+    config = load_config(ROOT / "configs/her2st.yaml")
+    assert her2st.list_layers(REAL, config)["C"].layers == [1, 2, 3, 4]
+    config = config.model_copy(update={"samples": her2st.list_layers(REAL, config)})
     numbers = {}
     for layer in (2, 3):
-        found = her2st.read_layer(REAL, "C", layer)
+        found = her2st.read_layer(REAL, config, "C", layer)
         dropped = found.dropped["spots without counts"], found.dropped["counts without a spot"]
         numbers[layer] = (len(found.location), found.counts.n_obs, *dropped)
         assert found.image.suffix == ".jpg"
@@ -168,6 +170,13 @@ def test_real_layers():
     assert numbers == {2: (187, 187, 0, 0), 3: (180, 180, 2, 0)}
 
 
-def test_list_layers_raises_for_an_empty_folder(tmp_path):
-    with pytest.raises(DataError):
-        her2st.list_layers(tmp_path)
+def test_image_of_the_config_and_refused_mapping(raw, tmp_path, capsys):
+    (raw / "A2_scan.jpg").write_bytes(b"another scan")
+    values = yaml.safe_load((ROOT / "configs/her2st.yaml").read_text()) | {"folds": None}
+    mine = tmp_path / "mine.yaml"
+    for sample, code in (({"images": {2: "A2_scan.jpg"}}, 0), ({"images": {2: "A2_scn.jpg"}}, 2), ({"raw": {1: "A1"}}, 2)):
+        mine.write_text(yaml.safe_dump(values | {"samples": {"A": sample}}))
+        assert run(raw, tmp_path / "root", "--config", str(mine)) == code, sample
+    assert Layout(tmp_path / "root").image("A", 2).read_bytes() == b"another scan"
+    error = capsys.readouterr().err
+    assert "samples.A.images.2: A2_scn.jpg" in error and "samples.A.raw" in error

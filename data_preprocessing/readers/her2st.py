@@ -13,29 +13,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.io import require_columns
 from common.layout import IMAGE_SUFFIXES
-from data_preprocessing.readers import RawLayer
+from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, matched
 
 SPOT_COLUMNS = ("x", "y", "pixel_x", "pixel_y")
 
 
-def list_layers(raw: Path) -> dict[str, list[int]]:
-    """{sample: [layer, ...]} of every layer with counts or an image, sorted. Raises DataError if there is none."""
+def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
+    """The samples of every layer with counts or an image, sorted. Raises DataError if there is none."""
     names = [path.name.split(".")[0] for path in raw.glob("ST-cnts/*.tsv*")] + [path.parent.name for path in raw.glob("ST-imgs/*/*/*")]
     found: dict[str, set[int]] = {}
     for match in filter(None, (re.fullmatch(r"(\D+)(\d+)", name) for name in names)):
         found.setdefault(match[1], set()).add(int(match[2]))
     if not found:
         raise DataError(raw, "no layer", "ST-cnts/<sample><layer>.tsv.gz or ST-imgs/<sample>/<sample><layer>/*.jpg", "correct --raw_path")
-    return {sample: sorted(layers) for sample, layers in sorted(found.items())}
+    return {sample: SampleConfig(layers=sorted(layers)) for sample, layers in sorted(found.items())}
 
 
-def raw_files(raw: Path, sample: str, layer: int) -> dict[str, Path]:
+def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
     """The files of a layer by kind (counts, location, image), as far as they exist. Raises LayerError for several images."""
-    name = f"{sample}{layer}"
-    images = sorted(path for path in (raw / "ST-imgs" / sample / name).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    name, chosen = f"{sample}{layer}", chosen_image(raw, config, sample, layer)
+    beside = (path for path in (raw / "ST-imgs" / sample / name).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = [chosen] if chosen else sorted(beside)
     if len(images) > 1:
         raise LayerError(images[0].parent, f"{len(images)} images", "one", "move the others away")
     candidates = [("counts", raw / "ST-cnts" / f"{name}.tsv"), ("counts", raw / "ST-cnts" / f"{name}.tsv.gz"),
@@ -43,12 +45,18 @@ def raw_files(raw: Path, sample: str, layer: int) -> dict[str, Path]:
     return {kind: path for kind, path in candidates if path.is_file()}
 
 
-def read_layer(raw: Path, sample: str, layer: int) -> RawLayer:
+def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.DataFrame | None:
+    """The selected spots, or None. Raises as read_layer."""
+    file = raw_files(raw, config, sample, layer).get("location")
+    return _read_spots(file)[0] if file else None
+
+
+def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     """Read one layer; spots and counts are intersected (in the order of the spot file), what only one of them has is counted as dropped.
 
     Raises DataError if the spot file lacks a column, LayerError if a file cannot be read, spots are missing or nothing is common.
     """
-    files = raw_files(raw, sample, layer)
+    files = raw_files(raw, config, sample, layer)
     image = files.get("image")
     if "location" not in files:
         if "counts" in files:
@@ -57,31 +65,19 @@ def read_layer(raw: Path, sample: str, layer: int) -> RawLayer:
     location, n_unselected = _read_spots(files["location"])
     if "counts" not in files:
         return RawLayer(location, None, image, {"not selected": n_unselected})
-    counts = _read_counts(files["counts"])
-    common = location["barcode"].isin(counts.obs_names)
-    if not common.any():
-        raise LayerError(files["counts"], f"no row of {files['location'].name}", "rows named XxY like its spots", "correct one of them")
-    dropped = {"not selected": n_unselected, "spots without counts": int((~common).sum()),
-               "counts without a spot": counts.n_obs - int(common.sum())}
-    location = location[common].reset_index(drop=True)
-    return RawLayer(location, counts[location["barcode"]].copy(), image, dropped)
+    location, counts, dropped = matched(location, _read_counts(files["counts"]), files["counts"], files["location"])
+    return RawLayer(location, counts, image, {"not selected": n_unselected, **dropped})
 
 
 def _read_spots(path: Path) -> tuple[pd.DataFrame, int]:
     """(location table of the selected spots, number of unselected ones)."""
     spots = pd.read_csv(path, sep="\t")
     require_columns(spots, SPOT_COLUMNS, path)
-    numbers = spots[list(SPOT_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    if not np.isfinite(numbers).all(axis=None):
-        raise LayerError(path, "a position that is not a number", "finite x, y, pixel_x, pixel_y", "correct the row")
     selected = spots["selected"] == 1 if "selected" in spots else np.ones(len(spots), bool)
-    numbers = numbers[selected].reset_index(drop=True)
-    column, row = numbers["x"].astype(int), numbers["y"].astype(int)
-    barcode = column.astype(str) + "x" + row.astype(str)
-    if barcode.duplicated().any():
-        raise LayerError(path, f"spot {barcode[barcode.duplicated()].iloc[0]} twice", "one row a spot", "remove one")
-    location = pd.DataFrame({"barcode": barcode, "pixel_x": numbers["pixel_x"], "pixel_y": numbers["pixel_y"], "i": column, "j": row})
-    return location, int(len(spots) - len(numbers))
+    numbers = spots.loc[selected, list(SPOT_COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    barcode = numbers["x"].map("{:.0f}".format) + "x" + numbers["y"].map("{:.0f}".format)
+    location = numbers.rename(columns={"x": "i", "y": "j"}).assign(barcode=barcode)
+    return checked_spots(location, path), int(len(spots) - len(location))
 
 
 def _read_counts(path: Path):
