@@ -14,7 +14,7 @@ from torch import Tensor
 from common.cli import Context, set_status
 from common.config import Config
 from common.errors import DataError, LayerError
-from common.io import read_npy, read_pt
+from common.io import read_json, read_npy, read_pt
 from common.layout import Layout
 from models.cross_attention import patch_neighbourhoods
 from models.encoder import standardise_per_slide
@@ -31,6 +31,7 @@ class SampleGraph:
     position: Tensor           # (n, 2) float32, registered, in pitches
     label: Tensor              # (n, G) float32; 0 where has_label is False
     has_label: Tensor          # (n,) bool
+    feature_sets: dict[str, int]  # width of each feature set: the columns of the three features below
     feature: Tensor            # (n, D) float32, standardised per slide
     region_feature: Tensor     # (R, D)
     global_feature: Tensor     # (Q, D)
@@ -60,6 +61,11 @@ class SampleGraph:
     def n_genes(self) -> int:
         return self.label.shape[1]
 
+    def feature_set(self, name: str) -> Tensor:
+        """(n, width) float32: one feature set of the spots, standardised per slide."""
+        names = list(self.feature_sets)
+        return self.feature.split(list(self.feature_sets.values()), dim=1)[names.index(name)]
+
     def labelled_layers(self) -> list[int]:
         """Layers that have measured expression, in z order."""
         return sorted(int(l) for l in torch.unique(self.layer[self.has_label]))
@@ -88,6 +94,7 @@ def load_sample(layout: Layout, sample: str) -> SampleGraph:
         sample=sample, barcode=spots["barcode"], pixel=np.asarray(spots["pixel"]), registered=np.asarray(spots["registered"]), layer=layer,
         position=graph["spot"]["pos"],
         label=torch.from_numpy(np.ascontiguousarray(spots["label"])), has_label=torch.from_numpy(np.ascontiguousarray(spots["has_label"])),
+        feature_sets=graph["spot"]["feature_sets"],
         feature=standardise_per_slide(torch.from_numpy(np.ascontiguousarray(spots["feature"])), layer),
         region_feature=standardise_per_slide(region["x"], region["layer"]), global_feature=standardise_per_slide(global_["x"], global_["layer"]),
         region_label=region["y"], global_label=global_["y"], region_layer=region["layer"], global_layer=global_["layer"],
@@ -123,13 +130,19 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
     return graphs
 
 
-def known_layers_of(config: Config, graph: SampleGraph, given: list[int] | None) -> list[int]:
-    """Known layers of a sample: `given` (--known_layers), else the config's, else the first labelled one; [] if no layer is labelled.
+def refused_layers(layout: Layout, sample: str) -> list[int]:
+    """Layers whose registration was refused on the way to the middle layer: what is between them and the others is a guess."""
+    to_middle = read_json(layout.quality(sample), "registration/Step3_registertoMiddle_ANTs.py")["to_middle"]
+    return sorted(int(layer) for layer, one in to_middle.items() if not one["accepted"])
 
-    Raises DataError if a layer asked for has no label.
+
+def known_layers_of(config: Config, graph: SampleGraph, given: list[int] | None, refused: list[int]) -> list[int]:
+    """Known layers of a sample: `given` (--known_layers), else the config's, else the first labelled one that is not `refused`.
+
+    [] if no layer is labelled. Raises DataError if a layer asked for has no label.
     """
     labelled = graph.labelled_layers()
-    known = given or config.samples[graph.sample].known_layers or labelled[:1]
+    known = given or config.samples[graph.sample].known_layers or ([layer for layer in labelled if layer not in refused] or labelled)[:1]
     if not set(known) <= set(labelled):
         raise DataError(f"sample {graph.sample}", f"known layers {known}", f"layers with counts, image and registration, here {labelled}",
                         "correct --known_layers or the config; see status.json")

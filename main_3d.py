@@ -1,4 +1,5 @@
 """Train and evaluate MSAGNet 3D: the expression of every section from H&E and the measured expression of the known layers.
+With --method, a Gaussian process or a floor takes its place: nothing is trained, and predict_3d.py uses that.
 
 INPUT   <root>/3D_npy_information/<sample>.npy, 3D_graph_data/<sample>.pt    one 3D graph a sample (data_preprocessing_3d/5 and 4)
         <root>/spot_iou/<sample>.npz, gene_expression/                       for the floors, the noise ceiling and the gene list
@@ -28,10 +29,13 @@ from common.config import save_config
 from common.layout import RunLayout
 from common.recipe import file_digest
 
+METHODS = ("msagnet", "gp", "kernel", "similarity", "overlap", "nearest", "mean")
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False)
     parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
+    parser.add_argument("--method", choices=METHODS, default="msagnet", help="what predict_3d.py will use; any but msagnet needs no training")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
     parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
     parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
@@ -66,8 +70,8 @@ def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
                             f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
 
 
-def train_fold(fold, graphs: list, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> tuple[dict, dict, dict, float]:
-    """Train one fold, write its checkpoint and TensorBoard log, score its test samples.
+def run_fold(fold, method: str, graphs: list, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> tuple[dict, dict, dict, float]:
+    """Train one fold (method msagnet), write its checkpoint and TensorBoard log, score its test samples.
 
     Returns (scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}, seconds).
     """
@@ -76,14 +80,16 @@ def train_fold(fold, graphs: list, layout, run_layout: RunLayout, settings, devi
     from data_preprocessing.expression import normalise
     from models.metrics import noise_ceiling
     started = time.perf_counter()
-    with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
-        def log(iteration: int, values: dict[str, float]) -> None:
-            for name, value in values.items():
-                writer.add_scalar(name, value, iteration)
-        model = training.train(graphs, fold.pools(graphs), settings, device, log)
-    write_pt(run_layout.checkpoint(fold.index), {
-        "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
-        "settings": asdict(settings), "genes": genes, "known_layers": fold.known_layers, "training_layers": fold.training_layers})
+    model = None
+    if method == "msagnet":
+        with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
+            def log(iteration: int, values: dict[str, float]) -> None:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, iteration)
+            model = training.train(graphs, fold.pools(graphs), settings, device, log)
+        write_pt(run_layout.checkpoint(fold.index), {
+            "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
+            "settings": asdict(settings), "genes": genes, "known_layers": fold.known_layers, "training_layers": fold.training_layers})
     seconds = round(time.perf_counter() - started, 1)
     scores, ceiling, n_spots = {}, {}, {}
     for graph in graphs:
@@ -92,7 +98,9 @@ def train_fold(fold, graphs: list, layout, run_layout: RunLayout, settings, devi
             continue
         known = fold.known_layers[graph.sample]
         predictions = training.floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
-        predictions["msagnet"] = training.predict(model, graph, known, device)
+        predictions["gp"] = training.gaussian_process(graph, known)["expression"]
+        if model is not None:
+            predictions["msagnet"] = training.predict(model, graph, known, device)
         for method, layers in training.score_layers(graph, targets, predictions).items():
             scores.setdefault(method, {}).update(layers)
         for layer in targets:
@@ -108,14 +116,15 @@ def run(args: argparse.Namespace) -> int:
     layout, config = context.layout, context.config
     device = cli.start_torch(args.seed, args.gpu)
     import training
-    from dataloader_3d import known_layers_of, load_graphs
+    from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from models.metrics import pooled_metrics
 
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, seed=args.seed)
     graphs = load_graphs(context, "main_3d")
     given = cli.parse_layers(args.known_layers)
-    known = {graph.sample: known_layers_of(config, graph, given) for graph in graphs}
+    refused = {graph.sample: refused_layers(layout, graph.sample) for graph in graphs}
+    known = {graph.sample: known_layers_of(config, graph, given, refused[graph.sample]) for graph in graphs}
     check_gene_choice(layout, config, known)
     folds = training.make_folds(graphs, known, config.folds)
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
@@ -124,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
     write_table(run_layout.genes, genes)
-    write_json(run_layout.splits, {"folds": [asdict(fold) for fold in folds]})
+    write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
 
     scores: dict[str, dict[str, dict[str, float]]] = {}
     ceiling: dict[str, dict[str, float]] = {}
@@ -132,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     seconds: dict[str, float] = {}
     workers = min(args.num_workers, len(folds)) if device.type == "cpu" else 1
     names = list(genes["gene"])
-    with closing(cli.map_workers(lambda fold: train_fold(fold, graphs, layout, run_layout, settings, device, names), folds, workers)) as results:
+    with closing(cli.map_workers(lambda fold: run_fold(fold, args.method, graphs, layout, run_layout, settings, device, names), folds, workers)) as results:
         for fold, (fold_scores, fold_ceiling, fold_spots, fold_seconds) in zip(folds, results):
             print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)} ({fold_seconds} s)", flush=True)
             for method, layers in fold_scores.items():
@@ -141,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
             n_spots.update(fold_spots)
             seconds[f"fold_{fold.index}"] = fold_seconds
 
-    recipe = {"seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
+    recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "known_layers": known, "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
     result = {"methods": {}, "ceiling": {"pooled": {}, "layers": ceiling}, "recipe": recipe}
     if n_spots:
@@ -154,7 +163,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{sum(n_spots.values())} target spots in {len(n_spots)} layers, {graphs[0].n_genes} genes (chosen on {config.genes_from} layers)")
         print(training.format_table(result["methods"], result["ceiling"]))
     else:
-        print("no target layer has counts: trained, nothing to score")
+        print("no target layer has counts: nothing to score")
+    for sample, layers in refused.items():
+        for layer in layers:
+            print(f"{sample}/{layer}: its registration was refused: do not trust what is said of this layer; see {layout.quality(sample)}")
     print(f"\nwrote {run_layout.root}; next: python predict_3d.py --root_path {layout.root} --save_path {run_layout.root}")
     return 0
 

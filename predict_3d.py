@@ -1,13 +1,15 @@
 """Give back the expression of every section as AnnData.
 
-INPUT   <save_path>/fold_<k>/checkpoint.pt, splits.json (main_3d.py); the 3D graph of each sample under <root>
+INPUT   <save_path>/splits.json, genes.csv, fold_<k>/checkpoint.pt (main_3d.py); the 3D graph of each sample under <root>
 OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
             X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1)) over the genes
+            layers['sd']          (method gp) predicted standard deviation of a measured value, same scale
             layers['measured']    the same scale, where the layer was measured (NaN for a spot without counts)
             obs                   barcode index; sample, layer, known (True: this spot's expression was given)
             obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
             obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z = position in the stack x section thickness
-            uns['asign']          known layers, layers of this sample that trained the model, gene normalisation, checkpoint digest
+            uns['asign']          method, registration_accepted, known layers, layers of this sample that trained the model, gene
+                                  normalisation, checkpoint digest
 
 A sample is predicted by the fold that tested it; a sample that no fold tested, or another dataset, by --fold (default 0).
 
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import DataError
-from common.io import read_json, read_pt, read_table, write_h5ad
+from common.io import read_csr, read_json, read_pt, read_table, write_h5ad
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -33,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_checkpoint(path: Path):
-    """(model in evaluation mode, checkpoint dict). Raises DataError if it is no checkpoint of main_3d.py."""
+def load_checkpoint(path: Path, genes: list[str]):
+    """The model in evaluation mode. Raises DataError if it is no checkpoint of main_3d.py, or one of other genes."""
     import torch
     from models.msagnet import Architecture, MSAGNet
     if not path.is_file():
@@ -42,11 +44,13 @@ def load_checkpoint(path: Path):
     checkpoint = read_pt(path)
     if not {"state", "architecture", "genes", "known_layers"} <= set(checkpoint):
         raise DataError(path, f"keys {sorted(checkpoint)}", "a checkpoint of main_3d.py", "give the run folder that main_3d.py wrote")
+    if checkpoint["genes"] != genes:
+        raise DataError(path, "a checkpoint of another gene list", "the genes of the run's genes.csv", "run main_3d.py again")
     state = checkpoint["state"]
     model = MSAGNet(Architecture(**checkpoint["architecture"]), state["encoder.axes"], state["encoder.scale"], state["basis"], state["z_scale"],
                     state["train_mean"], torch.zeros_like(state["level_offset"]))
     model.load_state_dict(state)
-    return model.eval(), checkpoint
+    return model.eval()
 
 
 def registered_pixel_um(layout, config, sample: str) -> float:
@@ -57,8 +61,9 @@ def registered_pixel_um(layout, config, sample: str) -> float:
     return frame.pixel_size_um or from_slide or frame.um_per_px
 
 
-def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
-    """One layer as AnnData. predicted: (n_spots of the sample, n_genes); pixel_um: um per px of the registered frame."""
+def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
+    """One layer as AnnData. predicted: {'expression': (n_spots of the sample, n_genes)} and 'sd' if there is one; pixel_um: um per px of the
+    registered frame."""
     import anndata
     import numpy as np
     import pandas as pd
@@ -66,9 +71,11 @@ def layer_anndata(graph, layer: int, predicted, genes: list[str], known_layers: 
     labelled = graph.has_label.numpy()[rows]
     obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": labelled & (layer in known_layers)}, index=graph.barcode[rows].astype(str))
     z_um = config.samples[graph.sample].layers.index(layer) * config.section_thickness_um
-    adata = anndata.AnnData(predicted[rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
+    adata = anndata.AnnData(predicted["expression"][rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
     adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * pixel_um, np.full(rows.sum(), z_um)])
+    if "sd" in predicted:
+        adata.layers["sd"] = predicted["sd"][rows]
     if labelled.any():
         adata.layers["measured"] = np.where(labelled[:, None], graph.label.numpy()[rows], np.float32(np.nan))
     return adata
@@ -79,29 +86,38 @@ def run(args: argparse.Namespace) -> int:
     layout, config = context.layout, context.all_samples
     device = cli.start_torch(0, args.gpu)
     import training
-    from dataloader_3d import known_layers_of, load_graphs
+    from dataloader_3d import known_layers_of, load_graphs, refused_layers
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
-    folds = read_json(run_layout.splits, "main_3d.py")["folds"]
-    fold_of = {sample: fold["index"] for fold in folds for sample in fold["test_samples"]}
+    splits = read_json(run_layout.splits, "main_3d.py")
+    method = splits["method"]
+    fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
     genes = list(read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"])
-    models = {}
+    of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])
+    if of_run != genes:
+        raise DataError(layout.genes, "another gene list than the run's", f"the {len(of_run)} genes of {run_layout.genes}, in order",
+                        "set genes: to that list (one symbol a line) and run 5_1 to 7 and 3D 4 to 5 again")
     for graph in load_graphs(context, "predict_3d"):
         index = args.fold if args.fold is not None else fold_of.get(graph.sample, 0)
-        path = run_layout.checkpoint(index)
-        if index not in models:
-            models[index] = load_checkpoint(path)
-        model, checkpoint = models[index]
-        if checkpoint["genes"] != genes:
-            raise DataError(layout.genes, "another gene list than the checkpoint's", f"the {len(checkpoint['genes'])} genes of {run_layout.genes}, in order",
-                            "set genes: to that list (one symbol a line) and run 5_1 to 7 and 3D 4 to 5 again")
-        known = known_layers_of(config, graph, cli.parse_layers(args.known_layers) or checkpoint["known_layers"].get(graph.sample))
-        predicted = training.predict(model.to(device), graph, known, device)  # (n_spots, n_genes)
-        uns = {"known_layers": known, "training_layers": checkpoint["training_layers"].get(graph.sample, []), "checkpoint_sha256": file_digest(path),
+        if index >= len(splits["folds"]):
+            raise DataError("--fold", index, f"a number below {len(splits['folds'])}", "correct --fold")
+        fold = splits["folds"][index]
+        refused = refused_layers(layout, graph.sample)
+        known = known_layers_of(config, graph, cli.parse_layers(args.known_layers) or fold["known_layers"].get(graph.sample), refused)
+        uns = {"method": method, "known_layers": known, "training_layers": fold["training_layers"].get(graph.sample, []),
                "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
+        if method == "msagnet":
+            path = run_layout.checkpoint(index)
+            predicted = {"expression": training.predict(load_checkpoint(path, genes).to(device), graph, known, device)}  # (n_spots, n_genes)
+            uns["checkpoint_sha256"] = file_digest(path)
+        elif method == "gp":
+            predicted = training.gaussian_process(graph, known, with_sd=True)
+        else:
+            iou = read_csr(layout.spot_iou(graph.sample), "1_get_iou.py")
+            predicted = {"expression": training.floor_predictions(graph, known, iou)[method]}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
         pixel_um = registered_pixel_um(layout, config, graph.sample)
         for layer in layers:
-            adata = layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns)
+            adata = layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns | {"registration_accepted": layer not in refused})
             write_h5ad(run_layout.imputed(graph.sample, layer), adata)
         print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers)) or 'none of those chosen'} -> {run_layout.root}")
     return 0

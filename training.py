@@ -21,10 +21,12 @@ from scipy import sparse
 
 from common.errors import DataError
 from dataloader_3d import SampleGraph
-from models import baselines, metrics
+from models import baselines, gp, metrics
+from models.discs import discs
 from models.encoder import fit_pca
 from models.losses import consistency_loss, level_loss, spot_loss
 from models.msagnet import Architecture, MSAGNet
+from models.views import spot_views
 
 DISC_RADII_PITCHES = (0.8, 1.2, 2.0, 3.0)
 HIDDEN_SHARE = 0.25
@@ -90,21 +92,6 @@ def prepare(graph: SampleGraph, model: MSAGNet) -> PreparedGraph:
 
 
 # episodes --------------------------------------------------------------------------------------------
-def discs(position: np.ndarray, candidates: np.ndarray, share: float, radii: tuple[float, ...], generator: np.random.Generator) -> np.ndarray:
-    """Hide discs among the candidates until `share` of them is hidden. position: (n, 2) pitches, candidates: (n,) bool -> (n,) bool."""
-    hidden = np.zeros(len(candidates), bool)
-    rows = np.flatnonzero(candidates)
-    budget = max(1, int(round(share * len(rows))))
-    radius = radii[generator.integers(len(radii))]
-    for centre in rows[generator.permutation(len(rows))]:
-        disc = rows[np.linalg.norm(position[rows] - position[centre], axis=1) <= radius]
-        disc = disc[~hidden[disc]]
-        hidden[disc[:budget - hidden.sum()]] = True
-        if hidden.sum() >= budget:
-            break
-    return hidden
-
-
 def draw_episode(layer: np.ndarray, position: np.ndarray, pool: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(shown, hidden), both (n,) bool within the pool of training labels."""
     layers = np.unique(layer[pool])
@@ -330,6 +317,23 @@ def floor_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.c
             "kernel": baselines.kernel(label, position[known], position)}
 
 
+def gaussian_process(graph: SampleGraph, known_layers: list[int], with_sd: bool = False) -> dict[str, np.ndarray]:
+    """The Gaussian process (models/gp.py) of a sample, chosen and fitted on its known layers alone.
+
+    Returns expression (n_spots, n_genes) and, if asked for, sd (n_spots, n_genes): the predicted standard deviation of a measured value.
+    """
+    known = graph.in_layers(known_layers).numpy()
+    image = [graph.feature_set(name) for name in ("backbone", "context") if name in graph.feature_sets]
+    features = {"image": torch.cat(image, dim=1).numpy()} if image else {}
+    if "stain" in graph.feature_sets:
+        features["stain"] = graph.feature_set("stain").numpy()
+    layer = graph.layer.numpy()
+    views = spot_views(graph.position.numpy(), layer, features)
+    process = gp.fit(graph.label.numpy()[known], {name: view[known] for name, view in views.items()}, layer[known])
+    answer = gp.predict(process, views, with_variance=with_sd)
+    return {name: answer[name] for name in ("expression", "sd") if name in answer}
+
+
 def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
     """{method: {"<sample>/<layer>": metrics}} on the labelled spots of the target layers."""
     scores = {method: {} for method in predictions}
@@ -341,7 +345,7 @@ def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict
 
 
 def format_table(methods: dict, ceiling: dict) -> str:
-    """The result as a plain table, floors first, MSAGNet last."""
+    """The result as a plain table: floors, the Gaussian process, MSAGNet."""
     lines = [f"{'method':12s} {'MSE':>8s} {'MAE':>8s} {'PCC_spot':>9s} {'PCC_gene':>9s} {'SCC_gene':>9s}"]
     for method in sorted(methods, key=lambda name: (name == "msagnet", list(methods).index(name))):
         row = methods[method]["pooled"]

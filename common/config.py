@@ -68,7 +68,8 @@ class Config(_Strict):
     exclude_prefixes: list[str] = Field([], description="genes never chosen, e.g. [MT-, RPL, RPS]")
     genes_from: Literal["all", "known"] = Field("all", description="choose genes on all layers (as published) or on the known ones")
 
-    features: list[Literal["backbone", "stain"]] = Field(["backbone"], min_length=1, description="feature sets of step 4 that the model sees")
+    features: list[Literal["backbone", "context", "stain"]] = Field(
+        ["backbone"], min_length=1, description="feature sets of step 4 that the model sees")
     backbone: str = Field("efficientnet_lite0", description="efficientnet_lite0 (bundled ImageNet weights) or any timm name")
     backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
     feature_batch_size: int = Field(8, gt=0, description="patches per forward pass in step 4")

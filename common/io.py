@@ -17,6 +17,7 @@ import pandas as pd
 
 from common.errors import DataError, LayerError
 
+PATCH_STEP = "1_cropped_multi_level_patch.py"
 LOCATION_COLUMNS = ("barcode", "pixel_x", "pixel_y", "i", "j")
 
 
@@ -179,11 +180,30 @@ def write_patches(path: Path, images: Iterable[np.ndarray], size: int, coords: n
         file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
 
 
-def read_patches(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(img (N,S,S,3) uint8, coords (N,2) int64, barcode list)."""
+class StoredImages:
+    """The images of an open patch file: len(), and [start:stop] (n,S,S,3) uint8, read from disk when it is taken."""
+
+    def __init__(self, path: Path, dataset):
+        self._path, self._dataset = path, dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        with _reading(self._path, PATCH_STEP):
+            return self._dataset[rows]
+
+
+@contextmanager
+def open_patches(path: Path):
+    """Yield (StoredImages, coords (N,2) int64, barcode list): a patch file without holding its images in memory."""
     import h5py
-    with _reading(path, "1_cropped_multi_level_patch.py"), h5py.File(path, "r") as file:
-        return file["img"][:], file["coords"][:], [name.decode() for name in file["barcode"][:]]
+    with _reading(path, PATCH_STEP):
+        file = h5py.File(path, "r")
+    with file:
+        with _reading(path, PATCH_STEP):
+            found = StoredImages(path, file["img"]), file["coords"][:], [name.decode() for name in file["barcode"][:]]
+        yield found
 
 
 def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], attributes: dict[str, dict]) -> None:

@@ -1,11 +1,15 @@
-"""Step 4: features of spot, region and global patches from a frozen image encoder.
+"""Step 4: features of spot, region and global patches.
 
-INPUT   cropped_imgs/patches_<size>/<sample>/<layer>.h5         img (N,S,S,3) uint8, barcode (N,)
-OUTPUT  extracted_feature/<size>/<sample>/<layer>.h5            backbone (N,D) float32, barcode (N,);
+INPUT   cropped_imgs/patches_<size>/<sample>/<layer>.h5         img (N,S,S,3) uint8, coords (N,2) centres, barcode (N,)
+        imgs/<sample>/<layer>.<ext>                             H&E, for the sets that look around a patch
+OUTPUT  extracted_feature/<size>/<sample>/<layer>.h5            one (N,D) float32 dataset a set of config.features, barcode (N,);
                                                                 attributes model, weights_sha256, window_px
-for sizes 224, 512, 1024. The encoder is config.backbone: efficientnet_lite0 (ImageNet weights from a package, D = 1280), or any timm
-model, with local weights if backbone_weights names a file. Every patch is seen at 224 x 224 px.
-Source: Zhu et al., CVPR 2025.
+for sizes 224, 512, 1024.
+    backbone   the patch, seen by a frozen image encoder at 224 x 224 px: config.backbone is efficientnet_lite0 (ImageNet weights from a
+               package, D = 1280) or any timm model, with local weights if backbone_weights names a file
+    context    the same encoder on the 512 and on the 1024 px around the patch's centre, side by side (2 D); thrice the time of backbone alone
+    stain      statistics of haematoxylin and eosin in the 112, 224, 512 and 1024 px around the centre (72), see stain.py
+Source: Zhu et al., CVPR 2025 (backbone).
 
     python data_preprocessing/4_feature_extraction.py --root_path data/her2st --num_workers 2
 """
@@ -15,13 +19,19 @@ import argparse
 import os
 from functools import lru_cache
 
+import numpy as np
+
 from common import cli
-from common.io import read_patches, write_features
+from common.config import Config
+from common.io import open_patches, write_features
 from common.layout import SIZES
-from data_preprocessing.backbone import Backbone, extract, load_backbone
+from common.slide import Slide, open_slide
+from data_preprocessing import stain
+from data_preprocessing.backbone import Backbone, Windows, extract, load_backbone
 
 STEP = "4_feature_extraction"
 SEED = 0
+CONTEXT_WIDTHS = (512, 1024)  # reference px
 
 
 @lru_cache(maxsize=1)
@@ -36,24 +46,47 @@ def open_backbone(name: str, weights: str | None, gpu: str | None, workers: int)
     return load_backbone(name, weights, cli.choose_device(gpu))
 
 
+def feature_sets(config: Config, size: int, img, centre: np.ndarray, slide: Slide | None,
+                 backbone: Backbone | None) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+    """Every set of config.features of the patches of one level, {set: (n, D)}, and its attributes. img (n, S, S, 3), centre (n, 2) level-0 px."""
+    sets, about = {}, {}
+    if backbone:
+        encoder = {"model": backbone.name, "weights_sha256": backbone.weights_sha256}
+    if "backbone" in config.features:
+        sets["backbone"], about["backbone"] = extract(backbone, img, config.feature_batch_size), {**encoder, "window_px": config.window_px(size)}
+    if "context" in config.features:
+        windows = [config.window_px(width) for width in CONTEXT_WIDTHS]
+        sets["context"] = np.hstack([extract(backbone, Windows(slide, centre, window), config.feature_batch_size) for window in windows])
+        about["context"] = {**encoder, "window_px": windows}
+    if "stain" in config.features:
+        window_px = {width: config.window_px(width) for width in stain.WIDTHS}
+        sets["stain"] = stain.stain_features(slide, centre, window_px)
+        about["stain"] = {"model": stain.MODEL, "weights_sha256": "", "window_px": list(window_px.values())}
+    return sets, about
+
+
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """The features of one layer's patches."""
-    layout, config, args = context.layout, context.config, context.args
+    layout, config, args = context.layout, context.config.of_layer(sample, layer), context.args
     weights = [Path(config.backbone_weights)] if config.backbone_weights else []
+    image = layout.image(sample, layer) or layout.new_image(sample, layer, ".jpg")
+    with_encoder, looks_around = bool({"backbone", "context"} & set(config.features)), bool({"context", "stain"} & set(config.features))
 
     def work() -> str:
-        backbone, n_patches = open_backbone(config.backbone, config.backbone_weights, args.gpu, args.num_workers), 0
+        backbone = open_backbone(config.backbone, config.backbone_weights, args.gpu, args.num_workers) if with_encoder else None
+        n_patches, slide = 0, None
         for size in SIZES:
-            img, _, names = read_patches(layout.patches(size, sample, layer))
-            features = extract(backbone, img, config.feature_batch_size)  # (N, D)
-            about = {"model": backbone.name, "weights_sha256": backbone.weights_sha256, "window_px": config.window_px(size)}
-            write_features(layout.features(size, sample, layer), {"backbone": features}, names, {"backbone": about})
-            n_patches += len(img)
-        return f"{n_patches} patches, {features.shape[1]} features each, {backbone.name} on {backbone.device}"
+            with open_patches(layout.patches(size, sample, layer)) as (img, centre, names):
+                slide = slide or (open_slide(image) if looks_around else None)
+                sets, about = feature_sets(config, size, img, centre, slide, backbone)
+            write_features(layout.features(size, sample, layer), sets, names, about)
+            n_patches += len(names)
+        widths = ", ".join(f"{values.shape[1]} {name}" for name, values in sets.items())
+        return f"{n_patches} patches, features: {widths}" + (f"; {backbone.name} on {backbone.device}" if backbone else "")
 
-    return cli.Job(sample, layer, inputs=[layout.patches(size, sample, layer) for size in SIZES] + weights,
-                   outputs=[layout.features(size, sample, layer) for size in SIZES], work=work,
-                   settings={"backbone": config.backbone, "window_px": {size: config.window_px(size) for size in SIZES}})
+    settings = {"features": sorted(config.features), "backbone": config.backbone, "window_px": {size: config.window_px(size) for size in SIZES}}
+    return cli.Job(sample, layer, inputs=[layout.patches(size, sample, layer) for size in SIZES] + weights + ([image] if looks_around else []),
+                   outputs=[layout.features(size, sample, layer) for size in SIZES], work=work, settings=settings)
 
 
 def build_parser() -> argparse.ArgumentParser:

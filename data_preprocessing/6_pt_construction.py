@@ -3,7 +3,8 @@
 INPUT   location/<sample>/<layer>.csv, patches_csv/patches_{512,1024}/…csv and their pairs, extracted_feature/{512,1024}/…h5,
         gene_expression/genes.csv, gene_expression/{512,1024}/…h5ad (layers with counts)
 OUTPUT  graph_data/<sample>/<layer>.pt      the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
-        spot            pos (n, 2) float32, pitches (pixel / pitch_px); rows of the location file
+        spot            pos (n, 2) float32, pitches (pixel / pitch_px); rows of the location file; feature_sets {name: width}: the
+                        columns of every level's features
         region, global  x (R, D) float32 feature sets side by side in name order; y (R, n_genes) float32 normalised label (0 without
                         counts); has_label (R,) bool: at least one member spot has counts; pos (R, 2) float32 grid column, row; rows of
                         patches_csv
@@ -95,6 +96,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         levels = {level: read_level(layout, size, sample, layer, n_genes) for level, size in (("region", 512), ("global", 1024))}
         owners = expression.read_memberships(layout, sample, layer, location)
         graph = build_graph(location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px, levels, *owners)
+        graph["spot"]["feature_sets"] = expression.feature_widths(layout.features(1024, sample, layer))
         io.write_pt(target, graph)
         sizes = [f"{len(graph[level]['pos'])} {level}s with {graph[level, 'near', level]['edge_index'].shape[1]} edges" for level in ("spot", *levels)]
         return f"{', '.join(sizes)}; {int(graph['region']['has_label'].sum())} regions labelled"

@@ -13,9 +13,12 @@ import cv2
 import numpy as np
 
 from common.errors import DataError
+from common.slide import Slide
+from data_preprocessing.patches import spot_corners
 
 if TYPE_CHECKING:
     import torch
+    from common.io import StoredImages
 
 BUNDLED = "efficientnet_lite0"
 INPUT_PX = 224
@@ -113,8 +116,23 @@ def to_input(images: np.ndarray) -> np.ndarray:
     return np.stack([cv2.resize(image, (INPUT_PX, INPUT_PX), interpolation=cv2.INTER_AREA) for image in images])
 
 
-def extract(backbone: Backbone, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Features of patches: (n, S, S, 3) uint8 -> (n, D) float32."""
+class Windows:
+    """The squares around some centres of a slide as a stack of images that is read slice by slice: len() and [start:stop]."""
+
+    def __init__(self, slide: Slide, centre: np.ndarray, window_px: int):
+        self._slide, self._corner, self._window_px = slide, spot_corners(centre, window_px), window_px
+
+    def __len__(self) -> int:
+        return len(self._corner)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """(n, 224, 224, 3) uint8."""
+        side = self._window_px
+        return np.stack([self._slide.read(x, y, side, side, out_px=(INPUT_PX, INPUT_PX)) for x, y in self._corner[rows].tolist()])
+
+
+def extract(backbone: Backbone, images: "np.ndarray | StoredImages | Windows", batch_size: int) -> np.ndarray:
+    """Features of patches: (n, S, S, 3) uint8 -> (n, D) float32. One batch of images is read at a time."""
     import torch
     mean = torch.tensor(backbone.mean, device=backbone.device).view(1, 3, 1, 1)
     std = torch.tensor(backbone.std, device=backbone.device).view(1, 3, 1, 1)

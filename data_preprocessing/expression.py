@@ -120,6 +120,12 @@ def read_feature(file: Path, names: list[str]) -> np.ndarray:
     return np.concatenate([sets[name] for name in sorted(sets)], axis=1)[row]
 
 
+def feature_widths(file: Path) -> dict[str, int]:
+    """{feature set: number of features}, in the order in which read_feature lays them side by side."""
+    sets, _ = read_features(file)
+    return {name: sets[name].shape[1] for name in sorted(sets)}
+
+
 # normalisation ---------------------------------------------------------------------------------------
 def normalise(counts) -> np.ndarray:
     """y_g = ln((c_g + 1) / sum_h (c_h + 1)) of each row (ST-Net, He et al. 2020): (n, n_genes) raw counts -> float32."""

@@ -3,7 +3,7 @@
 INPUT   registration/<sample>/quality.json (the middle layer, whose pitch is the unit), spot_regist/<sample>.csv, spot_iou/, similarity/, 3D_combined_information/<sample>.npz,
         npy_information/<sample>/<layer>.npy (feature, pixel), graph_data/<sample>/<layer>.pt
 OUTPUT  3D_graph_data/<sample>.pt   the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
-        spot            pos (n, 2) float32 registered px / pitch_px; layer (n,) int64; rows in spot_regist order
+        spot            pos (n, 2) float32 registered px / pitch_px; layer (n,) int64; rows in spot_regist order; feature_sets as in graph_data
         region, global  x (R, D), y (R, n_genes), has_label (R,), pos (R, 2) as in graph_data, layer (R,) int64; layer after layer
         (spot, cross, spot)     the 12 highest weights over all other layers, union-symmetric
         (spot, within, spot)    the 4 nearest spots of the own layer (own-layer px), union-symmetric
@@ -85,8 +85,8 @@ def stack_patches(graph, layer_graphs: dict[int, dict]) -> None:
 def read_layer_graphs(layout, sample: str, layers: list[int]) -> dict[int, dict]:
     """{layer: graph of step 6}. Raises LayerError if feature widths or gene numbers differ between layers."""
     graphs = {layer: io.read_pt(layout.graph(sample, layer), "6_pt_construction.py") for layer in layers}
-    widths = {level: {(one[level]["x"].shape[1], one[level]["y"].shape[1]) for one in graphs.values()} for level in PATCH_LEVELS}
-    if any(len(different) > 1 for different in widths.values()):
+    recipes = {(*one["spot"]["feature_sets"].items(), one["region"]["y"].shape[1]) for one in graphs.values()}
+    if len(recipes) > 1:
         raise LayerError(f"graph_data/{sample}", "layers with different numbers of features or genes", "one recipe for all layers",
                          "run steps 4 to 6 again")
     return graphs
@@ -104,6 +104,7 @@ def build_graph(stack, own_px: np.ndarray, pitch_px: float, combined, overlap, s
     graph = defaultdict(dict)
     graph["spot"]["pos"] = torch.from_numpy(registered.astype(np.float32))
     graph["spot"]["layer"] = torch.from_numpy(layer)
+    graph["spot"]["feature_sets"] = next(iter(layer_graphs.values()))["spot"]["feature_sets"]
     across, within = cross_pairs(combined), within_pairs(own_px / pitch_px, layer)
     values = {"cross": (across, neighbours.value_at(overlap, across), neighbours.value_at(similarity, across)),
               "within": (within, np.zeros(len(within), np.float32), neighbours.cosine(direction, within))}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.io import read_patches, read_table, write_table
+from common.io import open_patches, read_table, write_table
 from common.layout import Layout
 from common.slide import WHITE, ArraySlide
 from data_preprocessing import patches
@@ -165,7 +165,8 @@ def test_steps_write_what_they_promise(root):
     pixels = np.asarray(Image.open(root.image("A", 1)))
     for size, window in WINDOWS.items():
         table = patches.read_patch_table(root, size, "A", 1)
-        img, coords, names = read_patches(root.patches(size, "A", 1))
+        with open_patches(root.patches(size, "A", 1)) as (stored, coords, names):
+            img = stored[:]
         assert img.shape == (len(table), size, size, 3) and names == table["patch_name"].tolist()
         assert (table["width"] == window).all()
         np.testing.assert_array_equal(coords, table[["x", "y"]] + window // 2)

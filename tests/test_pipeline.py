@@ -117,7 +117,7 @@ def test_a_second_run_skips_and_changed_content_does_not(tiny, capsys):
 # the result ------------------------------------------------------------------------------------------
 def test_metrics_hold_every_method_on_the_same_layers(trained):
     result = json.loads(trained.metrics_json.read_text())
-    assert list(result["methods"]) == ["mean", "nearest", "overlap", "similarity", "kernel", "msagnet"]
+    assert list(result["methods"]) == ["mean", "nearest", "overlap", "similarity", "kernel", "gp", "msagnet"]
     for one in result["methods"].values():
         assert set(one["layers"]) == {"A/2", "A/3"} and set(one["pooled"]) == {"mse", "mae", "pcc_spot", "pcc_gene", "scc_gene"}
     assert result["methods"]["mean"]["pooled"]["pcc_gene"] == 0
@@ -150,6 +150,20 @@ def test_prediction_is_what_was_scored_and_opens_in_scanpy(tiny, trained):
         axes = scanpy.pl.embedding(adata, basis="spatial", color=adata.var_names[0], show=False)
         assert len(axes.collections[0].get_offsets()) == adata.n_obs
     assert read_h5ad(trained.imputed("A", 1)).obs["known"].all()
+
+
+@pytest.mark.parametrize("method", ["gp", "kernel"])
+def test_another_method_is_scored_and_given_back_without_training(tiny, trained, tmp_path, method):
+    train_and_predict(tiny.root, tmp_path, "--method", method)
+    result, run_layout = json.loads(RunLayout(tmp_path).metrics_json.read_text()), RunLayout(tmp_path)
+    assert "msagnet" not in result["methods"] and not run_layout.checkpoint(0).exists()
+    assert result["methods"] == {name: one for name, one in json.loads(trained.metrics_json.read_text())["methods"].items() if name != "msagnet"}
+    adata = read_h5ad(run_layout.imputed("A", 3))
+    error = adata.X - adata.layers["measured"]
+    assert (error ** 2).mean() == pytest.approx(result["methods"][method]["layers"]["A/3"]["mse"], rel=1e-5)
+    assert adata.uns["asign"]["method"] == method and ("sd" in adata.layers) == (method == "gp")
+    if method == "gp":
+        assert 0.8 < (np.abs(error) < 1.96 * adata.layers["sd"]).mean() < 1
 
 
 # no leak ---------------------------------------------------------------------------------------------

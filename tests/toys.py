@@ -43,7 +43,7 @@ def toy_graph(seed: int = 0, sample: str = "T", noise: float = 0.3) -> SampleGra
     return SampleGraph(
         sample=sample, barcode=np.array([f"{l}_{i}" for i, l in enumerate(layer)]), pixel=position * 10, registered=position * 10, layer=layers,
         position=tensor(position), label=tensor(label), has_label=torch.ones(len(layer), dtype=torch.bool),
-        feature=standardise_per_slide(tensor(feature), layers),
+        feature_sets={"backbone": FEATURES}, feature=standardise_per_slide(tensor(feature), layers),
         region_feature=standardise_per_slide(tensor(means(feature, region)), torch.from_numpy(region_layer)),
         global_feature=tensor(means(feature, k)), region_label=tensor(means(label, region)), global_label=tensor(means(label, k)),
         region_has_label=torch.ones(12, dtype=torch.bool), global_has_label=torch.ones(3, dtype=torch.bool),

@@ -1,0 +1,66 @@
+"""Stain features: what haematoxylin and eosin do around a spot, at several widths.
+
+An H&E pixel's optical density is a mix of the stains' colours (Beer-Lambert); the inverse of the colour matrix of Ruifrok & Johnston
+(Anal Quant Cytol Histol 2001) gives the amount of each:
+
+    (haematoxylin, eosin, residual) = -log10((pixel + 1) / 256) · inverse(colours)
+
+the residual being perpendicular to both. A window's statistics: mean, sd, 10 / 50 / 90 % points of each amount, two textures of the
+haematoxylin (nuclei are its grain), and the share of white. They are raw: standardising per slide is the model's part.
+"""
+import cv2
+import numpy as np
+
+from common.slide import Slide
+from data_preprocessing.patches import spot_corners
+
+MODEL = "Ruifrok & Johnston 2001"
+WIDTHS = (112, 224, 512, 1024)  # side of the windows, reference px
+MAX_READ_PX = 224               # a wider window is averaged down to this side before its statistics
+HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # optical density of red, green, blue (Ruifrok & Johnston 2001)
+POINTS = (0.1, 0.5, 0.9)
+WHITE_DENSITY = 0.1             # a pixel below it in every channel is white
+STATISTICS = tuple(f"{stain}_{name}" for stain in ("haematoxylin", "eosin", "residual") for name in ("mean", "sd", "p10", "p50", "p90")) + (
+    "nuclear_gradient", "nuclear_grain", "white")
+
+
+def colours() -> np.ndarray:
+    """Unit colours of haematoxylin, eosin and residual, one a row: (3, 3)."""
+    h, e = (np.array(colour) / np.linalg.norm(colour) for colour in (HAEMATOXYLIN, EOSIN))
+    residual = np.cross(h, e)
+    return np.stack([h, e, residual / np.linalg.norm(residual)])
+
+
+DENSITY = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)  # optical density of each 8-bit value
+UNMIX = np.linalg.inv(colours()).astype(np.float32)
+
+
+def amounts(image: np.ndarray) -> np.ndarray:
+    """Haematoxylin, eosin and residual of every pixel: (h, w, 3) uint8 -> (h, w, 3) float32."""
+    return DENSITY[image] @ UNMIX
+
+
+def statistics(image: np.ndarray) -> np.ndarray:
+    """The STATISTICS of one window: (h, w, 3) uint8 -> (18,) float32."""
+    density = DENSITY[image].reshape(-1, 3)  # (h w, 3)
+    stains = UNMIX.T @ density.T  # (3 stains, h w)
+    rank = np.rint(np.array(POINTS) * (len(density) - 1)).astype(int)
+    points = np.partition(stains, rank, axis=1)[:, rank]  # (3 stains, 3 points)
+    nuclei = stains[0].reshape(image.shape[:2])
+    gradient = cv2.magnitude(*(cv2.Sobel(nuclei, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (1, 0)))
+    per_stain = np.column_stack([stains.mean(axis=1), stains.std(axis=1), points])  # (3 stains, 5)
+    white = (density.max(axis=1) < WHITE_DENSITY).mean()
+    return np.concatenate([per_stain.ravel(), [gradient.mean(), cv2.Laplacian(nuclei, cv2.CV_32F).std(), white]]).astype(np.float32)
+
+
+def stain_features(slide: Slide, centre: np.ndarray, window_px: dict[int, int]) -> np.ndarray:
+    """Statistics at every width around each centre: (n, 2) level-0 px -> (n, 4 · 18) float32, widths ascending.
+
+    window_px: level-0 px of each of WIDTHS. Beyond the slide is white. One window is in memory at a time.
+    """
+    features = np.empty((len(centre), len(WIDTHS), len(STATISTICS)), np.float32)
+    for k, width in enumerate(WIDTHS):
+        window, out = window_px[width], min(window_px[width], MAX_READ_PX)
+        for row, (x, y) in enumerate(spot_corners(centre, window).tolist()):
+            features[row, k] = statistics(slide.read(x, y, window, window, out_px=(out, out)))
+    return features.reshape(len(centre), -1)
