@@ -101,8 +101,10 @@ def start_torch(seed: int, gpu: str | None):
     """What training and prediction begin with: memory, seeds, one thread; returns the device. Raises DataError."""
     keep_freed_memory()
     import torch
+    from threadpoolctl import threadpool_limits
     seed_everything(seed)
     torch.set_num_threads(1)  # the operations are small: more threads cost more than they bring, and would change the last bits
+    threadpool_limits(1)      # the same for NumPy and SciPy
     return choose_device(gpu)
 
 

@@ -79,6 +79,9 @@ class Layout:
     def mask(self, sample: str, layer: int) -> Path:
         return self.root / "tissue" / sample / f"{layer}.png"
 
+    def mask_picture(self, sample: str, layer: int) -> Path:
+        return self.root / "tissue" / sample / f"{layer}_mask.jpg"
+
     def thumbnail_info(self, sample: str, layer: int) -> Path:
         return self.root / "tissue" / sample / f"{layer}.json"
 
@@ -127,6 +130,15 @@ class Layout:
     def pair_itk(self, sample: str, moving: int, fixed: int) -> Path:
         return self.root / "registration" / sample / "pairs" / f"{moving}_to_{fixed}.mat"
 
+    def pair_warp(self, sample: str, moving: int, fixed: int) -> Path:
+        """The displacement field of a pair that is bent (SyN)."""
+        return self.root / "registration" / sample / "pairs" / f"{moving}_to_{fixed}.npz"
+
+    def pair_itk_warps(self, sample: str, moving: int, fixed: int) -> tuple[Path, Path]:
+        """It as ITK displacement fields: (for points, for images)."""
+        folder = self.root / "registration" / sample / "pairs"
+        return folder / f"{moving}_to_{fixed}_points.nii.gz", folder / f"{moving}_to_{fixed}_images.nii.gz"
+
     def overlay(self, sample: str, moving: int, fixed: int) -> Path:
         return self.root / "registration" / sample / "overlays" / f"{moving}_to_{fixed}.jpg"
 
@@ -135,6 +147,15 @@ class Layout:
 
     def to_middle_itk(self, sample: str, layer: int) -> Path:
         return self.root / "registration" / sample / "to_middle" / f"{layer}.mat"
+
+    def to_middle_warp(self, sample: str, layer: int) -> Path:
+        """The displacement field of a layer whose chain to the middle bends anywhere."""
+        return self.root / "registration" / sample / "to_middle" / f"{layer}.npz"
+
+    def to_middle_itk_warps(self, sample: str, layer: int) -> tuple[Path, Path]:
+        """It as ITK displacement fields: (for points, for images)."""
+        folder = self.root / "registration" / sample / "to_middle"
+        return folder / f"{layer}_points.nii.gz", folder / f"{layer}_images.nii.gz"
 
     def stack_view(self, sample: str) -> Path:
         return self.root / "registration" / sample / "stack.jpg"

@@ -1,13 +1,17 @@
-"""Step 0_2: a thumbnail of every layer and where on it tissue is.
+"""Step 0_2: a thumbnail of every layer, where on it tissue is, and whether the spots lie there.
 
 INPUT   imgs/<sample>/<layer>.<ext>         H&E, anything OpenSlide, tifffile or Pillow opens
+        location/<sample>/<layer>.csv       spots, if the layer has some
 OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at most 2048 px, never enlarged
         tissue/<sample>/<layer>.png         tissue mask of the same size, uint8: 255 tissue, 0 empty slide
+        tissue/<sample>/<layer>_mask.jpg    to look at: the mask's outline and the spots, longer side at most 1024 px
         tissue/<sample>/<layer>.json        width_px, height_px (level 0); scale: [x, y] level-0 px per thumbnail px;
-                                            tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the slide says, or null
+                                            tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the slide says, or null;
+                                            spots_on_tissue (0..1) and orientation ("as given", or what would fit better), null without spots
 
-What every later overview step (registration, spot grids) reads instead of the slide. A layer that cannot be read or shows no tissue
-is left out. Source: own (data_preprocessing/tissue.py).
+What every later overview step (registration, spot grids) reads instead of the slide. A layer is left out if it cannot be read, shows no
+tissue, or has spots that lie on it only after a flip or turn of their coordinates (swapped x and y is the classic); the picture to look at
+is written all the same. Source: own (data_preprocessing/tissue.py, data_preprocessing/orientation.py).
 
     python data_preprocessing/0_2_tissue_mask.py --root_path data/her2st
 """
@@ -15,29 +19,41 @@ import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
+import cv2
 import numpy as np
 
 from common import cli
 from common.errors import LayerError
-from common.io import write_json, write_picture
+from common.io import read_location, write_json, write_picture
 from common.layout import Layout
-from common.slide import open_slide
+from common.slide import fitted_size, open_slide
+from data_preprocessing.orientation import Verdict, check
 from data_preprocessing.tissue import tissue_mask
 
 STEP = "0_2_tissue_mask"
 MAX_SIDE_PX = 2048
+PICTURE_SIDE_PX = 1024
+OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB of what is drawn
 
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
-    """Thumbnail and mask of one layer."""
+    """Overview of one layer. If it is left out, no overview of an earlier run stays."""
     layout = context.layout
-    image = layout.image(sample, layer)
-    outputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)]
-    return cli.Job(sample, layer, [image] if image else [], outputs, lambda: write_overview(layout, sample, layer))
+    inputs = [path for path in (layout.image(sample, layer), layout.location(sample, layer)) if path and path.is_file()]
+    outputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.mask_picture(sample, layer), layout.thumbnail_info(sample, layer)]
+
+    def work() -> str:
+        try:
+            return write_overview(layout, sample, layer)
+        except LayerError:
+            for path in (layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)):
+                path.unlink(missing_ok=True)
+            raise
+    return cli.Job(sample, layer, inputs, outputs, work)
 
 
 def write_overview(layout: Layout, sample: str, layer: int) -> str:
-    """Raises LayerError if the image cannot be read or holds no tissue."""
+    """Raises LayerError if the image cannot be read, holds no tissue or is not that of the spots."""
     image = layout.image(sample, layer)
     if image is None:
         raise LayerError(layout.new_image(sample, layer, ".*"), "no image", "the layer's H&E",
@@ -45,15 +61,49 @@ def write_overview(layout: Layout, sample: str, layer: int) -> str:
     slide = open_slide(image)
     thumbnail = slide.thumbnail(MAX_SIDE_PX)  # (h, w, 3)
     mask = tissue_mask(thumbnail)  # (h, w)
+    xy = spots(layout, sample, layer)  # (n_spots, 2)
+    write_picture(layout.mask_picture(sample, layer), drawn(thumbnail, mask, xy, slide.size_px))
     if not mask.any():
-        raise LayerError(image, "no tissue", "a stained section", "look at the image, or skip the layer in the config")
+        raise LayerError(image, "no tissue", "a section stained with H&E", "look at the image, or skip the layer in the config")
+    verdict = check(xy, mask, slide.size_px) if len(xy) else None
+    if verdict and verdict.wrong:
+        raise LayerError(layout.location(sample, layer), verdict.found, "the spots on the tissue",
+                         f"{verdict.fix}; what was seen: {layout.mask_picture(sample, layer)}")
     (width, height), (rows, columns) = slide.size_px, mask.shape
     share = float(mask.mean())
     write_picture(layout.thumbnail(sample, layer), thumbnail)
     write_picture(layout.mask(sample, layer), mask.astype(np.uint8) * 255)
     write_json(layout.thumbnail_info(sample, layer), {"width_px": width, "height_px": height, "scale": [width / columns, height / rows],
-                                                      "tissue_share": share, "pixel_size_um": slide.pixel_size_um})
-    return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue"
+                                                      "tissue_share": share, "pixel_size_um": slide.pixel_size_um,
+                                                      "spots_on_tissue": verdict and verdict.on_tissue,
+                                                      "orientation": verdict and verdict.orientation})
+    return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}"
+
+
+def spots(layout: Layout, sample: str, layer: int) -> np.ndarray:
+    """Level-0 spot centres (n_spots, 2) float64; none for an image-only layer."""
+    path = layout.location(sample, layer)
+    return read_location(path)[["pixel_x", "pixel_y"]].to_numpy() if path.is_file() else np.zeros((0, 2))
+
+
+def words(verdict: Verdict | None) -> str:
+    """The end of the line on screen."""
+    if verdict is None:
+        return ""
+    return f"; warning: {verdict.found}: {verdict.fix}" if verdict.found else f", {verdict.on_tissue:.0%} of the spots on it"
+
+
+def drawn(thumbnail: np.ndarray, mask: np.ndarray, xy: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
+    """The mask's outline and the spots on the thumbnail. (h, w, 3) uint8, (h, w) bool, (n, 2) level-0 px -> RGB uint8."""
+    width, height = fitted_size((mask.shape[1], mask.shape[0]), PICTURE_SIDE_PX)
+    picture = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, OUTLINE, 2)
+    at = np.rint(xy * np.array([width, height]) / np.array(size_px))
+    for column, row in at[((at >= 0) & (at < [width, height])).all(axis=1)].astype(int).tolist():
+        cv2.circle(picture, (column, row), 2, SPOT, -1, cv2.LINE_AA)
+    return picture
 
 
 def build_parser() -> argparse.ArgumentParser:

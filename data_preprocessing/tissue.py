@@ -3,6 +3,9 @@
 Tissue absorbs light that the empty slide lets through, whatever the slide's own shade. So every pixel is scored by its optical-density
 distance from the background colour plus the local contrast of its optical density (tissue is textured, a haze of dye is not), the scores
 are split by Otsu, and the mask is cleaned: gaps closed, small holes filled, hairs and dust removed.
+
+H&E absorbs green the most, red no more than that, and blue about half as much. What absorbs otherwise is pen, print, dust or shadow:
+it does not score, and what lies under it is what lies around it.
 """
 import cv2
 import numpy as np
@@ -19,6 +22,17 @@ PALE_LENGTH = 8.0           # where it is at least twice this wide (a printed do
 PALE_GAP_LENGTH = 1.5       # gaps narrower than twice this do not count (between printed dots they are wider)
 FLAT_CONTRAST = 0.03        # local contrast of the logarithm of grey below which a pixel may be empty slide
 MIN_FLAT_SHARE = 0.01       # with fewer flat pixels, all are asked for the background colour
+SHADE_BLUE = 0.75           # stain absorbs at most this share of its green in blue; the rest is grey: shadow, vignette
+INK_RED = 0.80              # ink absorbs more in red beyond blue than this share of its green (blue pen),
+INK_BLUE = 0.85             # or more than this share in blue (black, green, red pen; dark shadow, dust, printed frame),
+INK_PURE_RED = 0.15         # or less than this share in red (red pen)
+INK_MARGIN = 0.03           # by this much optical density at least;
+RIM_MARGIN = 0.005          # by this much
+RIM_LENGTH = 4.0            # at most so far from it
+UNDER_INK_LENGTH = 20.0     # what is not farther than this tells what lies under ink
+HAZE_CONTRAST = 0.01        # dye on the slide has less contrast than this
+HAZE_SCORE = 0.4            # and absorbs less than this
+PADDING_SHARE = 0.02        # a scanner's pure white or black padding is no background if another colour is at least so frequent beside it
 MAX_SCORE = 1.5             # darker is not more tissue (ink, folds)
 HOLE_SHARE = 0.02           # holes below this share of the tissue are filled
 SPECK_SHARE = 0.002         # pieces below this share of the largest are dropped before gaps are closed
@@ -32,11 +46,16 @@ def background_colour(rgb: np.ndarray) -> np.ndarray:
     rgb (h, w, 3) uint8 -> (3,) float32, 0..255.
     """
     smooth = cv2.GaussianBlur(rgb, (0, 0), _px(SMOOTH_LENGTH, rgb))
-    flat = local_contrast(np.log(rgb.mean(axis=2, dtype=np.float32) + 1)) < FLAT_CONTRAST
+    flat = local_contrast(np.log(_mean(rgb.astype(np.float32)) + 1)) < FLAT_CONTRAST
     colours = smooth[flat] if flat.mean() > MIN_FLAT_SHARE else smooth.reshape(-1, 3)  # (n, 3)
     bins = colours.astype(np.int64) >> 2  # 64 levels a channel
     key = (bins[:, 0] << 12) | (bins[:, 1] << 6) | bins[:, 2]
-    return colours[key == np.bincount(key).argmax()].mean(axis=0).astype(np.float32)
+    count = np.bincount(key, minlength=1 << 18)
+    padding = count[[0, -1]].max()
+    beside = count.copy()
+    beside[[0, -1]] = 0
+    count = beside if beside.max() > PADDING_SHARE * padding else count
+    return colours[key == count.argmax()].mean(axis=0).astype(np.float32)
 
 
 def local_contrast(density: np.ndarray) -> np.ndarray:
@@ -46,25 +65,59 @@ def local_contrast(density: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(cv2.GaussianBlur(density * density, (0, 0), sigma) - mean * mean, 0))
 
 
-def tissue_score(rgb: np.ndarray) -> np.ndarray:
+def optical_density(rgb: np.ndarray) -> np.ndarray:
+    """-log(colour / background), what is brighter than the slide is 0. rgb (h, w, 3) uint8 -> (h, w, 3) float32."""
+    levels = np.arange(256, dtype=np.float32)[:, None]  # (256, 1)
+    density = np.maximum(-np.log((levels + 1) / (background_colour(rgb) + 1)), 0)  # (256, 3)
+    return cv2.LUT(rgb, density[None])
+
+
+def shade(smooth: np.ndarray) -> np.ndarray:
+    """The grey part of the absorption: what is absorbed in blue beyond stain. smooth (h, w, 3) optical density -> (h, w) float32."""
+    return np.maximum(smooth[..., 2] - SHADE_BLUE * smooth[..., 1], 0) / (1 - SHADE_BLUE)
+
+
+def ink(smooth: np.ndarray) -> np.ndarray:
+    """Where something absorbs that is not H&E, with its pale rim. smooth (h, w, 3) optical density -> (h, w) bool."""
+    red, green, blue = np.moveaxis(smooth, 2, 0)
+    excess = np.maximum.reduce([red - blue - INK_RED * green, blue - INK_BLUE * green, INK_PURE_RED * green - red])
+    rim = cv2.dilate((excess > INK_MARGIN).astype(np.uint8), _disc(RIM_LENGTH, excess)) > 0
+    return rim & (excess > RIM_MARGIN)
+
+
+def tissue_score(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Optical-density distance from the background + local contrast of the optical density.
 
-    rgb (h, w, 3) uint8 -> (h, w) float32, about 0 on the empty slide, 0.2 to 2 on tissue.
+    rgb (h, w, 3) uint8 -> score (h, w) float32, about 0 on the empty slide and under ink, 0.2 to 2 on tissue; ink (h, w) bool.
     """
-    density = -np.log((rgb.astype(np.float32) + 1) / (background_colour(rgb) + 1))
-    density = np.maximum(density, 0)  # (h, w, 3); what is brighter than the slide is not tissue
-    distance = np.linalg.norm(cv2.GaussianBlur(density, (0, 0), _px(SMOOTH_LENGTH, rgb)), axis=2)
-    return distance + local_contrast(density.mean(axis=2))
+    density = optical_density(rgb)
+    smooth = cv2.GaussianBlur(density, (0, 0), _px(SMOOTH_LENGTH, rgb))
+    inked = np.zeros(rgb.shape[:2], bool)
+    if np.abs(smooth - _mean(smooth)[..., None]).max() > INK_MARGIN:  # a grey picture does not tell ink from stain
+        inked = ink(smooth)
+        smooth = np.maximum(smooth - shade(smooth)[..., None], 0)
+        density[inked] = 0
+    distance, contrast = np.sqrt(3 * _mean(smooth * smooth)), local_contrast(_mean(density))
+    empty = inked | ((contrast < HAZE_CONTRAST) & (distance < HAZE_SCORE))
+    return np.where(empty, 0, distance + contrast), inked
 
 
 def tissue_mask(rgb: np.ndarray) -> np.ndarray:
     """rgb (h, w, 3) uint8 -> (h, w) bool; all False if there is no tissue."""
-    score = np.minimum(tissue_score(rgb), MAX_SCORE)
+    score, inked = tissue_score(rgb)
+    score = np.minimum(score, MAX_SCORE)
     levels = np.rint(score * (255 / MAX_SCORE)).astype(np.uint8)
     otsu = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)[0] * (MAX_SCORE / 255)
     threshold = max(OTSU_SHARE * otsu, MIN_SCORE)
-    mask = clean_mask((score > threshold) | pale_tissue(score))
+    mask = clean_mask(under_ink((score > threshold) | pale_tissue(score), inked))
     return mask if mask.mean() >= MIN_TISSUE_SHARE else np.zeros_like(mask)
+
+
+def under_ink(mask: np.ndarray, inked: np.ndarray) -> np.ndarray:
+    """Under ink is tissue where most of what is around and not under ink is tissue. mask, inked (h, w) bool -> (h, w) bool."""
+    side = 2 * round(_px(UNDER_INK_LENGTH, mask)) + 1
+    around, free = (cv2.blur(part.astype(np.float32), (side, side)) for part in (mask & ~inked, ~inked))
+    return np.where(inked, around > 0.5 * np.maximum(free, 1e-3), mask)
 
 
 def pale_tissue(score: np.ndarray) -> np.ndarray:
@@ -87,6 +140,11 @@ _PAD = 16  # the border is not a wall: morphology may reach over it
 
 def _padded(mask: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(mask.astype(np.uint8), _PAD, _PAD, _PAD, _PAD, cv2.BORDER_CONSTANT)
+
+
+def _mean(image: np.ndarray) -> np.ndarray:
+    """Mean of the three channels (faster than NumPy's). (h, w, 3) float32 -> (h, w) float32."""
+    return cv2.transform(image, np.full((1, 3), 1 / 3, np.float32))
 
 
 def _px(length: float, image: np.ndarray) -> float:

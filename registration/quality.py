@@ -1,20 +1,24 @@
-"""How well two sections lie on each other: tissue Dice and image correlation, both 1 for a perfect fit."""
+"""How well two sections lie on each other: tissue Dice and image correlation, both 1 for a perfect fit.
+
+Every transform here leads from the moving to the fixed view's px; it is a (2, 3) matrix or a Transform that may bend.
+"""
 import cv2
 import numpy as np
 
 from registration.sections import View
+from registration.transforms import Transform, warp_image
 
 SMOOTH_PX = 2.0  # sigma; neighbouring sections share structures, not cells
 
 
-def warp_density(density: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """density (h, w) float32 moved by matrix (moving -> fixed px) onto a canvas of `shape` (rows, columns); 0 outside."""
-    return cv2.warpAffine(density, matrix, shape[::-1], flags=cv2.INTER_LINEAR)
+def warp_density(density: np.ndarray, transform: Transform | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """density (h, w) float32 moved onto a canvas of `shape` (rows, columns); 0 outside."""
+    return warp_image(density, transform, shape)
 
 
-def warp_mask(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def warp_mask(mask: np.ndarray, transform: Transform | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """mask (h, w) bool moved likewise; bool."""
-    return cv2.warpAffine(mask.astype(np.float32), matrix, shape[::-1], flags=cv2.INTER_LINEAR) >= 0.5
+    return warp_image(mask.astype(np.float32), transform, shape) >= 0.5
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -23,18 +27,46 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * int((a & b).sum()) / total if total else 0.0
 
 
-def correlation(moving: View, fixed: View, matrix: np.ndarray) -> float:
-    """Pearson correlation of the smoothed stain densities over the union of both tissues, the moving one moved by `matrix` (view px)."""
+def containment(a: np.ndarray, b: np.ndarray) -> float:
+    """|a ∩ b| / min(|a|, |b|): 1 where the smaller tissue lies within the larger, as a torn section does; 0 if one is empty."""
+    smaller = min(int(a.sum()), int(b.sum()))
+    return int((a & b).sum()) / smaller if smaller else 0.0
+
+
+def correlation(moving: View, fixed: View, transform: Transform | np.ndarray) -> float:
+    """Pearson correlation of the smoothed stain densities over the union of both tissues."""
+    mask = warp_mask(moving.mask, transform, fixed.mask.shape)
+    return _pearson(_smooth(warp_density(moving.density, transform, fixed.mask.shape)), _smooth(fixed.density), mask | fixed.mask)
+
+
+def overlap_correlation(moving: View, fixed: View, transform: Transform | np.ndarray) -> float:
+    """The same inside both tissues alone: nothing of it is the outline's, so a wrong fit scores about 0."""
     shape = fixed.mask.shape
-    union = warp_mask(moving.mask, matrix, shape) | fixed.mask
-    a = cv2.GaussianBlur(warp_density(moving.density, matrix, shape), (0, 0), SMOOTH_PX)[union].astype(np.float64)
-    b = cv2.GaussianBlur(fixed.density, (0, 0), SMOOTH_PX)[union].astype(np.float64)
+    mask = warp_mask(moving.mask, transform, shape)
+    return _pearson(_smooth_inside(warp_density(moving.density, transform, shape), mask), _smooth_inside(fixed.density, fixed.mask),
+                    mask & fixed.mask)
+
+
+def _smooth(density: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(density, (0, 0), SMOOTH_PX)
+
+
+def _smooth_inside(density: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mean over the tissue around each pixel: the empty slide does not darken the rim."""
+    return _smooth(density * mask) / np.maximum(_smooth(mask.astype(np.float32)), 1e-3)
+
+
+def _pearson(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    """Over the pixels `where` (h, w) bool; 0 if either is flat there."""
+    a, b = a[where].astype(np.float64), b[where].astype(np.float64)
+    if len(a) < 2:
+        return 0.0
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / norm) if norm > 0 else 0.0
 
 
-def judge(moving: View, fixed: View, matrix: np.ndarray) -> dict[str, float]:
+def judge(moving: View, fixed: View, transform: Transform | np.ndarray) -> dict[str, float]:
     """tissue_dice and image_correlation of a transform in view px, to 6 decimals (the last bits of a sum depend on memory alignment)."""
-    return {"tissue_dice": round(dice(warp_mask(moving.mask, matrix, fixed.mask.shape), fixed.mask), 6),
-            "image_correlation": round(correlation(moving, fixed, matrix), 6)}
+    return {"tissue_dice": round(dice(warp_mask(moving.mask, transform, fixed.mask.shape), fixed.mask), 6),
+            "image_correlation": round(correlation(moving, fixed, transform), 6)}

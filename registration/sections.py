@@ -3,6 +3,7 @@
 Registration never opens a slide; it reads what step 0_2 made (thumbnail, mask, scale).
 """
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -43,8 +44,24 @@ def overview_files(layout: Layout, sample: str, layer: int) -> list[Path]:
 
 def read_section(layout: Layout, sample: str, layer: int) -> Section:
     """Raises LayerError if step 0_2 left the layer out."""
-    rgb, mask, info = layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)
+    rgb, mask, info = overview_files(layout, sample, layer)
     return Section(read_picture(rgb, MADE_BY), read_picture(mask, MADE_BY) > 0, scaling(*read_json(info, MADE_BY)["scale"]))
+
+
+def make_views(moving: Section, fixed: Section, um_per_px: tuple[float, float], tissue_px: int) -> tuple[View, View]:
+    """Both sections at the same um per view px, so that the larger tissue is at most `tissue_px` long.
+
+    um_per_px: of level 0, of the moving and of the fixed layer.
+    """
+    um = [size * np.sqrt(abs(np.linalg.det(section.to_level0[:, :2]))) for section, size in zip((moving, fixed), um_per_px)]  # per overview px
+    longest_um = max(tissue_length_px(section.mask) * size for section, size in zip((moving, fixed), um))
+    um_per_view_px = max(longest_um / tissue_px, *um)  # never enlarged
+    return tuple(make_view(section, max(1, round(max(section.mask.shape) * size / um_per_view_px))) for section, size in zip((moving, fixed), um))
+
+
+def tissue_length_px(mask: np.ndarray) -> int:
+    """The longer side of the box around the tissue of (h, w) bool; of the whole picture if it is empty."""
+    return max(cv2.boundingRect(mask.astype(np.uint8))[2:]) or max(mask.shape)
 
 
 def make_view(section: Section, side_px: int) -> View:
@@ -68,7 +85,16 @@ def usable_layers(context: Context, sample: str) -> list[int]:
     status = read_status(context.layout)
     return [layer for layer in context.all_samples.layers_of(sample)
             if all(path.is_file() for path in overview_files(context.layout, sample, layer))
-            and status.get(f"{sample}/{layer}", {}).get(MADE_BY_STEP, "ok") == "ok"]
+            and status.get(f"{sample}/{layer}", {}).get(MADE_BY_STEP, "ok") == "ok"
+            and _shows_tissue(mask := context.layout.mask(sample, layer), mask.stat().st_mtime_ns)]
+
+
+@lru_cache(maxsize=4096)
+def _shows_tissue(mask: Path, _changed: int) -> bool:
+    try:
+        return bool(read_picture(mask, MADE_BY).any())
+    except LayerError:
+        return False
 
 
 def partner_of(context: Context, sample: str, layer: int) -> int | None:
@@ -78,3 +104,18 @@ def partner_of(context: Context, sample: str, layer: int) -> int | None:
         raise LayerError(context.layout.mask(sample, layer), "no tissue mask", "the overview of a readable image with tissue",
                          f"see status.json, or run {MADE_BY}")
     return pair_partner(layers, layer)
+
+
+def pair_names(context: Context, sample: str) -> list[str]:
+    """'<moving>_to_<fixed>' of the chain, as it is and as it would be if no layer had been left out; sorted."""
+    chains = usable_layers(context, sample), context.all_samples.layers_of(sample)
+    return sorted({pair_name(layer, partner) for layers in chains for layer in layers if (partner := pair_partner(layers, layer)) is not None})
+
+
+def pair_name(moving: int, fixed: int) -> str:
+    return f"{moving}_to_{fixed}"
+
+
+def um_per_px(context: Context, sample: str, *layers: int) -> tuple[float, ...]:
+    """um per level-0 px of every layer."""
+    return tuple(context.all_samples.of_layer(sample, layer).um_per_px for layer in layers)

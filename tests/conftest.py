@@ -1,11 +1,14 @@
 """Shared by all tests: the repository root on sys.path, and numbered scripts as modules."""
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read once, when the first test imports ANTs
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read at import: on small arrays threads only wait for each other
 SCRIPT_FOLDERS = ("data_preprocessing", "registration", "data_preprocessing_3d", ".")
 
 

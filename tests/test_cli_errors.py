@@ -186,7 +186,7 @@ def write_3d_graph(layout: Layout) -> None:
     edges = lambda columns: {"edge_index": torch.zeros(2, 0, dtype=torch.long), "edge_attr": torch.zeros(0, columns)}
     members = lambda n: {"edge_index": torch.stack([torch.arange(n), torch.zeros(n, dtype=torch.long)])}
     io.write_pt(layout.graph_3d("A"), {
-        "spot": {"pos": torch.zeros(2, 2), "layer": torch.ones(2, dtype=torch.long)}, "region": patch, "global": patch,
+        "spot": {"pos": torch.zeros(2, 2), "layer": torch.ones(2, dtype=torch.long), "feature_sets": {"backbone": 4}}, "region": patch, "global": patch,
         ("spot", "cross", "spot"): edges(5), ("spot", "within", "spot"): edges(5), ("region", "near", "region"): edges(1),
         ("global", "near", "global"): edges(1), ("spot", "in", "region"): members(2), ("spot", "in", "global"): members(2),
         ("region", "in", "global"): members(1)})
@@ -197,7 +197,9 @@ def test_a_missing_checkpoint_ends_the_run(tmp_path, capsys):  # in this process
     layout, run = Layout(tmp_path), RunLayout(tmp_path / "run")
     write_3d_graph(layout)
     io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
-    io.write_json(run.splits, {"folds": [{"index": 0, "test_samples": ["A"]}]})
+    io.write_table(run.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
+    io.write_json(layout.quality("A"), {"middle": 1, "to_middle": {"1": {"accepted": True}}})
+    io.write_json(run.splits, {"method": "msagnet", "folds": [{"index": 0, "test_samples": ["A"], "known_layers": {"A": [1]}, "training_layers": {"A": [1]}}]})
     assert predict.main(["--root_path", str(tmp_path), "--save_path", str(run.root), "--gpu", "cpu"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {run.checkpoint(0)}: found no file; expected a checkpoint of main_3d.py") and err.count("\n") == 1
@@ -214,4 +216,4 @@ def test_a_run_folder_without_a_run_ends_the_run(tmp_path, capsys):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     io.write_pt(tmp_path / "checkpoint.pt", {"state": {}})
     with pytest.raises(DataError, match=r"checkpoint.pt: found keys \['state'\]; expected a checkpoint of main_3d.py"):
-        predict.load_checkpoint(tmp_path / "checkpoint.pt")
+        predict.load_checkpoint(tmp_path / "checkpoint.pt", ["G1"])

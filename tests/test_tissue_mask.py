@@ -1,13 +1,17 @@
 """Step 0_2: the tissue mask on hand-made slides, and the script's files."""
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
 from conftest import load_script
 from PIL import Image
 
 from common.cli import read_status
+from common.io import write_table
 from common.layout import Layout
 from data_preprocessing.tissue import background_colour, tissue_mask
 
@@ -84,6 +88,112 @@ def test_tissue_may_touch_the_border():
     rgb, truth = slide(WHITE, PURPLE)
     mask = tissue_mask(rgb[:, 250:])
     assert dice(mask, truth[:, 250:]) > 0.97
+
+
+PENS = {"black": (25, 25, 30), "blue": (30, 50, 180), "light blue": (90, 140, 220), "green": (20, 130, 60), "red": (205, 30, 45)}
+
+
+@pytest.mark.parametrize("pen", sorted(PENS))
+def test_pen_is_not_tissue_and_tissue_under_it_stays(pen):
+    rgb, truth = slide(WHITE, PURPLE)
+    cv2.ellipse(rgb, (300, 240), (215, 150), 20, 0, 360, PENS[pen], 8, cv2.LINE_AA)
+    cv2.putText(rgb, "C4", (20, 480), 0, 2, PENS[pen], 8, cv2.LINE_AA)
+    cv2.line(rgb, (250, 40), (330, 480), PENS[pen], 7, cv2.LINE_AA)
+    mask = tissue_mask(rgb)
+    assert dice(mask, truth) > 0.97
+    assert mask[240, 200:400].all(), "the stroke across the tissue leaves no cut"
+
+
+@pytest.mark.parametrize("background", [WHITE, PINK_HAZE, GREY])
+def test_shadow_and_vignette_are_not_tissue(background):
+    rgb, truth = slide(background, PURPLE)
+    y, x = np.mgrid[:500, :600]
+    light = (1 - 0.1 * ((x - 300) ** 2 + (y - 250) ** 2) / 300 ** 2) * np.where(x > 330, 0.9, 1) * (1 - 0.4 * np.exp(-(600 - x) / 20))
+    assert dice(tissue_mask((rgb * light[..., None]).astype(np.uint8)), truth) > 0.97
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_the_padding_of_a_scanner_is_not_the_background(level):
+    rgb, truth = slide(PINK_HAZE, PURPLE)
+    padded = np.pad(rgb, ((0, 300), (200, 0), (0, 0)), constant_values=level)
+    np.testing.assert_allclose(background_colour(padded), PINK_HAZE, atol=6)
+    assert dice(tissue_mask(padded), np.pad(truth, ((0, 300), (200, 0)))) > 0.96
+
+
+def test_a_grey_picture_has_a_mask_too():
+    rgb, truth = slide(WHITE, PURPLE)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    assert dice(tissue_mask(np.repeat(grey[..., None], 3, axis=2)), truth) > 0.97
+
+
+def test_the_mask_does_not_depend_on_the_size_of_the_thumbnail():
+    rgb, _ = slide(PINK_HAZE, PURPLE)
+    large = tissue_mask(cv2.resize(rgb, (1800, 1500), interpolation=cv2.INTER_CUBIC))
+    small = cv2.resize(tissue_mask(rgb).astype(np.uint8), (1800, 1500), interpolation=cv2.INTER_NEAREST) > 0
+    assert dice(large, small) > 0.98
+
+
+def grid(truth: np.ndarray, step: int = 20) -> np.ndarray:
+    """Spot centres (n, 2) on the tissue."""
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(0, truth.shape[1], step), np.arange(0, truth.shape[0], step)))
+    return np.stack([x, y], axis=1)[truth[y, x]].astype(float)
+
+
+def write_layer(root, layer: int, rgb: np.ndarray, xy: np.ndarray | None = None, suffix: str = ".png") -> Path:
+    path = root / "imgs" / "S" / f"{layer}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgb).save(path)
+    if xy is not None:
+        table = pd.DataFrame({"barcode": np.arange(len(xy)), "pixel_x": xy[:, 0], "pixel_y": xy[:, 1], "i": 0, "j": np.arange(len(xy))})
+        write_table(Layout(root).location("S", layer), table)
+    return path
+
+
+def test_script_names_what_is_wrong_with_each_layer_and_goes_on(tmp_path, capsys):
+    rgb, truth = slide(WHITE, PURPLE)
+    xy = grid(truth)
+    (tmp_path / "dataset.yaml").write_text("dataset: toy\npitch_px: 20\n")
+    write_layer(tmp_path, 1, rgb, xy)
+    for layer, suffix in ((2, ".jpg"), (3, ".png")):  # cut off
+        path = write_layer(tmp_path, layer, rgb, suffix=suffix)
+        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    write_layer(tmp_path, 4, rgb, suffix=".jpg").write_bytes(b"")
+    write_layer(tmp_path, 5, rgb, suffix=".jpg").write_text("not an image")
+    tifffile.imwrite(tmp_path / "imgs" / "S" / "6.tif", rgb.astype(np.uint16) * 257)
+    write_layer(tmp_path, 7, np.full_like(rgb, 200))  # one colour
+    write_layer(tmp_path, 8, rgb, xy[:, ::-1])  # swapped
+    write_layer(tmp_path, 9, rgb, xy * 8)  # of a larger image
+    write_layer(tmp_path, 10, np.dstack([rgb, np.full(truth.shape, 255, np.uint8)]))
+    write_layer(tmp_path, 11, cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), xy)
+    write_layer(tmp_path, 12, rgb, grid(np.ones_like(truth)))  # spots all over the slide
+    assert load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path)]) == 0
+    layout, status = Layout(tmp_path), {name: steps["0_2_tissue_mask"] for name, steps in read_status(Layout(tmp_path)).items()}
+    good = {1, 10, 11, 12}
+    for layer in range(1, 13):
+        assert (status[f"S/{layer}"] == "ok") == (layer in good) == layout.mask("S", layer).exists(), status[f"S/{layer}"]
+    for layer in (2, 3, 4, 5, 6):
+        assert f"{layer}." in status[f"S/{layer}"] and "cannot be read" in status[f"S/{layer}"]
+    assert "uint16" in status["S/6"] and "no tissue" in status["S/7"]
+    assert "fix: swap pixel_x and pixel_y;" in status["S/8"] and layout.mask_picture("S", 8).exists()
+    assert "the image has 600 x 500: probably full-resolution coordinates" in status["S/9"]
+    info = json.loads(layout.thumbnail_info("S", 1).read_text())
+    assert info["spots_on_tissue"] > 0.97 and info["orientation"] == "as given"
+    assert json.loads(layout.thumbnail_info("S", 10).read_text())["orientation"] is None
+    screen = capsys.readouterr().out
+    assert "% of the spots on it" in screen and "warning: only 25% of the spots on tissue" in screen
+    picture = np.asarray(Image.open(layout.mask_picture("S", 1))).astype(int)
+    x, y = xy[len(xy) // 2].astype(int)
+    assert picture.shape == (500, 600, 3) and abs(picture[y, x] - (255, 200, 0)).max() < 60, "a spot is drawn"
+
+
+def test_a_layer_that_goes_bad_keeps_no_old_overview(tmp_path):
+    rgb, truth = slide(WHITE, PURPLE)
+    (tmp_path / "dataset.yaml").write_text("dataset: toy\npitch_px: 20\n")
+    write_layer(tmp_path, 1, rgb, grid(truth))
+    script, layout = load_script("0_2_tissue_mask"), Layout(tmp_path)
+    assert script.main(["--root_path", str(tmp_path)]) == 0 and layout.mask("S", 1).exists()
+    write_layer(tmp_path, 1, rgb, grid(truth)[:, ::-1])
+    assert script.main(["--root_path", str(tmp_path)]) == 2 and not layout.mask("S", 1).exists()
 
 
 def test_script_writes_overview_and_leaves_bad_layers_out(tmp_path, capsys):
