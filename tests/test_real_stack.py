@@ -21,6 +21,7 @@ from conftest import ROOT
 RAW = Path(os.environ.get("ASIGN_DATA", ROOT.parent / "shared" / "data" / "her2st"))
 pytestmark = pytest.mark.skipif(not RAW.is_dir(), reason=f"no real sections at {RAW}: set ASIGN_DATA")
 MAX_RSS_KIB = 3 * 2**20
+AS_A_USER = {name: value for name, value in os.environ.items() if "THREADS" not in name}  # not as the tests
 
 
 def snakemake(root: Path) -> list[str]:
@@ -33,7 +34,8 @@ def stack(tmp_path_factory) -> tuple[Layout, RunLayout]:
     """Raw files to h5ad. The workflow is killed once on the way and started again."""
     root, run = tmp_path_factory.mktemp("her2c"), RunLayout(tmp_path_factory.mktemp("run"))
     layout = Layout(root)
-    first = subprocess.Popen(snakemake(root), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(snakemake(root), cwd=ROOT, start_new_session=True, env=AS_A_USER,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not layout.done("1_cropped_multi_level_patch", "C", 2).exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -41,17 +43,17 @@ def stack(tmp_path_factory) -> tuple[Layout, RunLayout]:
     first.wait()
     finished = {path: path.stat().st_mtime_ns for path in (root / ".done").rglob("*") if path.is_file()}
     assert finished and not layout.npy_3d("C").exists()
-    again = subprocess.run(snakemake(root), cwd=ROOT, capture_output=True, text=True)
+    again = subprocess.run(snakemake(root), cwd=ROOT, env=AS_A_USER, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     assert all(path.stat().st_mtime_ns == made for path, made in finished.items()), "what was finished is not made again"
     main_3d(root, run)
-    subprocess.run([sys.executable, "predict_3d.py", "--root_path", str(root), "--save_path", str(run.root), "--gpu", "cpu"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "predict_3d.py", "--root_path", str(root), "--save_path", str(run.root), "--gpu", "cpu"], cwd=ROOT, env=AS_A_USER, check=True)
     return layout, run
 
 
 def main_3d(root: Path, run: RunLayout, *options: str) -> None:
     subprocess.run([sys.executable, "main_3d.py", "--root_path", str(root), "--save_path", str(run.root), "--known_layers", "2", "--gpu", "cpu", *options],
-                   cwd=ROOT, check=True)
+                   cwd=ROOT, env=AS_A_USER, check=True)
 
 
 @pytest.fixture(scope="module")
