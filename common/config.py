@@ -61,6 +61,7 @@ class Config(_Strict):
     patch_scale: float | None = Field(None, gt=0, description="level-0 px per reference px; default pitch_px / 272")
     section_thickness_um: float = Field(16.0, gt=0, description="distance of consecutive layers in z, um")
 
+    refuse_flipped_spots: bool = Field(True, description="leave a layer out whose spots lie far better on the tissue when swapped or mirrored")
     refinement: Literal["affine", "syn", "none"] = Field("affine", description="ANTs refinement of a pair: affine, affine + SyN, or none")
 
     genes: str = Field("top_mean", description="top_mean, hvg, or a file with one gene symbol a line")

@@ -38,22 +38,22 @@ OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB of what is drawn
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """Overview of one layer. If it is left out, no overview of an earlier run stays."""
-    layout = context.layout
+    layout, refuse = context.layout, context.config.refuse_flipped_spots
     inputs = [path for path in (layout.image(sample, layer), layout.location(sample, layer)) if path and path.is_file()]
     outputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.mask_picture(sample, layer), layout.thumbnail_info(sample, layer)]
 
     def work() -> str:
         try:
-            return write_overview(layout, sample, layer)
+            return write_overview(layout, sample, layer, refuse)
         except LayerError:
             for path in (layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)):
                 path.unlink(missing_ok=True)
             raise
-    return cli.Job(sample, layer, inputs, outputs, work)
+    return cli.Job(sample, layer, inputs, outputs, work, {"refuse_flipped_spots": refuse})
 
 
-def write_overview(layout: Layout, sample: str, layer: int) -> str:
-    """Raises LayerError if the image cannot be read, holds no tissue or is not that of the spots."""
+def write_overview(layout: Layout, sample: str, layer: int, refuse: bool) -> str:
+    """Raises LayerError if the image cannot be read, holds no tissue or, with `refuse`, is not that of the spots."""
     image = layout.image(sample, layer)
     if image is None:
         raise LayerError(layout.new_image(sample, layer, ".*"), "no image", "the layer's H&E",
@@ -66,9 +66,9 @@ def write_overview(layout: Layout, sample: str, layer: int) -> str:
     if not mask.any():
         raise LayerError(image, "no tissue", "a section stained with H&E", "look at the image, or skip the layer in the config")
     verdict = check(xy, mask, slide.size_px) if len(xy) else None
-    if verdict and verdict.wrong:
+    if verdict and verdict.wrong and refuse:
         raise LayerError(layout.location(sample, layer), verdict.found, "the spots on the tissue",
-                         f"{verdict.fix}; what was seen: {layout.mask_picture(sample, layer)}")
+                         f"{verdict.fix}; what was seen: {layout.mask_picture(sample, layer)}; if it is right as it is: refuse_flipped_spots: false")
     (width, height), (rows, columns) = slide.size_px, mask.shape
     share = float(mask.mean())
     write_picture(layout.thumbnail(sample, layer), thumbnail)

@@ -194,6 +194,9 @@ def test_a_layer_that_goes_bad_keeps_no_old_overview(tmp_path):
     assert script.main(["--root_path", str(tmp_path)]) == 0 and layout.mask("S", 1).exists()
     write_layer(tmp_path, 1, rgb, grid(truth)[:, ::-1])
     assert script.main(["--root_path", str(tmp_path)]) == 2 and not layout.mask("S", 1).exists()
+    (tmp_path / "dataset.yaml").write_text("dataset: toy\npitch_px: 20\nrefuse_flipped_spots: false\n")  # a person insists
+    assert script.main(["--root_path", str(tmp_path)]) == 0
+    assert json.loads(layout.thumbnail_info("S", 1).read_text())["orientation"] == "swap pixel_x and pixel_y"
 
 
 def test_script_writes_overview_and_leaves_bad_layers_out(tmp_path, capsys):
