@@ -1,6 +1,7 @@
 """What every numbered script shares: its options, the walk over layers or samples, skipping, status and exit codes.
 
     python -m common.cli status --root_path ROOT      which layer stands at which step, and why
+    python -m common.cli check --root_path ROOT       whether every file is what the data contract says; exit code 2 if one is not
     python -m common.cli steps                        the numbered scripts from the raw images to the 3D graph, in their order
 """
 import argparse
@@ -289,14 +290,24 @@ def print_status(layout: Layout) -> int:
     return 0
 
 
+def run_check(args: argparse.Namespace) -> int:
+    """Hold every file of the root against the data contract (common/check.py). Raises DataError for a bad root or config."""
+    from common.check import check_root
+    context = open_context(args)
+    return check_root(context.layout, context.config)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["status", "steps"])
+    parser.add_argument("command", choices=["status", "check", "steps"])
     parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
+    parser.set_defaults(config=None)
     args = parser.parse_args(argv)
     if args.command == "steps":
         print(*(script_of(step).relative_to(REPOSITORY) for step in PIPELINE), sep="\n")
         return 0
+    if args.command == "check":
+        return guarded(lambda: run_check(args))
     layout = Layout(Path(args.root_path or "."))
     if not layout.root.is_dir():
         return guarded(lambda: (_ for _ in ()).throw(DataError(layout.root, "no folder", "a dataset root", "correct --root_path")))

@@ -40,7 +40,7 @@ class SampleConfig(_Strict):
     layers: list[int] | None = Field(None, description="layers in z order; default: all found")
     known_layers: list[int] | None = Field(None, description="layers whose expression the model may see; default: the first with counts")
     skip: list[int] = Field([], description="layers to leave out; the registration chain bridges them")
-    raw: dict[int, str] = Field({}, description="layer: its raw folder (visium) or file (h5ad), relative to raw_path")
+    raw: dict[int, str] = Field({}, description="layer: its raw folder (visium) or file (stnet, h5ad), relative to raw_path")
     images: dict[int, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
     pixel_size_um: dict[int, Annotated[float, Field(gt=0, strict=False)]] = Field(
         {}, description="layer: um per level-0 px, where layers differ; step 0_1 measures it on the spots of visium and h5ad data")
@@ -51,12 +51,13 @@ class Config(_Strict):
     """Everything a dataset sets. The field descriptions are the documentation."""
     dataset: str = Field(description="name of the dataset; names the run folder")
     samples: dict[str, SampleConfig] | None = Field(None, description="which layer belongs to which sample; default: all found")
-    raw_format: Literal["her2st", "visium", "h5ad"] | None = Field(None, description="form of the raw files that step 0_1 reads")
+    raw_format: Literal["her2st", "stnet", "visium", "h5ad", "asign"] | None = Field(None, description="form of the raw files that step 0_1 reads")
     raw_path: str | None = Field(None, description="folder of the raw files (--raw_path wins)")
 
     array: Literal["square", "hex"] = Field("square", description="spot array: legacy ST is square, Visium hexagonal")
     pitch_px: float | None = Field(None, gt=0, description="distance of neighbouring spots, level-0 px; default pitch_um / pixel_size_um")
     pitch_um: float = Field(200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
+    grid_pitch_um: float | None = Field(None, gt=0, description="distance of the spots that image-only layers get, um; default pitch_um")
     pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px; default the slide's own, else pitch_um / pitch_px")
     patch_scale: float | None = Field(None, gt=0, description="level-0 px per reference px; default pitch_px / 272")
     section_thickness_um: float = Field(16.0, gt=0, description="distance of consecutive layers in z, um")
@@ -90,6 +91,11 @@ class Config(_Strict):
     def scale(self) -> float:
         """Level-0 px per reference px."""
         return self.patch_scale or self.pitch_px / REFERENCE_PITCH_PX
+
+    @property
+    def grid_pitch_px(self) -> float:
+        """Distance of the spots that an image-only layer gets, level-0 px."""
+        return self.pitch_px * (self.grid_pitch_um or self.pitch_um) / self.pitch_um
 
     @property
     def um_per_px(self) -> float:

@@ -1,13 +1,15 @@
 """Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
-INPUT   --raw_path: a folder in the form --format: her2st, visium (Space Ranger folders) or h5ad (AnnData with obsm['spatial'], an image);
-                what is read is said at the head of data_preprocessing/readers/<format>.py
+INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad (AnnData with
+                obsm['spatial'], an image) or asign (the paper's processed archives); what is read is said at the head of
+                data_preprocessing/readers/<format>.py
         --config: what is known of the dataset (default configs/<format>.yaml); samples.<name>.raw says which folder or file is which layer
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed: those of this call; visium, h5ad: where each
-                                                layer was read from, and its pixel size in um, measured on its spots (pitch_um apart)
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed: those of this call; stnet, visium, h5ad: where
+                                                each layer was read from, and its pixel size in um, measured on its spots (pitch_um apart)
         <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG where an h5ad holds it
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
+        asign: instead of imgs/ and counts/ what steps 5_1 to 7 and all 3D steps write (a 2D archive: up to step 7), ready for training
 
 Spots and counts are intersected; the line of a layer says how many of each were dropped. A layer without an image is kept
 (status: no image), and so is one that is only an image.
@@ -28,10 +30,11 @@ from common.config import Config, SampleConfig, load_config, resolve, save_confi
 from common.errors import DataError, LayerError
 from common.io import atomic_path, write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
-from data_preprocessing.readers import RawLayer, h5ad, her2st, spot_pitch_px, visium
+from data_preprocessing import archive
+from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
 STEP = "0_1_convert_raw"
-READERS = {"her2st": her2st, "visium": visium, "h5ad": h5ad}
+READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "h5ad": h5ad}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 def convert(args: argparse.Namespace) -> int:
     """Resolve the config, write it, convert the layers. Raises DataError; returns the exit code."""
     context, raw, bad = open_raw(args)
+    if context.config.raw_format == "asign":
+        return convert_archive(context, raw)
     units = [(sample, layer) for sample in sorted(context.config.samples) for layer in context.config.layers_of(sample)]
     code = cli.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, raw, *unit, bad.get(unit)))
     for sample, layer in units:
@@ -108,7 +113,7 @@ def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, file: Path) 
 
     Returns with it the layers that cannot be measured: they are left out. Raises DataError where nothing tells, LayerError if all are bad.
     """
-    if config.pitch_px is not None or config.pixel_size_um is not None:
+    if config.pitch_px is not None or config.pixel_size_um is not None or reader is asign:
         return config, {}
     samples, bad = {}, {}
     for name, one in config.samples.items():
@@ -196,6 +201,21 @@ def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: L
 
     return cli.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
                    settings={"format": config.raw_format, "copy": context.args.copy})
+
+
+def convert_archive(context: cli.Context, raw: Path) -> int:
+    """Convert processed archives, a sample at a time. Raises DataError; returns the exit code."""
+    layout, samples = context.layout, sorted(context.config.samples)
+    n_genes = asign.read_n_genes(raw, samples)
+    archive.write_genes(layout, context.config, n_genes)
+    config = context.config.model_copy(update={"n_genes": n_genes})
+    save_config(config, layout.config)
+
+    def sample_job(sample: str) -> cli.Job:
+        return cli.Job(sample, None, asign.sample_files(raw, sample), [layout.genes, *archive.outputs(layout, config, raw, sample)],
+                       lambda: archive.write_sample(raw, layout, config, sample),
+                       {"format": "asign", "pitch_px": config.pitch_px, "layers": config.layers_of(sample)})
+    return cli.run_jobs(STEP, __file__, context, [(sample, None) for sample in samples], lambda unit: sample_job(unit[0]))
 
 
 def place_image(source: Path, target: Path, copy: bool) -> None:

@@ -12,11 +12,10 @@ from torch_geometric.data import HeteroData
 from common import io
 from common.config import save_config
 from common.layout import Layout
-from conftest import load_script
 from data_preprocessing import expression, patches
+from data_preprocessing.graph import membership_edges, near_edges
 from test_expression import GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location, write_toy_root
 
-step_6 = load_script("6_pt_construction")
 POINTS = arrays(np.float64, st.tuples(st.integers(1, 25), st.just(2)), elements=st.integers(0, 60).map(lambda value: value / 10))
 
 
@@ -38,7 +37,7 @@ def as_dict(edge_index: np.ndarray, weight: np.ndarray) -> dict:
 @pytest.mark.parametrize("position, rings", [(square_array(9, 9).astype(float), {1.0: 4, np.sqrt(2): 4, 2.0: 4}),
                                              (hexagonal_array(), {1.0: 6, np.sqrt(3): 6, 2.0: 6})])
 def test_neighbours_on_square_and_hexagonal_arrays(position, rings):
-    edge_index, weight = step_6.near_edges(position)
+    edge_index, weight = near_edges(position)
     of_middle = 2.1 - weight.ravel()[edge_index[1] == middle(position)]
     assert len(of_middle) == sum(rings.values())
     for distance, number in rings.items():
@@ -46,14 +45,14 @@ def test_neighbours_on_square_and_hexagonal_arrays(position, rings):
 
 
 def test_a_distance_of_2_1_is_too_far_and_one_spot_has_no_edge():
-    assert step_6.near_edges(np.array([[0, 0], [2.1, 0]]))[0].shape == (2, 0)
-    assert step_6.near_edges(np.array([[0, 0], [2.09, 0]]))[1].ravel() == pytest.approx([0.01, 0.01])
-    assert step_6.near_edges(np.zeros((1, 2)))[1].shape == (0, 1)
+    assert near_edges(np.array([[0, 0], [2.1, 0]]))[0].shape == (2, 0)
+    assert near_edges(np.array([[0, 0], [2.09, 0]]))[1].ravel() == pytest.approx([0.01, 0.01])
+    assert near_edges(np.zeros((1, 2)))[1].shape == (0, 1)
 
 
 @given(POINTS)
 def test_near_edges_are_those_of_all_pairs(position):
-    edge_index, weight = step_6.near_edges(position)
+    edge_index, weight = near_edges(position)
     distance = np.linalg.norm(position[:, None] - position[None], axis=2)
     expected = distance < 2.1
     np.fill_diagonal(expected, False)
@@ -69,21 +68,21 @@ def test_permuted_spots_give_the_permuted_graph(position, random):
     order = list(range(len(position)))
     random.shuffle(order)
     order = np.array(order)  # new row k is old row order[k]
-    edge_index, weight = step_6.near_edges(position[order])
-    assert as_dict(order[edge_index], weight) == pytest.approx(as_dict(*step_6.near_edges(position)), abs=1e-6)
+    edge_index, weight = near_edges(position[order])
+    assert as_dict(order[edge_index], weight) == pytest.approx(as_dict(*near_edges(position)), abs=1e-6)
 
 
 @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
 @settings(max_examples=20)
 def test_a_moved_slide_has_the_same_graph(dx, dy):
-    edge_index, weight = step_6.near_edges(hexagonal_array(5, 5) + [dx, dy])
-    still, still_weight = step_6.near_edges(hexagonal_array(5, 5))
+    edge_index, weight = near_edges(hexagonal_array(5, 5) + [dx, dy])
+    still, still_weight = near_edges(hexagonal_array(5, 5))
     np.testing.assert_array_equal(edge_index, still)
     np.testing.assert_allclose(weight, still_weight, atol=1e-5)
 
 
 def test_membership_edges_are_sorted_by_owner():
-    np.testing.assert_array_equal(step_6.membership_edges(np.array([1, 0, 1, 0])), [[1, 3, 0, 2], [0, 0, 1, 1]])
+    np.testing.assert_array_equal(membership_edges(np.array([1, 0, 1, 0])), [[1, 3, 0, 2], [0, 0, 1, 1]])
 
 
 # whole graph -----------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ from common import io
 from common.config import save_config
 from common.layout import Layout
 from conftest import load_script
+from data_preprocessing.records import stack_records
 from data_preprocessing_3d import neighbours
+from data_preprocessing_3d.graph import cross_pairs, within_pairs
 from test_expression import GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
 
 STEPS_3D = ("1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")
@@ -62,12 +64,12 @@ def all_directions(feature: np.ndarray, layer: np.ndarray) -> np.ndarray:
 def test_top_12_is_the_golden_one():
     weights = sparse.csr_array(PIECES["weights"])
     np.testing.assert_array_equal(adjacency(*neighbours.top_k(weights, 12), 30), PIECES["topk12"])
-    pairs = step_4.cross_pairs(weights)
+    pairs = cross_pairs(weights)
     np.testing.assert_array_equal(neighbours.symmetric(pairs, np.ones(len(pairs)), 30).toarray(), PIECES["topk12"])
 
 
 def test_4_nearest_in_the_layer_is_the_golden_one():
-    pairs = step_4.within_pairs(PIECES["layer_positions"], np.repeat([0, 1, 2], 10))
+    pairs = within_pairs(PIECES["layer_positions"], np.repeat([0, 1, 2], 10))
     np.testing.assert_array_equal(neighbours.symmetric(pairs, np.ones(len(pairs)), 30).toarray(), PIECES["inlayer_k4"])
 
 
@@ -443,11 +445,11 @@ def test_layers_of_different_feature_width_are_refused():
     kind = [("barcode", "U2"), ("label", "f4", (2,))]
     layers = {1: np.zeros(3, kind + [("feature", "f4", (4,))]), 2: np.zeros(3, kind + [("feature", "f4", (5,))])}
     with pytest.raises(Exception, match="expected the same in all layers"):
-        step_5.stack_records(layers, np.zeros((6, 2)))
+        stack_records(layers, np.zeros((6, 2)))
 
 
 def test_long_barcodes_are_not_cut():
     kind = [("label", "f4", (2,)), ("feature", "f4", (4,))]
     short, long = np.zeros(1, [("barcode", "U2")] + kind), np.zeros(1, [("barcode", "U9")] + kind)
     short["barcode"], long["barcode"] = "ab", "abcdefghi"
-    assert step_5.stack_records({1: short, 2: long}, np.zeros((2, 2)))["barcode"].tolist() == ["ab", "abcdefghi"]
+    assert stack_records({1: short, 2: long}, np.zeros((2, 2)))["barcode"].tolist() == ["ab", "abcdefghi"]

@@ -5,9 +5,12 @@
     read_positions(raw, config, sample, layer) -> table | None    where its spots are, before counts are looked at: quick
     read_layer(raw, config, sample, layer) -> RawLayer            DataError for a wrong form, LayerError for a bad layer
 
-`config.samples[…].raw` and `.images` say which folder or file is which layer. What two readers share stands here.
+`config.samples[…].raw` and `.images` say which folder or file is which layer. What two readers share stands here. asign reads what is
+already processed: data_preprocessing/archive.py.
 """
+import gzip
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +19,14 @@ import numpy as np
 
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
+from common.io import require_columns
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
+
+
+SPOT_COLUMNS = ("x", "y", "pixel_x", "pixel_y")
 
 
 @dataclass(frozen=True)
@@ -113,3 +120,40 @@ def spot_pitch_px(location: "pd.DataFrame", file: Path | str) -> float:
         raise LayerError(file, f"{len(xy)} spots whose distance cannot be measured", "two spots or more, at different places",
                          "correct the positions")
     return pitch
+
+
+# legacy ST -------------------------------------------------------------------------------------------
+def read_spots(path: Path) -> tuple["pd.DataFrame", int]:
+    """(location table of the selected spots, number of unselected ones).
+
+    Tab-separated: x, y (array column, row), pixel_x, pixel_y, selected (absent: all are). Raises DataError if a column is missing, else as
+    checked_spots.
+    """
+    import pandas as pd
+    spots = pd.read_csv(path, sep="\t")
+    require_columns(spots, SPOT_COLUMNS, path)
+    selected = spots["selected"] == 1 if "selected" in spots else np.ones(len(spots), bool)
+    numbers = spots.loc[selected, list(SPOT_COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    barcode = numbers["x"].map("{:.0f}".format) + "x" + numbers["y"].map("{:.0f}".format)
+    location = numbers.rename(columns={"x": "i", "y": "j"}).assign(barcode=barcode)
+    return checked_spots(location, path), int(len(spots) - len(location))
+
+
+def read_counts(path: Path) -> "anndata.AnnData":
+    """AnnData (spots, genes) of a tab-separated table of raw counts, rows `XxY`: X CSR float32, gene names made unique. Raises LayerError."""
+    import anndata
+    import pandas as pd
+    from scipy import sparse
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt") as stream:
+            genes = stream.readline().rstrip("\r\n").split("\t")[1:]
+            table = pd.read_csv(stream, sep="\t", header=None, index_col=0, dtype={0: str})
+        values = table.to_numpy(np.float32)  # (n_spots, n_genes)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise LayerError(path, f"a table that cannot be read ({error})", "rows of counts, tab-separated", "copy it again") from None
+    if values.shape[1] != len(genes) or not np.isfinite(values).all() or values.min() < 0:
+        raise LayerError(path, f"{len(genes)} genes, rows of {values.shape[1]} values, or a value that is no count",
+                         "a count >= 0 for every gene", "copy it again")
+    return anndata.AnnData(sparse.csr_matrix(values), obs=pd.DataFrame(index=table.index.astype(str).rename(None)),
+                           var=pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(genes, dtype=str))))

@@ -1,0 +1,560 @@
+"""Is every file of a dataset root what the data contract of the README says? Form, order and values, and that files agree with each other.
+
+    python -m common.cli check --root_path ROOT
+
+One line a step; under it one line a faulty file: what was found, what is expected, what to do. Only the first fault of a file is told.
+A file is held against those it was made from as far as these are there and faultless; large ones are mapped or read in blocks.
+"""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common import io
+from common.config import Config
+from common.errors import DataError, LayerError
+from common.layout import SIZES, Layout
+
+LEVELS = {512: "region", 1024: "global"}
+MEMBERSHIPS = (("spot", "region"), ("spot", "global"), ("region", "global"))
+PATCH_COLUMNS = ("patch_name", "x", "y", "i", "j", "width", "height")
+N_CONTOUR_POINTS = 100
+BLOCK_ROWS = 4096
+MAX_SIDE_PX = 2048
+
+
+class Fault(Exception):
+    """What is wrong with a file: (found, expected)."""
+
+
+def demand(right: bool, found: str, expected: str) -> None:
+    """Raise Fault unless `right`."""
+    if not right:
+        raise Fault(found, expected)
+
+
+class Root:
+    """The dataset root, and what was already read of it: a file once, and only if it is there and faultless."""
+
+    def __init__(self, layout: Layout, config: Config):
+        self.layout, self.config = layout, config
+        self.wrong: set[Path] = set()
+        self._read: dict[Path, object] = {}
+
+    def read(self, path: Path, reader: Callable):
+        """reader(path), or None for a missing or faulty file."""
+        if path in self.wrong or not path.is_file():
+            return None
+        if path not in self._read:
+            self._read[path] = reader(path)
+        return self._read[path]
+
+    def barcodes(self, sample: str, layer: int) -> list[str] | None:
+        location = self.read(self.layout.location(sample, layer), io.read_location)
+        return None if location is None else location["barcode"].tolist()
+
+    def patches(self, size: int, sample: str, layer: int):
+        return self.read(self.layout.patches_csv(size, sample, layer), read_patches)
+
+    def genes(self) -> list[str] | None:
+        table = self.read(self.layout.genes, lambda path: io.read_table(path, ("gene",), text=("gene",)))
+        return None if table is None else table["gene"].tolist()
+
+    def widths(self, sample: str, layer: int) -> dict[str, int] | None:
+        """{feature set: width} of the layer's spots."""
+        return self.read(self.layout.features(224, sample, layer), feature_widths)
+
+    def stack(self, sample: str):
+        return self.read(self.layout.spot_regist(sample), read_stack)
+
+    def records(self, sample: str, layer: int) -> np.ndarray | None:
+        return self.read(self.layout.npy(sample, layer), lambda path: io.read_npy(path, mmap=True))
+
+
+def read_patches(path: Path):
+    return io.read_table(path, PATCH_COLUMNS, text=("patch_name",))
+
+
+def read_stack(path: Path):
+    return io.read_table(path, ("sample", "layer", "barcode", "registered_x", "registered_y"), text=("sample", "barcode"))
+
+
+def picture_shape(path: Path) -> tuple[int, int]:
+    from PIL import Image
+    with Image.open(path) as picture:
+        return picture.size[::-1]
+
+
+def feature_widths(path: Path) -> dict[str, int]:
+    import h5py
+    with h5py.File(path, "r") as file:
+        return {name: file[name].shape[1] for name in sorted(file) if name != "barcode"}
+
+
+# what every kind of file shares ----------------------------------------------------------------------
+def demand_array(array, name: str, kind: str, *shape: int | None) -> None:
+    """A dtype and a shape (None: any length), and nothing but finite numbers."""
+    expected = f"{name} {np.dtype(kind)} ({', '.join('·' if n is None else str(n) for n in shape)})"
+    right = array.dtype == np.dtype(kind) and len(array.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape))
+    demand(right, f"{name} {array.dtype} {tuple(array.shape)}", expected)
+    if np.dtype(kind).kind == "f":
+        for start in range(0, array.shape[0], BLOCK_ROWS):
+            demand(bool(np.isfinite(array[start:start + BLOCK_ROWS]).all()), f"a {name} that is not finite", "finite numbers")
+
+
+def demand_names(found: list[str], expected: list[str] | None, what: str, source: str) -> None:
+    """The same names in the same order."""
+    if expected is not None and found != expected:
+        first = next((f"{a} where {b} belongs" for a, b in zip(found, expected) if a != b), f"{len(found)} {what}")
+        raise Fault(first, f"the {len(expected)} {what} of {source} in their order")
+
+
+def demand_keys(found, expected: tuple[str, ...]) -> None:
+    missing = [str(name) for name in expected if name not in found]
+    demand(not missing, f"no {', '.join(missing)}", ", ".join(map(str, expected)))
+
+
+def demand_edges(edge_index: np.ndarray, name: str, n_source: int, n_target: int) -> None:
+    """[source; target] int64, in range, sorted by (target, source), none twice."""
+    demand_array(edge_index, f"{name} edge_index", "i8", 2, None)
+    source, target = edge_index
+    inside = edge_index.size == 0 or (edge_index.min() >= 0 and source.max() < n_source and target.max() < n_target)
+    demand(inside, f"{name}: an edge to a node that is not there", f"sources below {n_source}, targets below {n_target}")
+    rising = np.diff(target * n_source + source) > 0
+    demand(bool(rising.all()), f"{name}: edges out of order or twice", "edges sorted by (target, source)")
+
+
+def demand_symmetric(edge_index: np.ndarray, name: str, n: int) -> None:
+    """Every edge in both directions, none to itself."""
+    source, target = edge_index
+    demand(bool((source != target).all()), f"{name}: an edge of a node to itself", "none")
+    demand(np.array_equal(np.sort(source * n + target), target * n + source), f"{name}: an edge in one direction only", "both directions")
+
+
+def demand_parents(edge_index: np.ndarray, name: str, n_members: int) -> None:
+    """Every member in exactly one owner."""
+    demand(np.array_equal(np.sort(edge_index[0]), np.arange(n_members)), f"{name}: members with no owner or with two", "one owner each")
+
+
+# inputs and 2D steps ---------------------------------------------------------------------------------
+def image(root: Root, path: Path, sample: str, layer: int) -> None:
+    demand(path.is_file(), "a link to nothing", "the layer's H&E")
+
+
+def location(root: Root, path: Path, sample: str, layer: int) -> None:
+    demand(len(io.read_location(path)) > 0, "no spot", "a row a spot")
+
+
+def counts(root: Root, path: Path, sample: str, layer: int) -> None:
+    adata, barcodes = io.read_h5ad(path), root.barcodes(sample, layer)
+    demand_raw(adata.X)
+    for what, names in (("barcode", adata.obs_names), ("gene", adata.var_names)):
+        demand(names.is_unique, f"a {what} twice", f"unique {what}s")
+    unknown = [] if barcodes is None else adata.obs_names.difference(barcodes)
+    demand(len(unknown) == 0, f"{len(unknown)} barcodes without a spot", f"barcodes of location/{sample}/{layer}.csv")
+
+
+def demand_raw(matrix) -> None:
+    values = matrix.data if hasattr(matrix, "indptr") else np.asarray(matrix)
+    demand(bool(np.all(values >= 0)) and np.array_equal(values, np.rint(values)), "values that are no counts", "whole numbers >= 0")
+
+
+def thumbnail_info(root: Root, path: Path, sample: str, layer: int) -> None:
+    info = io.read_json(path)
+    demand_keys(info, ("width_px", "height_px", "scale", "tissue_share"))
+    demand(len(info["scale"]) == 2 and min(info["scale"]) >= 1, f"scale {info['scale']}", "level-0 px per thumbnail px, x and y, 1 or more")
+
+
+def thumbnail(root: Root, path: Path, sample: str, layer: int) -> None:
+    pixels, info = io.read_picture(path), root.read(root.layout.thumbnail_info(sample, layer), io.read_json)
+    demand(pixels.ndim == 3 and max(pixels.shape) <= MAX_SIDE_PX, f"pixels {pixels.shape}", f"RGB, longer side at most {MAX_SIDE_PX} px")
+    if info:
+        size = np.array([info["width_px"], info["height_px"]]) / info["scale"]
+        fits = np.abs(size - pixels.shape[1::-1]).max() < 1
+        demand(fits, f"{pixels.shape[1]} x {pixels.shape[0]} px", "the size that the JSON beside it tells")
+
+
+def mask(root: Root, path: Path, sample: str, layer: int) -> None:
+    pixels, beside = io.read_picture(path), root.read(root.layout.thumbnail(sample, layer), picture_shape)
+    demand_array(pixels, "mask", "u1", *(beside or (None, None)))
+    demand(np.isin(pixels, (0, 255)).all(), "other values than 0 and 255", "255 tissue, 0 empty slide")
+
+
+def patches_csv(size: int):
+    def check(root: Root, path: Path, sample: str, layer: int) -> None:
+        table, window = read_patches(path), root.config.of_layer(sample, layer).window_px(size)
+        demand(table["patch_name"].is_unique, "a patch_name twice", "unique names")
+        demand(table[list(PATCH_COLUMNS[1:])].dtypes.eq("int64").all(), "positions that are no whole numbers", "whole level-0 px")
+        right = (table[["width", "height"]] == window).all(axis=None)
+        demand(right, f"width {table['width'].iloc[0]}", f"windows of {window} px by dataset.yaml")
+        if size == 224:
+            demand_names(table["patch_name"].tolist(), root.barcodes(sample, layer), "spots", f"location/{sample}/{layer}.csv")
+    return check
+
+
+def pairs_csv(size: int, member_size: int, column: str):
+    def check(root: Root, path: Path, sample: str, layer: int) -> None:
+        table = io.read_table(path, (*PATCH_COLUMNS, column), text=("patch_name", column))
+        owners, members = (root.patches(one, sample, layer) for one in (size, member_size))
+        if owners is not None:
+            demand_names(table["patch_name"].tolist(), owners["patch_name"].tolist(), "patches", f"patches_{size}/{sample}/{layer}.csv")
+        if members is not None:
+            listed = sorted(name for cell in table[column].dropna() for name in cell.split(";"))
+            demand(listed == sorted(members["patch_name"]), f"{len(listed)} {column}", f"each of the {len(members)} {column} in one patch")
+    return check
+
+
+def cropped(size: int):
+    def check(root: Root, path: Path, sample: str, layer: int) -> None:
+        import h5py
+        table = root.patches(size, sample, layer)
+        with h5py.File(path, "r") as file:
+            demand_keys(file, ("img", "coords", "barcode"))
+            names, coords = [name.decode() for name in file["barcode"][:]], file["coords"][:]
+            demand_array(file["img"], "img", "u1", len(names), size, size, 3)
+        demand_array(coords, "coords", "i8", len(names), 2)
+        if table is not None:
+            demand_names(names, table["patch_name"].tolist(), "patches", f"patches_csv/patches_{size}/{sample}/{layer}.csv")
+            centre = table[["x", "y"]].to_numpy() + table[["width", "height"]].to_numpy() // 2
+            right = np.array_equal(coords, centre)
+            demand(right, "coords that are not the patches' centres", f"x + width // 2 of patches_csv/patches_{size}")
+    return check
+
+
+def features(size: int):
+    def check(root: Root, path: Path, sample: str, layer: int) -> None:
+        import h5py
+        table, widths = root.patches(size, sample, layer), root.widths(sample, layer)
+        with h5py.File(path, "r") as file:
+            demand_keys(file, ("barcode", *sorted(root.config.features)))
+            names = [name.decode() for name in file["barcode"][:]]
+            for name in sorted(set(file) - {"barcode"}):
+                demand_array(file[name], name, "f4", len(names), widths.get(name) if widths and size != 224 else None)
+        if table is not None:
+            demand_names(names, table["patch_name"].tolist(), "patches", f"patches_csv/patches_{size}/{sample}/{layer}.csv")
+    return check
+
+
+def genes(root: Root, path: Path, sample: None, layer: None) -> None:
+    table = io.read_table(path, ("gene", "rank"), text=("gene",))
+    demand(0 < len(table) <= root.config.n_genes, f"{len(table)} genes", f"up to {root.config.n_genes} by dataset.yaml")
+    demand(table["gene"].is_unique and table["gene"].notna().all(), "a gene twice or without name", "unique names")
+    demand(table["rank"].tolist() == list(range(1, len(table) + 1)), "ranks out of order", "1, 2, 3, …")
+
+
+def member_counts(size: int):
+    def check(root: Root, path: Path, sample: str, layer: int) -> None:
+        adata = io.read_h5ad(path)
+        demand_raw(adata.X)
+        demand_rows_and_genes(root, adata, size, sample, layer)
+        spots = root.read(root.layout.member_counts(224, sample, layer), io.read_h5ad)
+        if size != 224 and spots is not None:
+            demand(np.array_equal(*(one.X.sum(axis=0, dtype="f8") for one in (adata, spots))), "sums that differ from those over the spots",
+                   f"each spot of counts_224 in one of the {LEVELS[size]}s")
+    return check
+
+
+def expression(size: int):
+    def check(root: Root, path: Path, sample: str, layer: int) -> None:
+        adata = io.read_h5ad(path)
+        demand_rows_and_genes(root, adata, size, sample, layer)
+        demand_array(adata.X, "X", "f4", *adata.shape)
+        demand_keys(adata.layers, ("counts",))
+        raw = adata.layers["counts"]
+        raw = np.asarray(raw.toarray() if hasattr(raw, "toarray") else raw, np.float64) + 1
+        right = np.allclose(adata.X, np.log(raw / raw.sum(axis=1, keepdims=True)), atol=1e-4)
+        demand(right, "an X that is not made of layers['counts']", "ln((c + 1) / sum(c + 1))")
+    return check
+
+
+def demand_rows_and_genes(root: Root, adata, size: int, sample: str, layer: int) -> None:
+    demand_names(adata.var_names.tolist(), root.genes(), "genes", "genes.csv")
+    table = root.patches(size, sample, layer)
+    if table is not None:
+        names = table["patch_name"].tolist()
+        present = set(adata.obs_names)
+        expected = [name for name in names if name in present] if size == 224 else names  # a spot without counts has no row
+        demand_names(adata.obs_names.tolist(), expected, "rows", f"patches_csv/patches_{size}/{sample}/{layer}.csv")
+
+
+def graph(root: Root, path: Path, sample: str, layer: int) -> None:
+    stored, barcodes, widths = io.read_pt(path), root.barcodes(sample, layer), root.widths(sample, layer)
+    sizes = graph_nodes(root, stored, None if barcodes is None else len(barcodes))
+    for size, level in LEVELS.items():
+        table = root.patches(size, sample, layer)
+        demand(table is None or sizes[level] == len(table), f"{sizes[level]} {level}s", f"the patches of patches_csv/patches_{size}")
+    sets = stored["spot"]["feature_sets"]
+    demand(widths is None or sets == widths, f"feature_sets {sets}", f"{widths} as extracted")
+    for level, n in sizes.items():
+        near_edges(stored, level, n)
+
+
+def graph_nodes(root: Root, stored: dict, n_spots: int | None) -> dict[str, int]:
+    """The nodes of a graph and who belongs to whom; {level: number of nodes}."""
+    near = [(level, "near", level) for level in LEVELS.values()]
+    demand_keys(stored, ("spot", *LEVELS.values(), *((member, "in", owner) for member, owner in MEMBERSHIPS), *near))
+    demand_keys(stored["spot"], ("pos", "feature_sets"))
+    demand_array(stored["spot"]["pos"].numpy(), "spot pos", "f4", n_spots, 2)
+    sizes, known_genes = {"spot": len(stored["spot"]["pos"])}, root.genes()
+    for level in LEVELS.values():
+        node = stored[level]
+        demand_keys(node, ("x", "y", "has_label", "pos"))
+        n = sizes[level] = len(node["x"])
+        demand_array(node["x"].numpy(), f"{level} x", "f4", n, sum(stored["spot"]["feature_sets"].values()))
+        demand_array(node["y"].numpy(), f"{level} y", "f4", n, None if known_genes is None else len(known_genes))
+        demand_array(node["has_label"].numpy(), f"{level} has_label", "?", n)
+        demand_array(node["pos"].numpy(), f"{level} pos", "f4", n, 2)
+    for member, owner in MEMBERSHIPS:
+        name, edge_index = f"({member}, in, {owner})", stored[member, "in", owner]["edge_index"].numpy()
+        demand_edges(edge_index, name, sizes[member], sizes[owner])
+        demand_parents(edge_index, name, sizes[member])
+    return sizes
+
+
+def near_edges(stored: dict, level: str, n: int) -> None:
+    name, edges = f"({level}, near, {level})", stored[level, "near", level]
+    edge_index = edges["edge_index"].numpy()
+    demand_edges(edge_index, name, n, n)
+    demand_symmetric(edge_index, name, n)
+    demand_array(edges["edge_attr"].numpy(), f"{name} edge_attr", "f4", edge_index.shape[1], 1)
+
+
+def records(root: Root, path: Path, sample: str, layer: int) -> None:
+    table, location = io.read_npy(path, mmap=True), root.read(root.layout.location(sample, layer), io.read_location)
+    known_genes, widths = root.genes(), root.widths(sample, layer)
+    demand_fields(table, None if known_genes is None else len(known_genes), sum(widths.values()) if widths else None)
+    demand(not table["label"][~table["has_label"]].any(), "a label where has_label is false", "0 there")
+    if location is not None:
+        demand_names(table["barcode"].tolist(), location["barcode"].tolist(), "spots", f"location/{sample}/{layer}.csv")
+        same = np.array_equal(table["pixel"], location[["pixel_x", "pixel_y"]])
+        demand(same, "other pixels than the location file's", "the same, row by row")
+    for size, level in LEVELS.items():
+        patches, index = root.patches(size, sample, layer), table[f"{level}_index"]
+        n = len(patches) if patches is not None else np.inf
+        demand(index.min() >= 0 and index.max() < n, f"a {level}_index out of range", f"rows of patches_csv/patches_{size}, 0 to {n - 1}")
+
+
+def demand_fields(table: np.ndarray, n_genes: int | None, width: int | None, more: tuple[str, ...] = ()) -> None:
+    fields = {"pixel": ("f8", 2), "array": ("i4", 2), "label": ("f4", n_genes), "feature": ("f4", width),
+              "region_index": ("i4",), "global_index": ("i4",), "has_label": ("?",)}
+    demand_keys(table.dtype.names or (), ("barcode", *fields, *more))
+    for name, (kind, *shape) in fields.items():
+        demand_array(table[name], name, kind, len(table), *shape)
+
+
+# registration ----------------------------------------------------------------------------------------
+def contours(root: Root, path: Path, sample: str, layer: int) -> None:
+    points, location = io.read_npy(path, mmap=True), root.read(root.layout.location(sample, layer), io.read_location)
+    demand_array(points, "contours", "f4", None if location is None else len(location), N_CONTOUR_POINTS, 2)
+    if location is not None:
+        off = np.abs(points.mean(axis=1) - location[["pixel_x", "pixel_y"]].to_numpy()).max()
+        demand(off < 1, f"contours {off:.0f} px off their spots", f"circles about the spots of location/{sample}/{layer}.csv")
+
+
+def transform(root: Root, path: Path, sample: str, *layers: int) -> None:
+    stored = io.read_json(path)
+    demand_keys(stored, ("matrix",))
+    matrix = np.array(stored["matrix"], np.float64)
+    demand_array(matrix, "matrix", "f8", 2, 3)
+    demand(abs(np.linalg.det(matrix[:, :2])) > 1e-6, "a matrix without inverse", "an affine transform")
+
+
+def displacement(root: Root, path: Path, sample: str, *layers: int) -> None:
+    stored = io.read_npz(path)
+    demand_keys(stored, ("field", "to_level0"))
+    demand_array(stored["field"], "field", "f4", None, None, 2)
+    demand_array(stored["to_level0"], "to_level0", "f8", 2, 3)
+
+
+def quality(root: Root, path: Path, sample: str, layer: None) -> None:
+    stored = io.read_json(path)
+    demand_keys(stored, ("layers", "middle", "pairs", "to_middle"))
+    demand(stored["middle"] in stored["layers"], f"middle layer {stored['middle']}", f"one of {stored['layers']}")
+    demand(set(stored["layers"]) <= set(root.config.samples[sample].layers), f"layers {stored['layers']}", "layers of dataset.yaml")
+    silent = [layer for layer, one in stored["to_middle"].items() if "accepted" not in one]
+    demand(not silent, f"no verdict on layers {', '.join(silent)}", "to_middle.<layer>.accepted")
+
+
+def spot_regist(root: Root, path: Path, sample: str, layer: None) -> None:
+    stack = read_stack(path)
+    demand((stack["sample"] == sample).all(), "rows of another sample", f"sample {sample}")
+    demand(np.isfinite(stack[["registered_x", "registered_y"]].to_numpy(float)).all(), "a position that is not finite", "registered px")
+    demand(stack["layer"].is_monotonic_increasing, "layers out of order", "rows in z order, layer by layer")
+    for one, rows in stack.groupby("layer"):
+        demand_names(rows["barcode"].tolist(), root.barcodes(sample, int(one)), "spots", f"location/{sample}/{one}.csv")
+
+
+def registered_contours(root: Root, path: Path, sample: str, layer: None) -> None:
+    stack = root.stack(sample)
+    demand_array(io.read_npy(path, mmap=True), "contours", "f4", None if stack is None else len(stack), N_CONTOUR_POINTS, 2)
+
+
+# 3D steps --------------------------------------------------------------------------------------------
+def sparse(lowest: float, highest: float):
+    """Square, symmetric, between layers; values in [lowest, highest]."""
+    def check(root: Root, path: Path, sample: str, layer: None) -> None:
+        matrix, stack = io.read_csr(path), root.stack(sample)
+        n = matrix.shape[0] if stack is None else len(stack)
+        demand(matrix.shape == (n, n), f"shape {matrix.shape}", f"({n}, {n}), the rows of spot_regist/{sample}.csv")
+        matrix.check_format(full_check=True)
+        demand(bool(matrix.has_canonical_format), "columns out of order or twice", "sorted CSR")
+        demand_array(matrix.data, "values", "f4", None)
+        transposed = matrix.T.tocsr()
+        transposed.sort_indices()
+        same = all(np.array_equal(getattr(matrix, part), getattr(transposed, part)) for part in ("indptr", "indices", "data"))
+        demand(same, "a pair with two values", "a symmetric matrix")
+        inside = not matrix.nnz or (matrix.data.min() >= lowest and matrix.data.max() <= highest + 1e-4)
+        demand(inside, f"values {matrix.data.min(initial=0):.3g} to {matrix.data.max(initial=0):.3g}", f"{lowest:.3g} to {highest:.3g}")
+        if stack is not None:
+            layers, rows = stack["layer"].to_numpy(), np.repeat(np.arange(n), np.diff(matrix.indptr))
+            demand((layers[rows] != layers[matrix.indices]).all(), "a pair within one layer", "spots of different layers")
+    return check
+
+
+def combined(root: Root, path: Path, sample: str, layer: None) -> None:
+    sparse(-1.0001, 2)(root, path, sample, layer)
+    matrix, parts = io.read_csr(path), [root.read(one(sample), io.read_csr) for one in (root.layout.spot_iou, root.layout.similarity)]
+    if all(part is not None for part in parts):
+        rest = matrix - parts[0] - parts[1]
+        demand(matrix.nnz == parts[1].nnz and not (np.abs(rest.data) > 1e-4).any(), "weights that are not IoU + cosine",
+               f"spot_iou/{sample}.npz + similarity/{sample}.npz on the pairs of the latter")
+
+
+def graph_3d(root: Root, path: Path, sample: str, layer: None) -> None:
+    stored, stack = io.read_pt(path), root.stack(sample)
+    sizes = graph_nodes(root, stored, None if stack is None else len(stack))
+    layers = {"spot": stored["spot"]["layer"].numpy(), **{level: stored[level]["layer"].numpy() for level in LEVELS.values()}}
+    for level, one in layers.items():
+        demand_array(one, f"{level} layer", "i8", sizes[level])
+    same = stack is None or np.array_equal(layers["spot"], stack["layer"])
+    demand(same, "spots of other layers", f"the rows of spot_regist/{sample}.csv")
+    for member, owner in MEMBERSHIPS:
+        source, target = stored[member, "in", owner]["edge_index"].numpy()
+        demand((layers[member][source] == layers[owner][target]).all(), f"a {member} in a {owner} of another layer", "its own layer's")
+    for level in LEVELS.values():
+        near_edges(stored, level, sizes[level])
+    for relation, across in (("cross", True), ("within", False)):
+        name = f"(spot, {relation}, spot)"
+        demand_keys(stored, (("spot", relation, "spot"),))
+        edges = stored["spot", relation, "spot"]
+        edge_index, attribute = edges["edge_index"].numpy(), edges["edge_attr"].numpy()
+        demand_edges(edge_index, name, sizes["spot"], sizes["spot"])
+        demand_symmetric(edge_index, name, sizes["spot"])
+        demand_array(attribute, f"{name} edge_attr", "f4", edge_index.shape[1], 5)
+        step = np.abs(np.subtract(*layers["spot"][edge_index]))
+        demand(((step > 0) == across).all(), f"{name}: edges of another kind", "cross: between layers, within: inside one")
+        demand(np.array_equal(attribute[:, 4], step), f"{name}: a wrong layer difference", "column 4 as the layers of the two spots")
+        demand(np.allclose(attribute[:, 0], attribute[:, 1] + attribute[:, 2], atol=1e-4), f"{name}: a wrong weight", "IoU + cosine")
+
+
+def records_3d(root: Root, path: Path, sample: str, layer: None) -> None:
+    table, stack = io.read_npy(path, mmap=True), root.stack(sample)
+    demand_fields(table, None, None, ("layer", "registered"))
+    demand_array(table["registered"], "registered", "f8", len(table), 2)
+    if stack is not None:
+        demand_names(table["barcode"].tolist(), stack["barcode"].tolist(), "spots", f"spot_regist/{sample}.csv")
+        demand(np.array_equal(table["layer"], stack["layer"]), "spots of other layers", f"those of spot_regist/{sample}.csv")
+        same = np.allclose(table["registered"], stack[["registered_x", "registered_y"]])
+        demand(same, "other registered positions", f"those of spot_regist/{sample}.csv")
+    for one in np.unique(table["layer"]):
+        part, own = table[table["layer"] == one], root.records(sample, int(one))
+        if own is not None:
+            same = len(part) == len(own) and all(np.array_equal(part[name], own[name]) for name in own.dtype.names)
+            demand(same, f"records of layer {one} that differ", f"those of npy_information/{sample}/{one}.npy")
+
+
+# the walk --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file: who makes it, where it lies for (sample, layer, …), and its check."""
+    step: str
+    unit: str               # layer, pair, sample or dataset
+    path: Callable          # (layout, *unit) -> Path
+    check: Callable         # (root, path, sample, layer, …), raises Fault
+
+
+def kinds() -> list[Kind]:
+    """In the order of the steps: what a file is held against comes before it."""
+    def sizes(step: str, path: Callable, check: Callable) -> list[Kind]:
+        return [Kind(step, "layer", lambda layout, *unit, size=size: path(layout, size, *unit), check(size)) for size in SIZES]
+
+    crop, register = "1_cropped_multi_level_patch", "Step3.5_registertoMiddle_ANTs_points_contour_fast"
+    pair, chain = "Step2_registration_ANTs", "Step3_registertoMiddle_ANTs"
+    return [
+        Kind("0_1_convert_raw", "layer", lambda layout, *unit: layout.image(*unit) or layout.new_image(*unit, ".jpg"), image),
+        Kind("0_1_convert_raw", "layer", Layout.location, location),
+        Kind("0_1_convert_raw", "layer", Layout.counts, counts),
+        Kind("0_2_tissue_mask", "layer", Layout.thumbnail_info, thumbnail_info),
+        Kind("0_2_tissue_mask", "layer", Layout.thumbnail, thumbnail),
+        Kind("0_2_tissue_mask", "layer", Layout.mask, mask),
+        *sizes(crop, Layout.patches_csv, patches_csv),
+        *sizes(crop, Layout.patches, cropped),
+        Kind("2_find_512_pair", "layer", Layout.region_pairs_csv, pairs_csv(512, 224, "spots")),
+        Kind("3_find_1024_pair", "layer", Layout.global_pairs_csv, pairs_csv(1024, 512, "regions")),
+        *sizes("4_feature_extraction", Layout.features, features),
+        Kind("5_1_find_high_expression", "dataset", lambda layout: layout.genes, genes),
+        *sizes("5_2_get_label_of_other_resolution", Layout.member_counts, member_counts),
+        *sizes("5_3_normalization", Layout.expression, expression),
+        Kind("6_pt_construction", "layer", Layout.graph, graph),
+        Kind("7_make_dataset", "layer", Layout.npy, records),
+        Kind("Step0_original_contour_generation", "layer", Layout.contours, contours),
+        Kind("Step1_affine_registration_2d_PAS_2048_xfeat", "pair", Layout.pair_coarse, transform),
+        Kind(pair, "pair", Layout.pair, transform),
+        Kind(pair, "pair", Layout.pair_warp, displacement),
+        Kind(chain, "layer", Layout.to_middle, transform),
+        Kind(chain, "layer", Layout.to_middle_warp, displacement),
+        Kind(chain, "sample", Layout.quality, quality),
+        Kind(register, "sample", Layout.spot_regist, spot_regist),
+        Kind(register, "sample", Layout.spot_regist_contours, registered_contours),
+        Kind("1_get_iou", "sample", Layout.spot_iou, sparse(0, 1)),
+        Kind("2_get_similarity", "sample", Layout.similarity, sparse(-1.0001, 1)),
+        Kind("3_build_3d_information", "sample", Layout.combined, combined),
+        Kind("4_build_3d_graph", "sample", Layout.graph_3d, graph_3d),
+        Kind("5_build_3d_final_format", "sample", Layout.npy_3d, records_3d)]
+
+
+def units(kind: str, config: Config) -> Iterator[tuple]:
+    """What a kind of file is made for."""
+    if kind == "dataset":
+        yield ()
+    for sample in sorted(config.samples) if kind != "dataset" else ():
+        layers = config.layers_of(sample)
+        yield from {"sample": [(sample,)], "layer": [(sample, layer) for layer in layers],
+                    "pair": [(sample, moving, fixed) for moving in layers for fixed in layers if moving != fixed]}[kind]
+
+
+def fault_of(root: Root, kind: Kind, path: Path, unit: tuple) -> str | None:
+    """One line on what is wrong with this file, or None."""
+    try:
+        kind.check(root, path, *unit, *[None] * (2 - len(unit)))
+    except Fault as fault:
+        found, expected = fault.args
+    except (DataError, LayerError) as error:
+        found, expected = error.args[1], error.args[2]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found, expected = f"a file of another form ({type(error).__name__}: {error})", f"what {kind.step}.py writes"
+    else:
+        return None
+    script = "correct it, or run the script that made it" if kind.step == "0_1_convert_raw" else f"run {kind.step}.py"
+    return str(DataError(path, found, expected, f"{script} with --overwrite"))
+
+
+def check_root(layout: Layout, config: Config) -> int:
+    """Check every file; print a line a step and a line a fault. Returns the exit code: 2 if there is a fault, else 0."""
+    root, steps = Root(layout, config), {}
+    for kind in kinds():
+        right, faults = steps.setdefault(kind.step, ([], []))
+        for unit in units(kind.unit, config):
+            path = kind.path(layout, *unit)
+            if not (path.is_file() or path.is_symlink()):
+                continue
+            fault = fault_of(root, kind, path, unit)
+            if fault:
+                root.wrong.add(path)
+            (faults if fault else right).append(fault or path)
+    for step, (right, faults) in steps.items():
+        parts = [f"{len(right)} file{'s' * (len(right) > 1)} right"] if right else []
+        parts += [f"{len(faults)} wrong"] if faults else []
+        print(f"{step:50s} {', '.join(parts) or 'not made yet'}", *faults, sep="\n  ")
+    return 2 if any(faults for _, faults in steps.values()) else 0

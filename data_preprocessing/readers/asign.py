@@ -1,0 +1,211 @@
+"""The processed archives of the paper's authors (Zhu et al., CVPR 2025): labels, features and graphs, but no counts and no slides.
+
+    npy_information/<sample>/<layer>.npy    object array, a dict a spot: img_path (…/<layer>/<spot>.png), label (G,), position (2,),
+                                            feature_512, feature_1024 (D,), label_512, label_1024 (G,)
+    3D_npy_information/<sample>.npy         the same, all layers of a sample
+    graph_data/<sample>/<layer>.pt, 3D_graph_data/<sample>.pt      HeteroData; layer_224.x (n, D): the spots' features
+    3D_combined_information/<sample>.csv    dense weights of pairs of spots, first column and header `<layer>_<spot>`;
+                                            without it the edges of layer_224 in 3D_graph_data count
+    cropped_imgs/patch_224/<layer>/<spot>.png   if all of a layer are there
+
+A layer's number is that at the end of its name, else its place among the sorted names. All but the tables are pickles: safe_pickle.py reads
+them. What they become is decided in data_preprocessing/archive.py.
+"""
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from common.config import Config, SampleConfig
+from common.errors import DataError, LayerError
+from data_preprocessing.readers import in_reading_order
+from data_preprocessing.readers.safe_pickle import read_hetero_data, read_spot_dicts
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+N_HEAVIEST = 12          # pairs of a spot that are kept of the dense weights
+BLOCK_ROWS = 256         # rows of the dense weights read at a time
+
+
+# what there is ---------------------------------------------------------------------------------------
+def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
+    """Samples with `layers` and `raw` (number: name) written out. Raises DataError if there is none, or as read_spot_dicts."""
+    names: dict[str, set[str]] = {}
+    for path in sorted(raw.glob("npy_information/*/*.npy")):
+        names.setdefault(path.parent.name, set()).add(path.stem)
+    for path in sorted(raw.glob("3D_npy_information/*.npy")):
+        names.setdefault(path.stem, set()).update(_layer_and_spot(path, spot)[0] for spot in read_spot_dicts(path))
+    if not names:
+        raise DataError(raw, "no sample", "npy_information/<sample>/<layer>.npy or 3D_npy_information/<sample>.npy", "correct --raw_path")
+    samples = {sample: numbered(list(layers)) for sample, layers in sorted(names.items())}
+    return {sample: SampleConfig(layers=sorted(layers), raw=layers) for sample, layers in samples.items()}
+
+
+def numbered(names: list[str]) -> dict[int, str]:
+    """{layer: name}: the number at the end of each name if all differ, else 1, 2, … in reading order."""
+    ends = [re.search(r"(\d+)$", name) for name in names]
+    numbers = [int(end[1]) for end in ends if end]
+    if len(set(numbers)) < len(names):
+        return dict(enumerate(in_reading_order(names), 1))
+    return dict(sorted(zip(numbers, names)))
+
+
+def stack_file(raw: Path, sample: str) -> Path:
+    """The spots of all layers of a sample, if there are any."""
+    return raw / "3D_npy_information" / f"{sample}.npy"
+
+
+def sample_files(raw: Path, sample: str) -> list[Path]:
+    """Every file of a sample's labels, features and graphs."""
+    folders = [path for folder in ("npy_information", "graph_data") for path in sorted((raw / folder / sample).glob("*"))]
+    whole = [stack_file(raw, sample), raw / "3D_graph_data" / f"{sample}.pt", raw / "3D_combined_information" / f"{sample}.csv"]
+    return folders + [path for path in whole if path.is_file()]
+
+
+def read_n_genes(raw: Path, samples: list[str]) -> int:
+    """How many genes a label has: that of the first spot that can be read. Raises DataError, LayerError."""
+    files = [path for sample in samples for path in sample_files(raw, sample) if path.suffix == ".npy"]
+    for path in files:
+        try:
+            return len(np.asarray(read_spot_dicts(path)[0]["label"]).ravel())
+        except (LayerError, KeyError):
+            continue
+    raise LayerError(files[0], "no label in any file", "an archive as released", "copy it again")
+
+
+def _layer_and_spot(path: Path, spot: dict) -> tuple[str, str]:
+    """Names of the layer and of the spot, of its picture's path. Raises LayerError."""
+    image = Path(str(spot.get("img_path", "")).replace("\\", "/"))
+    if len(image.parts) < 2:
+        raise LayerError(path, f"img_path {str(image)!r}", "…/<layer>/<spot>.png", "copy it again")
+    return image.parent.name, image.stem
+
+
+# one layer -------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Level:
+    """The region or global patches of a layer."""
+    owner: np.ndarray     # (n_spots,) int64: the patch of each spot
+    x: np.ndarray         # (R, D) float32
+    y: np.ndarray         # (R, G) float32
+
+
+@dataclass(frozen=True)
+class ArchiveLayer:
+    """One layer of an archive."""
+    barcode: list[str]
+    position: np.ndarray   # (n, 2), whatever unit
+    feature: np.ndarray    # (n, D) float32
+    label: np.ndarray      # (n, G) float32
+    region: Level
+    global_: Level
+
+
+def read_layers(raw: Path, sample: str, names: dict[int, str]) -> dict[int, ArchiveLayer]:
+    """The layers of a sample in z order: each of its own files, else of the sample's 3D files. Raises DataError, LayerError."""
+    own, whole = {path.stem: path for path in (raw / "npy_information" / sample).glob("*.npy")}, stack_file(raw, sample)
+    layers = {}
+    if not set(names.values()) <= set(own):
+        stack = read_spot_dicts(whole)
+        of_stack = [_layer_and_spot(whole, spot)[0] for spot in stack]
+        stack_feature = spot_features(raw / "3D_graph_data" / f"{sample}.pt", len(stack))
+    for layer, name in sorted(names.items()):
+        if name in own:
+            path, spots = own[name], read_spot_dicts(own[name])
+            feature = spot_features(raw / "graph_data" / sample / f"{name}.pt", len(spots))
+        else:
+            rows = [row for row, one in enumerate(of_stack) if one == name]
+            path, spots, feature = whole, [stack[row] for row in rows], stack_feature[rows]
+        layers[layer] = archive_layer(path, spots, feature)
+    widths = {(one.feature.shape[1], one.region.x.shape[1], one.global_.x.shape[1], one.label.shape[1]) for one in layers.values()}
+    if len(widths) > 1 or len(set(next(iter(widths))[:3])) > 1:
+        raise LayerError(raw / "npy_information" / sample, f"widths of spot, region, global feature and label {sorted(widths)}",
+                         "one feature width, one number of genes", "copy the sample again")
+    return layers
+
+
+def spot_features(path: Path, n_spots: int) -> np.ndarray:
+    """layer_224.x of a graph: (n_spots, D) float32. Raises LayerError if it is not there."""
+    if not path.is_file():
+        raise LayerError(path, "no file", "the graph with the spots' features (layer_224.x)", "copy it from the archive")
+    x = getattr(read_hetero_data(path)["layer_224"], "x", None)
+    if x is None or x.ndim != 2 or len(x) != n_spots:
+        found = "no layer_224.x" if x is None else f"layer_224.x {tuple(x.shape)}"
+        raise LayerError(path, found, f"({n_spots}, D), a row a spot", "copy it again")
+    return x.numpy().astype(np.float32)
+
+
+def archive_layer(path: Path, spots: list[dict], feature: np.ndarray) -> ArchiveLayer:
+    """Raises LayerError for a missing key, a wrong shape, a number that is not finite, or a spot that is there twice."""
+    keys = ("position", "label", "feature_512", "label_512", "feature_1024", "label_1024")
+    try:
+        arrays = {key: np.stack([np.asarray(spot[key], np.float32).ravel() for spot in spots]) for key in keys}
+    except (KeyError, ValueError, TypeError) as error:
+        raise LayerError(path, f"a spot without a well-formed {error}", ", ".join(keys), "copy it again") from None
+    barcode = [_layer_and_spot(path, spot)[1] for spot in spots]
+    finite = all(np.isfinite(one).all() for one in (*arrays.values(), feature))
+    if not finite or arrays["position"].shape[1] != 2 or len(set(barcode)) < len(barcode):
+        raise LayerError(path, "a number that is not finite, a position that is no pair, or a spot twice", "one well-formed dict a spot",
+                         "copy it again")
+    region, global_ = (distinct(arrays[f"feature_{size}"], arrays[f"label_{size}"]) for size in (512, 1024))
+    return ArchiveLayer(barcode, arrays["position"].astype(np.float64), feature, arrays["label"], region, global_)
+
+
+def distinct(feature: np.ndarray, label: np.ndarray) -> Level:
+    """The patches behind the spots' rows, in the order of their first spot: feature (n, D), label (n, G)."""
+    first: dict[bytes, int] = {}
+    owner = np.array([first.setdefault(row.tobytes(), len(first)) for row in feature], np.int64)
+    rows = np.unique(owner, return_index=True)[1]
+    return Level(owner, feature[rows], label[rows])
+
+
+# all layers ------------------------------------------------------------------------------------------
+def read_weights(raw: Path, sample: str, names: list[str], layer: np.ndarray) -> "sparse.csr_array":
+    """Weights of the heaviest pairs of different layers: symmetric (N, N), all above 0.
+
+    names: `<layer>_<spot>` of every row; layer (N,). Raises LayerError for names or weights that are missing or do not fit.
+    """
+    from scipy import sparse
+    table, graph = raw / "3D_combined_information" / f"{sample}.csv", raw / "3D_graph_data" / f"{sample}.pt"
+    row_of = {name: row for row, name in enumerate(names)}
+    path, triples = (table, _heaviest(table, row_of, layer)) if table.is_file() else (graph, _graph_edges(raw, graph, sample, row_of))
+    try:
+        row, column, weight = (np.concatenate(part) for part in zip(*triples))
+    except ValueError as error:  # of text where a number belongs
+        raise LayerError(path, f"a table that cannot be read ({error})", "weights, first column and header <layer>_<spot>",
+                         "copy it again") from None
+    kept = (row >= 0) & (column >= 0) & (weight > 0) & (layer[row] != layer[column])
+    if not kept.any() or weight[kept].max() > 2.001:
+        raise LayerError(path, "no weight between two layers, or one above 2", "IoU + cosine of pairs named <layer>_<spot>",
+                         "copy it again")
+    one_way = sparse.coo_array((weight[kept], (row[kept], column[kept])), shape=(len(names),) * 2).tocsr()
+    return sparse.csr_array(one_way.maximum(one_way.T))
+
+
+def _heaviest(path: Path, row_of: dict[str, int], layer: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rows, columns, weights) of the 12 heaviest pairs across layers of each row, block by block; -1: not one of ours."""
+    at = lambda names: np.array([row_of.get(str(name), -1) for name in names])
+    for block in pd.read_csv(path, index_col=0, chunksize=BLOCK_ROWS):
+        rows, columns, weight = at(block.index), at(block.columns), block.to_numpy(np.float32)
+        weight[(layer[rows][:, None] == layer[columns]) | (columns < 0) | ~np.isfinite(weight)] = 0
+        top = np.argsort(-weight, axis=1, kind="stable")[:, :N_HEAVIEST]
+        yield np.repeat(rows, top.shape[1]), columns[top].ravel(), np.take_along_axis(weight, top, axis=1).ravel()
+
+
+def _graph_edges(raw: Path, path: Path, sample: str, row_of: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rows, columns, weights) of the edges of layer_224."""
+    data = read_hetero_data(path)
+    stores = [data["layer_224"], *(store for (source, _, target), store in data.edge_items() if source == target == "layer_224")]
+    edges = next((store for store in stores if "edge_index" in store), None)
+    if edges is None:
+        raise LayerError(path, "no layer_224.edge_index", "the edges between spots", "copy it again")
+    whole = stack_file(raw, sample)
+    of_node = np.array([row_of.get("_".join(_layer_and_spot(whole, spot)), -1) for spot in read_spot_dicts(whole)])
+    source, target = of_node[edges["edge_index"].numpy()]
+    weight = edges["edge_attr"].numpy().reshape(len(source), -1)[:, 0] if "edge_attr" in edges else np.ones(len(source))
+    yield target, source, weight.astype(np.float32)

@@ -1,0 +1,91 @@
+"""Raw data of ST-Net (legacy ST; He et al., Nat Biomed Eng 2020): three sections of each of 23 breast tumours.
+
+    **/<patient>_<section>.tsv[.gz], or …_stdata.tsv[.gz]                  rows `XxY` (array position), columns genes
+    beside it: <patient>_<section>.spots.txt, or …_Coords.tsv              x, y, pixel_x, pixel_y, tab-separated
+               or spots_<patient>_<section>.csv[.gz]                       name `XxY`, X, Y (px), comma-separated
+               <patient>_<section>.jpg, or HE_<patient>_<section>.jpg      H&E
+A sample is a patient; its layers 1, 2, 3 are its sections sorted by name (C1, C2, D1), or as `samples.<patient>.raw` says. Genes that no
+spot of a section has are not in its table. A `_Coords.tsv` without pixels (array positions and who is tumour) is not read.
+"""
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from common.config import Config, SampleConfig
+from common.errors import DataError, LayerError
+from common.io import require_columns
+from common.layout import IMAGE_SUFFIXES
+from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, matched, read_counts, read_spots
+
+SECTION = re.compile(r"(?:HE_)?([^_]+)_([^_.]+)(?:_stdata\.tsv|\.tsv|_stdata\.tsv\.gz|\.tsv\.gz|\.jpe?g|\.png|\.tiff?)")
+
+
+def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
+    """Samples with `layers` and `raw` (the counts, or the image of a section without) written out. Raises DataError if there is none."""
+    sections: dict[str, dict[str, str]] = {}
+    for path in sorted(raw.glob("**/*")):
+        match = SECTION.fullmatch(path.name)
+        if match:
+            there = sections.setdefault(match[1], {})
+            if match[2] not in there or ".tsv" in path.name:
+                there[match[2]] = path.relative_to(raw).as_posix()
+    samples = {name: dict(enumerate((there[section] for section in in_reading_order(list(there))), 1))
+               for name, there in sorted(sections.items())}
+    for name, one in (config.samples or {}).items():
+        missing = [entry for entry in one.raw.values() if not (SECTION.fullmatch(Path(entry).name) and (raw / entry).is_file())]
+        if missing:
+            raise DataError(raw, f"no section {missing[0]} (samples.{name}.raw)", "<patient>_<section>.tsv.gz",
+                            "correct the name in the config")
+        samples.update({name: one.raw} if one.raw else {})
+    if not samples:
+        raise DataError(raw, "no section", "<patient>_<section>.tsv.gz or .jpg", "correct --raw_path")
+    return {name: SampleConfig(layers=sorted(entries), raw=entries) for name, entries in samples.items()}
+
+
+def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
+    """The files of a layer by kind (counts, location, image), as far as they exist."""
+    entry, chosen = raw / config.samples[sample].raw[layer], chosen_image(raw, config, sample, layer)
+    name, folder = "_".join(SECTION.fullmatch(entry.name).groups()), entry.parent
+    candidates = {"counts": [f"{name}{end}{zipped}" for end in (".tsv", "_stdata.tsv") for zipped in ("", ".gz")],
+                  "location": [f"{name}.spots.txt", f"spots_{name}.csv", f"spots_{name}.csv.gz", f"{name}_Coords.tsv"],
+                  "image": [f"{start}{name}{suffix}" for start in ("", "HE_") for suffix in IMAGE_SUFFIXES]}
+    found = {kind: [folder / one for one in names if (folder / one).is_file()] for kind, names in candidates.items()}
+    files = {kind: paths[0] for kind, paths in found.items() if paths}
+    return files | ({"image": chosen} if chosen else {})
+
+
+def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.DataFrame | None:
+    """The selected spots, or None. Raises as read_layer."""
+    file = raw_files(raw, config, sample, layer).get("location")
+    return _read_location(file)[0] if file else None
+
+
+def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
+    """Read one layer; spots and counts are intersected (in the order of the spot file), what only one of them has is counted as dropped.
+
+    Raises DataError if the spot file lacks a column, LayerError if a file cannot be read, spots are missing or nothing is common.
+    """
+    files = raw_files(raw, config, sample, layer)
+    image = files.get("image")
+    if "location" not in files:
+        if "counts" in files:
+            raise LayerError(files["counts"], "no spots beside it", "<patient>_<section>.spots.txt", "add it")
+        return RawLayer(None, None, image)
+    location, n_unselected = _read_location(files["location"])
+    if "counts" not in files:
+        return RawLayer(location, None, image, {"not selected": n_unselected})
+    location, counts, dropped = matched(location, read_counts(files["counts"]), files["counts"], files["location"])
+    return RawLayer(location, counts, image, {"not selected": n_unselected, **dropped})
+
+
+def _read_location(path: Path) -> tuple[pd.DataFrame, int]:
+    """(location table of the selected spots, number of unselected ones)."""
+    if ".csv" not in path.suffixes:
+        return read_spots(path)
+    table = pd.read_csv(path, dtype={0: str})
+    require_columns(table, ("X", "Y"), path)
+    name = table.iloc[:, 0].astype(str)
+    array = name.str.extract(r"^(\d+)x(\d+)$")
+    location = pd.DataFrame({"barcode": name, "i": array[0], "j": array[1], "pixel_x": table["X"], "pixel_y": table["Y"]})
+    return checked_spots(location, path), 0

@@ -1,0 +1,252 @@
+"""`common.cli check`: a good root has no fault; of a root with one spoilt file exactly that file is named, with what is wrong and what to do."""
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+
+from common import cli, io
+from common.config import save_config
+from common.layout import SIZES, Layout
+from conftest import load_script
+from data_preprocessing import patches
+from registration.transforms import write_transform
+from test_expression import GENES, PITCH_PX, SLIDE_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
+
+AFTER = ("Step0_original_contour_generation", "Step3.5_registertoMiddle_ANTs_points_contour_fast",
+         "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")
+SCALE = 25  # level-0 px per thumbnail px
+
+
+def write_pictures(layout: Layout, layer: int) -> None:
+    """What steps 0_2 and 1 write, in white."""
+    size = np.array(SLIDE_PX) // SCALE
+    io.write_json(layout.thumbnail_info("S", layer), {"width_px": SLIDE_PX[0], "height_px": SLIDE_PX[1], "scale": [SCALE, SCALE], "tissue_share": 0.9})
+    io.write_picture(layout.thumbnail("S", layer), np.full((*size[::-1], 3), 255, np.uint8))
+    io.write_picture(layout.mask("S", layer), np.full(size[::-1], 255, np.uint8))
+    for one in SIZES:
+        table = patches.read_patch_table(layout, one, "S", layer)
+        white = (np.full((one, one, 3), 255, np.uint8) for _ in range(len(table)))
+        io.write_patches(layout.patches(one, "S", layer), white, one, patches.centres(table), table["patch_name"].tolist())
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory) -> Layout:
+    """A root of two layers, 1 with counts and 2 without, after every step; who spoils a file puts it back."""
+    layout = Layout(tmp_path_factory.mktemp("root"))
+    location = toy_location(square_array(5, 4))
+    for layer in (1, 2):
+        add_layer(layout, layer, location, toy_counts(location["barcode"][1:], GENES) if layer == 1 else None)
+        write_pictures(layout, layer)
+    save_config(toy_config([1, 2]), layout.config)
+    for files in ((layout.pair_coarse("S", 1, 2), layout.to_middle("S", 1)), (layout.to_middle("S", 2),)):
+        for path in files:
+            write_transform(path, np.eye(2, 3), 1, 2)
+    io.write_json(layout.quality("S"), {"layers": [1, 2], "middle": 2, "pairs": [], "to_middle": {"1": {"accepted": True}, "2": {"accepted": True}}})
+    run(layout.root, *STEPS, *AFTER)
+    return layout
+
+
+@pytest.fixture
+def spoil(layout):
+    """spoil(path, change): change(path) alters the file; it is put back after the test."""
+    kept = {}
+
+    def change_and_remember(path, change):
+        kept[path] = path.read_bytes()
+        change(path)
+    yield change_and_remember
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+def check(layout: Layout, capsys) -> tuple[int, list[str], list[str]]:
+    """(exit code, lines of the steps, lines of the faults)."""
+    capsys.readouterr()
+    code = cli.main(["check", "--root_path", str(layout.root)])
+    lines = capsys.readouterr().out.splitlines()
+    return code, [line for line in lines if not line.startswith("  ")], [line.strip() for line in lines if line.startswith("  ")]
+
+
+# ways to spoil a file --------------------------------------------------------------------------------
+def cut(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def table(change):
+    return lambda path: io.write_table(path, change(pd.read_csv(path, dtype={"barcode": str, "patch_name": str})))
+
+
+def cell(column, row, value):
+    def change(one):
+        one[column] = one[column].astype(object)
+        one.loc[row, column] = value
+        return one
+    return table(change)
+
+
+def array(change):
+    def rewrite(path):
+        values = np.load(path)
+        io.write_npy(path, out if (out := change(values)) is not None else values)
+    return rewrite
+
+
+def field(name, row, value):
+    return array(lambda records: records[name].__setitem__(row, value))
+
+
+def tensors(change):
+    def rewrite(path):
+        value = torch.load(path, weights_only=True)
+        change(value)
+        io.write_pt(path, value)
+    return rewrite
+
+
+def stored(change):
+    """A JSON or h5ad file."""
+    def rewrite(path):
+        read, write = (io.read_json, io.write_json) if path.suffix == ".json" else (io.read_h5ad, io.write_h5ad)
+        value = read(path)
+        out = change(value)
+        write(path, out if isinstance(out, type(value)) else value)
+    return rewrite
+
+
+def hdf5(change):
+    def rewrite(path):
+        with h5py.File(path, "r+") as file:
+            change(file)
+    return rewrite
+
+
+def replaced(name, change):
+    """A data set of an HDF5 file, made anew."""
+    def of_file(file):
+        value = change(file[name][:])
+        del file[name]
+        file[name] = value
+    return hdf5(of_file)
+
+
+def matrix(change):
+    """A stored CSR matrix; change gets its arrays and alters them in place."""
+    def rewrite(path):
+        value = sparse.csr_array(sparse.load_npz(path))
+        change(value)
+        sparse.save_npz(path, value)
+    return rewrite
+
+
+def swap(values, a=0, b=1):
+    values[[a, b]] = values[[b, a]]
+
+
+def first_columns(edge_index):
+    edge_index[:, [0, 1]] = edge_index[:, [1, 0]]
+
+
+SPOT = ("spot", "cross", "spot")
+CASES = [  # file, how it is spoilt, what is found, the script that makes it
+    (lambda l: l.location("S", 1), cell("barcode", 1, "0x0"), "barcode 0x0 twice", "0_1"),
+    (lambda l: l.location("S", 2), cell("pixel_x", 3, "far"), "a pixel_x that is not a number", "0_1"),
+    (lambda l: l.counts("S", 1), stored(lambda a: a.X.__imul__(0.5)), "values that are no counts", "0_1"),
+    (lambda l: l.counts("S", 1), stored(lambda a: setattr(a, "obs_names", ["other", *a.obs_names[1:]])), "1 barcodes without a spot", "0_1"),
+    (lambda l: l.thumbnail_info("S", 1), stored(lambda j: j.pop("scale")), "no scale", "0_2_tissue_mask.py"),
+    (lambda l: l.thumbnail("S", 1), cut, "a file that cannot be read", "0_2_tissue_mask.py"),
+    (lambda l: l.mask("S", 2), lambda path: io.write_picture(path, np.full((100, 120), 7, np.uint8)), "other values than 0 and 255", "0_2_"),
+    (lambda l: l.patches_csv(224, "S", 1), table(lambda t: t.iloc[::-1]), "4x3 where 0x0 belongs", "1_cropped_multi_level_patch.py"),
+    (lambda l: l.patches_csv(512, "S", 1), table(lambda t: t.assign(width=500)), "width 500", "1_cropped_multi_level_patch.py"),
+    (lambda l: l.region_pairs_csv("S", 2), cell("spots", 1, "1x0"), "spots; expected each of the 20 spots in one patch", "2_find_512_pair.py"),
+    (lambda l: l.global_pairs_csv("S", 2), table(lambda t: t.drop(columns="regions")), "columns patch_name", "3_find_1024_pair.py"),
+    (lambda l: l.patches(224, "S", 1), replaced("coords", lambda c: c + 1), "coords that are not the patches' centres", "1_cropped"),
+    (lambda l: l.patches(512, "S", 2), replaced("img", lambda i: i[:, ::2]), "img uint8", "1_cropped_multi_level_patch.py"),
+    (lambda l: l.features(224, "S", 1), hdf5(lambda f: f["backbone"].__setitem__((3, 0), np.nan)), "a backbone that is not finite", "4_feature"),
+    (lambda l: l.features(512, "S", 1), replaced("backbone", lambda x: x[:, :-1]), "backbone float32", "4_feature_extraction.py"),
+    (lambda l: l.features(1024, "S", 2), hdf5(lambda f: f.pop("backbone")), "no backbone", "4_feature_extraction.py"),
+    (lambda l: l.features(512, "S", 2), replaced("barcode", lambda b: b[::-1]), "belongs", "4_feature_extraction.py"),
+    (lambda l: l.genes, cell("rank", 0, 5), "ranks out of order", "5_1_find_high_expression.py"),
+    (lambda l: l.member_counts(512, "S", 1), stored(lambda a: a.X.data.__setitem__(0, 99)), "sums that differ", "5_2_get_label_of_other"),
+    (lambda l: l.member_counts(1024, "S", 1), stored(lambda a: a[:, ::-1].copy()), "where", "5_2_get_label_of_other_resolution.py"),
+    (lambda l: l.expression(224, "S", 1), stored(lambda a: a.X.__iadd__(0.1)), "an X that is not made of layers['counts']", "5_3_normalization.py"),
+    (lambda l: l.graph("S", 1), tensors(lambda g: first_columns(g["spot", "near", "spot"]["edge_index"])), "edges out of order or twice", "6_pt_"),
+    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot", "in", "region"]["edge_index"][1].__setitem__(-1, 99)), "not there", "6_pt_"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot", "in", "global"].update(edge_index=g["spot", "in", "global"]["edge_index"][:, 1:].clone())),
+     "members with no owner or with two", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["region", "near", "region"].update({k: v[..., 1:] if k == "edge_index" else v[1:] for k, v in
+                                                                                       g["region", "near", "region"].items()})),
+     "an edge in one direction only", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["region"]["x"].fill_(torch.inf)), "a region x that is not finite", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot"].update(feature_sets={"backbone": 8})), "feature_sets", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"), "a file that cannot be read", "6_pt_construction.py"),
+    (lambda l: l.contours("S", 1), array(lambda c: c + 3), "contours 3 px off their spots", "Step0_original_contour_generation.py"),
+    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(matrix=[[1, 1, 0], [1, 1, 0]])), "a matrix without inverse", "Step1_affine"),
+    (lambda l: l.to_middle("S", 1), stored(lambda j: j.update(matrix=[[1, 0], [0, 1]])), "matrix float64 (2, 2)", "Step3_registertoMiddle_ANTs.py"),
+    (lambda l: l.quality("S"), stored(lambda j: j.update(middle=7)), "middle layer 7", "Step3_registertoMiddle_ANTs.py"),
+    (lambda l: l.spot_regist("S"), cell("registered_x", 4, ""), "a position that is not finite", "Step3.5_"),
+    (lambda l: l.spot_regist_contours("S"), array(lambda c: c[1:]), "contours float32 (39, 100, 2)", "Step3.5_"),
+    (lambda l: l.spot_iou("S"), matrix(lambda m: m.data.__imul__(2)), "values", "1_get_iou.py"),
+    (lambda l: l.spot_iou("S"), matrix(lambda m: m.data.__setitem__(0, 0.5)), "a pair with two values", "1_get_iou.py"),
+    (lambda l: l.similarity("S"), matrix(lambda m: swap(m.indices)), "columns out of order or twice", "2_get_similarity.py"),
+    (lambda l: l.combined("S"), matrix(lambda m: m.data.__imul__(0.5)), "weights that are not IoU + cosine", "3_build_3d_information.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g["spot"]["layer"].__setitem__(0, 2)), "spots of other layers", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: first_columns(g[SPOT]["edge_index"])), "edges out of order or twice", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g[SPOT]["edge_attr"][:, 0].mul_(2)), "a wrong weight", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g["region"]["layer"].fill_(2)), "a spot in a region of another layer", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g.pop(("region", "in", "global"))), "no ('region', 'in', 'global')", "4_build_3d_graph.py"),
+    (lambda l: l.npy("S", 2), field("region_index", 3, 99), "a region_index out of range", "7_make_dataset.py"),
+    (lambda l: l.npy("S", 2), field("label", 3, 1.0), "a label where has_label is false", "7_make_dataset.py"),
+    (lambda l: l.npy("S", 1), field("pixel", 3, 1.0), "other pixels than the location file's", "7_make_dataset.py"),
+    (lambda l: l.npy_3d("S"), field("feature", 3, np.nan), "a feature that is not finite", "5_build_3d_final_format.py"),
+    (lambda l: l.npy_3d("S"), field("label", 3, 1.0), "records of layer 1 that differ", "5_build_3d_final_format.py"),
+    (lambda l: l.npy_3d("S"), array(lambda a: a[::-1]), "where 0x0 belongs", "5_build_3d_final_format.py")]
+
+
+def test_a_good_root_has_no_fault(layout, capsys):
+    code, steps, faults = check(layout, capsys)
+    assert (code, faults) == (0, [])
+    assert [line.split()[0] for line in steps if not line.endswith(" right")] == ["Step2_registration_ANTs"] == [
+        line.split()[0] for line in steps if line.endswith("not made yet")]
+    assert "7_make_dataset".ljust(51) + "2 files right" in steps and "5_1_find_high_expression".ljust(51) + "1 file right" in steps
+
+
+@pytest.mark.parametrize("file, change, found, script", CASES)
+def test_a_spoilt_file_is_the_one_that_is_named(layout, spoil, capsys, file, change, found, script):
+    path = file(layout)
+    spoil(path, change)
+    code, _, faults = check(layout, capsys)
+    assert code == 2 and len(faults) == 1, faults
+    line = faults[0]
+    assert line.startswith(f"{path}: found ") and found in line and "; expected " in line
+    fix = line.split("; fix: ")[1]
+    assert fix == "correct it, or run the script that made it with --overwrite" if script == "0_1" else fix.startswith(f"run {script}")
+
+
+def test_a_location_that_was_changed_is_told_by_what_was_made_from_it(layout, spoil, capsys):
+    spoil(layout.location("S", 2), cell("barcode", 0, "new"))
+    _, _, faults = check(layout, capsys)
+    assert [line.split(":")[0] for line in faults] == [str(path) for path in (
+        layout.patches_csv(224, "S", 2), layout.npy("S", 2), layout.spot_regist("S"))]
+    assert all("0x0 where new belongs" in line for line in faults)
+
+
+def test_a_missing_file_is_no_fault_and_a_missing_image_is(layout, spoil, capsys):
+    spoil(layout.genes, lambda path: path.unlink())
+    image = layout.image("S", 1)
+    code, steps, faults = check(layout, capsys)
+    assert (code, faults) == (0, []) and "5_1_find_high_expression".ljust(51) + "not made yet" in steps
+    spoil(image, lambda path: (path.unlink(), path.symlink_to("gone.png")))
+    try:
+        code, _, faults = check(layout, capsys)
+    finally:
+        image.unlink()
+    assert code == 2 and [line.split(", ")[0] for line in faults] == [f"{image}: found a link to nothing; expected the layer's H&E; fix: correct it"]
+
+
+def test_a_bad_config_is_one_line(layout, spoil, capsys):
+    spoil(layout.config, lambda path: path.write_text("dataset: toy\npitch: 3\n"))
+    assert cli.main(["check", "--root_path", str(layout.root)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1

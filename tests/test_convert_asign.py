@@ -1,0 +1,310 @@
+"""Step 0_1 on the paper's processed archives: nothing in them is run, and what is written is what both mains read."""
+import io
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from archives import COLUMNS, GENES, LAYERS, PITCH_PX, ROWS, WIDTH, save_data, save_objects, spot_dicts, make_truth, write_archive
+from conftest import load_script
+
+from common import cli
+from common.config import load_config
+from common.io import read_csr, read_json, read_location, read_npy, read_pt, read_table
+from common.layout import Layout
+from data_preprocessing import archive as written
+from data_preprocessing.readers import asign
+from data_preprocessing_3d.graph import cross_pairs
+from dataloader_3d import load_sample, refused_layers
+
+convert = load_script("0_1_convert_raw")
+N = COLUMNS * ROWS
+
+
+def run(raw: Path, root: Path, *options: str) -> int:
+    return convert.main(["--format", "asign", "--raw_path", str(raw), "--root_path", str(root), *options])
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """(raw folder, truths, layout) of a full archive, converted once."""
+    raw, root = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("root")
+    truths = write_archive(raw)
+    assert run(raw, root) == 0
+    return raw, truths, Layout(root)
+
+
+def same_content(one: Layout, other: Layout, sample: str) -> None:
+    """The same records and graphs of the layers."""
+    for layer in LAYERS:
+        assert np.array_equal(read_npy(one.npy(sample, layer)), read_npy(other.npy(sample, layer)))
+        first, second = read_pt(one.graph(sample, layer)), read_pt(other.graph(sample, layer))
+        assert all(torch.equal(first[kind][name], second[kind][name]) for kind in first for name in first[kind] if name != "feature_sets")
+
+
+# what is written -------------------------------------------------------------------------------------
+def test_a_converted_archive_holds_to_the_contract(archive, capsys):
+    _, _, layout = archive
+    assert cli.main(["check", "--root_path", str(layout.root)]) == 0
+    assert "wrong" not in capsys.readouterr().out
+    assert load_config(layout.config).samples["C"].raw == {2: "C2", 3: "C3", 4: "C4"} and load_config(layout.config).n_genes == GENES
+    assert read_table(layout.genes)["gene"].tolist()[:2] == ["gene_1", "gene_2"]
+
+
+def test_spots_keep_features_labels_and_places(archive):
+    _, truths, layout = archive
+    truth, rows = truths["C"], truths["C"].layer == 4
+    record, location = read_npy(layout.npy("C", 4)), read_location(layout.location("C", 4))
+    assert record["barcode"].tolist() == [name.split("_")[1] for name, one in zip(truth.name, rows) if one]
+    assert np.array_equal(record["label"], truth.label[rows]) and np.array_equal(record["feature"], truth.feature[rows]) and record["has_label"].all()
+    assert np.allclose(record["pixel"], truth.array[rows] * PITCH_PX) and np.array_equal(location[["i", "j"]], truth.array[rows])
+
+
+def test_patches_own_the_spots_they_show_and_lie_as_they_did(archive):
+    _, truths, layout = archive
+    truth, rows = truths["C"], np.flatnonzero(truths["C"].layer == 2)
+    record, graph = read_npy(layout.npy("C", 2)), read_pt(layout.graph("C", 2))
+    for level, cell in (("region", truth.region[rows]), ("global", truth.global_[rows])):
+        owner = record[f"{level}_index"]
+        assert np.array_equal(owner[:, None] == owner, (cell[:, None] == cell).all(axis=2))
+        found = graph[level]["pos"].numpy()[owner]
+        assert len(np.unique(found - cell, axis=0)) == 1  # the grid as it was, but for where it starts
+        assert torch.allclose(graph[level]["y"][owner[5]], torch.from_numpy(truth.label[rows][owner == owner[5]].mean(axis=0)), atol=1e-5)
+        assert graph[level]["x"].shape == (len(np.unique(cell, axis=0)), WIDTH)
+
+
+def test_layers_are_registered_by_their_heavy_pairs(archive):
+    _, truths, layout = archive
+    for sample, truth in truths.items():
+        registered = read_npy(layout.npy_3d(sample))["registered"] / PITCH_PX
+        assert np.linalg.norm(registered - truth.common, axis=1).max() < 0.3
+        quality = read_json(layout.quality(sample))
+        assert quality["middle"] == 3 and refused_layers(layout, sample) == []
+
+
+def test_the_archive_chooses_the_neighbours(archive):
+    _, truths, layout = archive
+    truth, combined = truths["D"], read_csr(layout.combined("D")).toarray()
+    heaviest = {tuple(sorted((row, column))) for row in range(3 * N) for column in np.argsort(-truth.weight[row], kind="stable")[:12]}
+    assert set(map(tuple, cross_pairs(read_csr(layout.combined("D"))).tolist())) <= heaviest
+    assert np.allclose(combined[combined > 0], truth.weight[combined > 0], atol=1e-5)
+    overlap = read_csr(layout.spot_iou("D"))
+    assert 0 < overlap.nnz < np.count_nonzero(combined) and len(np.unique(overlap.nonzero()[0])) > 0.8 * 3 * N
+
+
+def test_the_sample_loads_for_training(archive):
+    _, truths, layout = archive
+    graph = load_sample(layout, "C")
+    assert graph.n_spots == 3 * N and graph.feature_sets == {"backbone": WIDTH} and graph.labelled_layers() == list(LAYERS)
+    assert torch.equal(graph.region_layer[graph.region_of_spot], graph.layer) and torch.equal(graph.global_layer[graph.global_of_spot], graph.layer)
+    assert graph.region_keys.shape == (len(graph.region_layer), 9) and (graph.region_keys >= 0).sum() > 4 * len(graph.region_layer)
+
+
+def test_a_second_run_is_skipped(archive, capsys):
+    raw, _, layout = archive
+    assert run(raw, layout.root) == 0
+    assert capsys.readouterr().out.count("up to date") == 2
+
+
+# other archives --------------------------------------------------------------------------------------
+def test_an_archive_of_2d_files_alone(archive, tmp_path):
+    _, _, whole = archive
+    write_archive(tmp_path / "raw", ("C",), "2d")
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    layout = Layout(tmp_path / "root")
+    same_content(layout, whole, "C")
+    assert not layout.npy_3d("C").exists() and cli.main(["check", "--root_path", str(layout.root)]) == 0
+
+
+def test_an_archive_of_3d_files_alone_gives_the_layers_too(archive, tmp_path):
+    """Without the dense table the edges of the graph count."""
+    _, _, whole = archive
+    write_archive(tmp_path / "raw", ("C",), "3d")
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    layout = Layout(tmp_path / "root")
+    same_content(layout, whole, "C")
+    assert np.array_equal(read_npy(layout.npy_3d("C")), read_npy(whole.npy_3d("C")))
+    assert np.allclose(read_csr(layout.combined("C")).toarray(), read_csr(whole.combined("C")).toarray(), atol=1e-5)
+
+
+def test_pictures_become_patches_and_some_layers_can_be_chosen(tmp_path):
+    write_archive(tmp_path / "raw", ("C",), "2d 3d csv pictures")
+    (tmp_path / "raw/cropped_imgs/patch_224/C3/0x0.png").unlink()  # then the layer has none
+    assert run(tmp_path / "raw", tmp_path / "root", "--layer", "2", "--layer", "3") == 0
+    layout = Layout(tmp_path / "root")
+    with h5py.File(layout.patches(224, "C", 2)) as file:
+        assert file["img"].shape == (N, 224, 224, 3) and file["img"][5, 0, 0].tolist() == [5, 90, 140]
+        assert [name.decode() for name in file["barcode"]] == read_location(layout.location("C", 2))["barcode"].tolist()
+    assert not layout.patches(224, "C", 3).exists() and not layout.npy("C", 4).exists()
+    assert cli.main(["check", "--root_path", str(layout.root)]) == 0
+    for options, layers in (([], [2, 3, 4]), (["--layer", "2", "--layer", "3"], [2, 3])):  # another choice is another sample
+        assert run(tmp_path / "raw", tmp_path / "root", *options) == 0
+        assert np.unique(read_npy(layout.npy_3d("C"))["layer"]).tolist() == layers
+
+
+def test_genes_get_the_names_of_a_list(tmp_path, capsys):
+    write_archive(tmp_path / "raw", ("C",), "2d")
+    names = [f"G{k}" for k in range(GENES)]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    (tmp_path / "c.yaml").write_text(f"dataset: mine\nraw_format: asign\npitch_px: 272\ngenes: {tmp_path / 'list.txt'}\n")
+    assert run(tmp_path / "raw", tmp_path / "root", "--config", str(tmp_path / "c.yaml")) == 0
+    assert read_table(Layout(tmp_path / "root").genes)["gene"].tolist() == names
+    (tmp_path / "list.txt").write_text("\n".join(names[1:]))
+    assert run(tmp_path / "raw", tmp_path / "root", "--config", str(tmp_path / "c.yaml")) == 2
+    assert f"found {GENES - 1} gene names; expected the {GENES} of" in capsys.readouterr().err
+
+
+def test_a_layer_that_nothing_agrees_on_is_refused(tmp_path):
+    truth = write_archive(tmp_path / "raw", ("C",))["C"]
+    table = tmp_path / "raw/3D_combined_information/C.csv"
+    weight, lost = np.array(truth.weight), truth.layer == 4
+    noise = np.random.default_rng(0).random((3 * N, 3 * N))
+    weight[np.ix_(lost, ~lost)], weight[np.ix_(~lost, lost)] = noise[np.ix_(lost, ~lost)], noise[np.ix_(~lost, lost)]
+    pd.DataFrame(weight, truth.name, truth.name).to_csv(table)
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    layout = Layout(tmp_path / "root")
+    assert refused_layers(layout, "C") == [4]
+    spots = read_npy(layout.npy_3d("C"))
+    assert np.allclose(*(spots["registered"][spots["layer"] == layer].mean(axis=0) for layer in (3, 4)))
+
+
+# malice and breakage ---------------------------------------------------------------------------------
+class Malice:
+    """Leaves a mark where it is run."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        import os
+        return os.mkdir, (str(self.mark),)
+
+
+class Hidden:
+    """Malice inside the bytes that a pickled tensor's storage would be loaded from."""
+
+    def __init__(self, mark: Path):
+        content = io.BytesIO()
+        torch.save(Malice(mark), content)
+        self.content = content.getvalue()
+
+    def __reduce__(self):
+        return torch.storage._load_from_bytes, (self.content,)
+
+
+class Pointer:
+    """An array that says its eight bytes are an object."""
+
+    def __reduce__(self):
+        lie = (1, (1,), Flagless(), False, b"\x08" * 8)
+        return np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b"b"), lie
+
+
+class Flagless:
+    def __reduce__(self):
+        return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
+@pytest.mark.parametrize("where, kind", [("npy", Malice), ("npy", Hidden), ("3d npy", Malice), ("pt", Malice), ("3d pt", Malice)])
+def test_nothing_in_an_archive_is_run(tmp_path, capsys, where, kind):
+    raw, mark = tmp_path / "raw", tmp_path / "mark"
+    truth = write_archive(raw, ("C",), "3d csv" if "3d" in where else "2d")["C"]
+    if where == "npy":
+        save_objects(raw / "npy_information/C/C3.npy", [{**spot, "label": kind(mark)} for spot in spot_dicts(truth, "C")[:5]])
+    elif where == "3d npy":
+        save_objects(raw / "3D_npy_information/C.npy", [kind(mark)])
+    else:
+        data = torch.load(path := raw / ("3D_graph_data/C.pt" if "3d" in where else "graph_data/C/C3.pt"), weights_only=False)
+        data.extra = kind(mark)
+        save_data(path, data)
+    assert run(raw, tmp_path / "root") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "posix.mkdir; it was not run" in error and str(raw) in error
+    assert not mark.exists()
+
+
+def test_an_array_of_pointers_is_no_array(tmp_path):
+    save_objects(tmp_path / "C2.npy", [{"label": Pointer()}])
+    with pytest.raises(asign.LayerError, match="cannot be read"):
+        asign.read_spot_dicts(tmp_path / "C2.npy")
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_arrays_tensors_and_scalars_are_read_as_they_were(tmp_path, protocol):
+    spot = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "f": np.asfortranarray(np.arange(6.0).reshape(3, 2)), "b": np.array([1, 2], ">i4"), "s": np.float64(2.5),
+            "t": torch.arange(6).reshape(2, 3).T, "x": [1.5, "text", (2, None)]}
+    values = np.empty(1, object)
+    values[0] = spot
+    with open(tmp_path / "one.npy", "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+        pickle.dump(values, stream, protocol=protocol)
+    found, = asign.read_spot_dicts(tmp_path / "one.npy")
+    assert all(np.array_equal(np.asarray(found[name]), np.asarray(spot[name])) for name in "afbst") and found["x"] == spot["x"]
+
+
+@pytest.mark.parametrize("spoil, message", [("cut", "cannot be read"), ("key", "a spot without a well-formed"), ("nan", "not finite"),
+                                            ("x", "no layer_224.x"), ("twice", "a spot twice"), ("text", "a table that cannot"),
+                                            ("names", "no weight between two layers")])
+def test_a_broken_sample_is_left_out_and_the_other_goes_on(tmp_path, capsys, spoil, message):
+    raw = tmp_path / "raw"
+    truths = write_archive(raw, parts="2d 3d csv" if spoil in ("text", "names") else "2d")
+    table = raw / "3D_combined_information/D.csv"
+    path, spots = raw / "npy_information/D/D2.npy", spot_dicts(truths["D"], "D")[:N]
+    if spoil == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif spoil in ("text", "names"):
+        table.write_text(table.read_text().replace(",1.0", ",one") if spoil == "text" else table.read_text().replace("D", "X"))
+    elif spoil == "x":
+        save_data(raw / "graph_data/D/D2.pt", type(torch.load(raw / "graph_data/D/D2.pt", weights_only=False))())
+    else:
+        change = {"key": lambda spot: spot.pop("feature_512"), "nan": lambda spot: spot.update(label=spot["label"] * np.nan),
+                  "twice": lambda spot: spot.update(img_path=spots[0]["img_path"])}[spoil]
+        change(spots[7])
+        save_objects(path, spots)
+    assert run(raw, tmp_path / "root") == 0
+    error = capsys.readouterr().err
+    assert "D: left out: " in error and message in error and error.count("\n") == 1
+    assert Layout(tmp_path / "root").npy("C", 2).exists()
+
+
+def test_an_empty_folder_is_one_line(tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    assert run(tmp_path / "raw", tmp_path / "root") == 2
+    assert "found no sample" in capsys.readouterr().err
+
+
+# parts -----------------------------------------------------------------------------------------------
+def test_numbers_of_layers():
+    assert asign.numbered(["C3", "C2", "C10"]) == {2: "C2", 3: "C3", 10: "C10"}
+    assert asign.numbered(["151508", "151507"]) == {151507: "151507", 151508: "151508"}
+    assert asign.numbered(["b", "a"]) == {1: "a", 2: "b"} == asign.numbered(["b", "a"][::-1])
+    assert asign.numbered(["X2", "Y2"]) == {1: "X2", 2: "Y2"}
+
+
+@pytest.mark.parametrize("offset, side", [(0.0, 1.88), (0.37, 1.88), (0.9, 1.75), (0.55, 3.76)])
+def test_cells_of_a_grid_are_found_again(offset, side):
+    position = np.stack(np.meshgrid(np.arange(14), np.arange(11)), axis=-1).reshape(-1, 2)[::-1].astype(float)
+    cell = np.floor(position / side + offset).astype(int)
+    owner = np.unique(cell, axis=0, return_inverse=True)[1]
+    found = written.grid_cells(position + 5, owner, 3.76 if side > 3 else 1.88)[owner]
+    assert len(np.unique(found - cell, axis=0)) == 1
+
+
+def test_patches_whose_cells_cannot_be_told_have_no_neighbour():
+    position = np.array([[0, 0], [0.2, 0], [0.4, 0]])
+    found = written.grid_cells(position, np.array([0, 1, 2]), 1.88)
+    assert np.diff(np.sort(found[:, 0])).min() >= 3
+
+
+def test_parts_add_up_to_the_weight():
+    weight, overlap = np.array([1.7, 1.7, 0.4, 0.9, 2.0]), np.array([0.9, 0.2, 0.6, 0.0, 0.1])
+    iou, cosine = written.parts_of(weight, overlap)
+    assert np.allclose(iou, [0.9, 0.7, 0.6, 0.0, 1.0]) and np.allclose(iou + cosine, weight) and (np.abs(cosine) <= 1).all()
+
+
+def test_iou_of_circles():
+    assert np.allclose(written.circle_iou(np.array([0.0, 2.0, 5.0]), 1.0), [1, 0, 0])
+    assert written.circle_iou(np.array([1.0]), 1.0) == pytest.approx(0.2430, abs=1e-4)  # two circles through each other's centres

@@ -1,0 +1,116 @@
+"""Step 0_1: raw ST-Net folders made by hand, in the form of the paper's code and of the data set's download."""
+import gzip
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import load_script
+
+from common.config import load_config
+from common.io import read_h5ad, read_location
+from common.layout import Layout
+
+convert = load_script("0_1_convert_raw")
+SPOTS = [(2, 5, 600.4, 1500.25), (3, 5, 900.4, 1500.25), (2, 6, 600.4, 1800.25), (4, 6, 1200.4, 1800.25)]
+COUNTS = {"3x5": [0, 7, 1], "2x5": [3, 0, 2], "9x9": [1, 1, 1], "2x6": [5, 5, 5]}
+
+
+def add_section(folder: Path, patient: str, section: str, download: bool = False, parts: str = "counts spots image") -> None:
+    """The files of one section: as the paper's code reads them, or as they are downloaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{patient}_{section}"
+    if "counts" in parts:
+        genes = "\tENSG1\tENSG2\tENSG3\n"
+        text = genes + "".join(f"{spot}\t" + "\t".join(map(str, row)) + "\n" for spot, row in COUNTS.items())
+        (folder / f"{name}{'_stdata' if download else ''}.tsv.gz").write_bytes(gzip.compress(text.encode()))
+    if "spots" in parts and download:
+        (folder / f"spots_{name}.csv").write_text(",X,Y\n" + "".join(f"{x}x{y},{px},{py}\n" for x, y, px, py in SPOTS))
+    elif "spots" in parts:
+        rows = "".join(f"{x}\t{y}\t{x}.1\t{y}.2\t{px}\t{py}\n" for x, y, px, py in SPOTS)
+        (folder / f"{name}.spots.txt").write_text("x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\n" + rows)
+    if "coords" in parts:
+        (folder / f"{name}_Coords.tsv").write_text("\tx\ty\tlab\ttumor\n" + "".join(f"{x}x{y}\t{x}\t{y}\tDC\ttumor\n" for x, y, *_ in SPOTS))
+    if "image" in parts:
+        (folder / f"{'HE_' if download else ''}{name}.jpg").write_bytes(f"{name}: not decoded here".encode())
+
+
+def run(raw: Path, root: Path, *options: str) -> int:
+    return convert.main(["--format", "stnet", "--raw_path", str(raw), "--root_path", str(root), *options])
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_sections_of_a_patient_become_layers_in_the_order_of_their_names(tmp_path, download):
+    folder = tmp_path / "raw" if download else tmp_path / "raw" / "Luminal_B" / "BC23377"
+    for section in ("D1", "C2", "C1"):
+        add_section(folder, "BC23377", section, download, "counts spots image coords")
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    layout, config = Layout(tmp_path / "root"), load_config(tmp_path / "root" / "dataset.yaml")
+    assert config.samples["BC23377"].layers == [1, 2, 3]
+    assert [Path(one).name.split("_")[1][:2] for one in config.samples["BC23377"].raw.values()] == ["C1", "C2", "D1"]
+    assert [layout.image("BC23377", layer).read_text()[:10] for layer in (1, 2, 3)] == ["BC23377_C1", "BC23377_C2", "BC23377_D1"]
+    expected = pd.DataFrame({"barcode": ["2x5", "3x5", "2x6"], "pixel_x": [600.4, 900.4, 600.4], "pixel_y": [1500.25, 1500.25, 1800.25],
+                             "i": [2, 3, 2], "j": [5, 5, 6]})
+    pd.testing.assert_frame_equal(read_location(layout.location("BC23377", 2)), expected)
+    counts = read_h5ad(layout.counts("BC23377", 2))
+    assert counts.obs_names.tolist() == ["2x5", "3x5", "2x6"] and counts.var_names.tolist() == ["ENSG1", "ENSG2", "ENSG3"]
+    assert counts.X.toarray().tolist() == [[3, 0, 2], [0, 7, 1], [5, 5, 5]]
+
+
+def test_the_pixel_size_is_measured_on_the_spots(tmp_path, capsys):
+    add_section(tmp_path / "raw", "BC1", "C1")
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    assert load_config(tmp_path / "root" / "dataset.yaml").samples["BC1"].pixel_size_um == {1: 0.666667}  # 200 um are 300 px
+    assert "dropped 1 spots without counts, dropped 1 counts without a spot" in capsys.readouterr().out
+
+
+def test_the_config_orders_the_sections(tmp_path):
+    for section in ("C1", "C2", "D1"):
+        add_section(tmp_path / "raw", "BC1", section)
+    add_section(tmp_path / "raw", "BC2", "C1")
+    config = {"dataset": "mine", "raw_format": "stnet", "samples": {"BC1": {"raw": {1: "BC1_D1.tsv.gz", 4: "BC1_C1.tsv.gz"}}, "BC2": {}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    options = ["--config", str(tmp_path / "mine.yaml"), "--raw_path", str(tmp_path / "raw")]
+    assert convert.main([*options, "--root_path", str(tmp_path / "root")]) == 0
+    layout = Layout(tmp_path / "root")
+    assert {sample: one.layers for sample, one in load_config(layout.config).samples.items()} == {"BC1": [1, 4], "BC2": [1]}
+    assert layout.image("BC1", 1).read_text().startswith("BC1_D1") and layout.image("BC1", 4).read_text().startswith("BC1_C1")
+
+
+def test_a_section_of_an_image_alone_and_one_without_image(tmp_path):
+    add_section(tmp_path / "raw", "BC1", "C1")
+    add_section(tmp_path / "raw", "BC1", "C2", parts="image")
+    add_section(tmp_path / "raw", "BC1", "D1", parts="counts spots")
+    (tmp_path / "config.yaml").write_text("dataset: mine\nraw_format: stnet\npitch_px: 300\n")
+    assert run(tmp_path / "raw", tmp_path / "root", "--config", str(tmp_path / "config.yaml")) == 0
+    layout = Layout(tmp_path / "root")
+    assert layout.image("BC1", 2) and not layout.location("BC1", 2).exists() and not layout.counts("BC1", 2).exists()
+    assert layout.image("BC1", 3) is None and len(read_location(layout.location("BC1", 3))) == 3
+
+
+def test_counts_without_spots_leave_the_layer_out(tmp_path, capsys):
+    add_section(tmp_path / "raw", "BC1", "C1")
+    add_section(tmp_path / "raw", "BC1", "C2", parts="counts image")
+    (tmp_path / "config.yaml").write_text("dataset: mine\nraw_format: stnet\npitch_px: 300\n")
+    assert run(tmp_path / "raw", tmp_path / "root", "--config", str(tmp_path / "config.yaml")) == 0
+    assert "BC1/2: left out" in (line := capsys.readouterr().err) and "BC1_C2.tsv.gz: found no spots beside it" in line
+
+
+@pytest.mark.parametrize("spoil, found", [("nothing", "no section"), ("named", "no section BC1_X9.tsv.gz"), ("annotation", "pixel_x"),
+                                          ("columns", "columns x, y")])
+def test_a_wrong_form_is_one_line(tmp_path, capsys, spoil, found):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    options = []
+    if spoil == "named":
+        add_section(raw, "BC1", "C1")
+        (tmp_path / "config.yaml").write_text("dataset: mine\nraw_format: stnet\nsamples: {BC1: {raw: {1: BC1_X9.tsv.gz}}}\n")
+        options = ["--config", str(tmp_path / "config.yaml")]
+    elif spoil == "annotation":
+        add_section(raw, "BC1", "C1", parts="counts image coords")
+    elif spoil == "columns":
+        add_section(raw, "BC1", "C1")
+        (raw / "BC1_C1.spots.txt").write_text("x\ty\n1\t2\n")
+    assert run(raw, tmp_path / "root", *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and found in error
