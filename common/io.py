@@ -87,7 +87,7 @@ def read_location(path: Path) -> pd.DataFrame:
 
     Raises DataError for a missing column, a repeated barcode or a position that is not finite.
     """
-    table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py")
+    table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py, or 0_3_spot_grid.py for an image-only layer,")
     for name in LOCATION_COLUMNS[1:]:
         table[name] = pd.to_numeric(table[name], errors="coerce")
         if not np.isfinite(table[name]).all():

@@ -6,8 +6,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = (224, 512, 1024)  # nominal side of spot, region and global patches, px
 SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
-    "data_preprocessing": ("0_2_tissue_mask", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair", "4_feature_extraction",
-                           "5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset"),
+    "data_preprocessing": ("0_2_tissue_mask", "0_3_spot_grid", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair",
+                           "4_feature_extraction", "5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization",
+                           "6_pt_construction", "7_make_dataset"),
     "registration": ("Step0_original_contour_generation", "Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs",
                      "Step3_registertoMiddle_ANTs", "Step3.5_registertoMiddle_ANTs_points_contour_fast"),
     "data_preprocessing_3d": ("1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")}
@@ -81,6 +82,9 @@ class Layout:
 
     def mask_picture(self, sample: str, layer: int) -> Path:
         return self.root / "tissue" / sample / f"{layer}_mask.jpg"
+
+    def grid_picture(self, sample: str, layer: int) -> Path:
+        return self.root / "tissue" / sample / f"{layer}_grid.jpg"
 
     def thumbnail_info(self, sample: str, layer: int) -> Path:
         return self.root / "tissue" / sample / f"{layer}.json"
@@ -216,6 +220,10 @@ class RunLayout:
     def imputed(self, sample: str, layer: int) -> Path:
         return self.root / "imputed" / sample / f"{layer}.h5ad"
 
+    def imputed_sample(self, sample: str) -> Path:
+        """All layers of a sample in one."""
+        return self.root / "imputed" / sample / "sample.h5ad"
+
     @property
     def metrics_json(self) -> Path:
         return self.root / "metrics.json"
@@ -227,3 +235,7 @@ class RunLayout:
     @property
     def runtime(self) -> Path:
         return self.root / "runtime.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"

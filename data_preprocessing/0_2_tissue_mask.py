@@ -1,7 +1,7 @@
 """Step 0_2: a thumbnail of every layer, where on it tissue is, and whether the spots lie there.
 
 INPUT   imgs/<sample>/<layer>.<ext>         H&E, anything OpenSlide, tifffile or Pillow opens
-        location/<sample>/<layer>.csv       spots, if the layer has some
+        location/<sample>/<layer>.csv       spots, if the layer was measured
 OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at most 2048 px, never enlarged
         tissue/<sample>/<layer>.png         tissue mask of the same size, uint8: 255 tissue, 0 empty slide
         tissue/<sample>/<layer>_mask.jpg    to look at: the mask's outline and the spots, longer side at most 1024 px
@@ -19,27 +19,25 @@ import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
-import cv2
 import numpy as np
 
 from common import cli
 from common.errors import LayerError
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
-from common.slide import fitted_size, open_slide
+from common.slide import open_slide
+from data_preprocessing.grid import measured_location
 from data_preprocessing.orientation import Verdict, check
-from data_preprocessing.tissue import tissue_mask
+from data_preprocessing.tissue import drawn, tissue_mask
 
 STEP = "0_2_tissue_mask"
 MAX_SIDE_PX = 2048
-PICTURE_SIDE_PX = 1024
-OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB of what is drawn
 
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """Overview of one layer. If it is left out, no overview of an earlier run stays."""
     layout, refuse = context.layout, context.config.refuse_flipped_spots
-    inputs = [path for path in (layout.image(sample, layer), layout.location(sample, layer)) if path and path.is_file()]
+    inputs = [path for path in (layout.image(sample, layer), measured_location(layout, sample, layer)) if path]
     outputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.mask_picture(sample, layer), layout.thumbnail_info(sample, layer)]
 
     def work() -> str:
@@ -81,9 +79,9 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool) -> str
 
 
 def spots(layout: Layout, sample: str, layer: int) -> np.ndarray:
-    """Level-0 spot centres (n_spots, 2) float64; none for an image-only layer."""
-    path = layout.location(sample, layer)
-    return read_location(path)[["pixel_x", "pixel_y"]].to_numpy() if path.is_file() else np.zeros((0, 2))
+    """Level-0 spot centres (n_spots, 2) float64; none for an image-only layer, whatever step 0_3 has laid on it."""
+    path = measured_location(layout, sample, layer)
+    return read_location(path)[["pixel_x", "pixel_y"]].to_numpy() if path else np.zeros((0, 2))
 
 
 def words(verdict: Verdict | None) -> str:
@@ -91,19 +89,6 @@ def words(verdict: Verdict | None) -> str:
     if verdict is None:
         return ""
     return f"; warning: {verdict.found}: {verdict.fix}" if verdict.found else f", {verdict.on_tissue:.0%} of the spots on it"
-
-
-def drawn(thumbnail: np.ndarray, mask: np.ndarray, xy: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
-    """The mask's outline and the spots on the thumbnail. (h, w, 3) uint8, (h, w) bool, (n, 2) level-0 px -> RGB uint8."""
-    width, height = fitted_size((mask.shape[1], mask.shape[0]), PICTURE_SIDE_PX)
-    picture = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
-    small = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, OUTLINE, 2)
-    at = np.rint(xy * np.array([width, height]) / np.array(size_px))
-    for column, row in at[((at >= 0) & (at < [width, height])).all(axis=1)].astype(int).tolist():
-        cv2.circle(picture, (column, row), 2, SPOT, -1, cv2.LINE_AA)
-    return picture
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,6 +10,9 @@ it does not score, and what lies under it is what lies around it.
 import cv2
 import numpy as np
 
+from common.slide import fitted_size
+from data_preprocessing.orientation import spacing
+
 LENGTH_UNIT = 1000          # all lengths below are in thousandths of the thumbnail's longer side
 SMOOTH_LENGTH = 1.5         # Gaussian sigma of the optical density
 TEXTURE_LENGTH = 2.0        # Gaussian sigma of the window in which contrast is measured
@@ -38,6 +41,9 @@ HOLE_SHARE = 0.02           # holes below this share of the tissue are filled
 SPECK_SHARE = 0.002         # pieces below this share of the largest are dropped before gaps are closed
 PIECE_SHARE = 0.01          # pieces below this share of the largest are dust
 MIN_TISSUE_SHARE = 0.001    # less tissue than this share of the thumbnail is none
+
+PICTURE_SIDE_PX = 1024
+OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB of what is drawn
 
 
 def background_colour(rgb: np.ndarray) -> np.ndarray:
@@ -133,6 +139,20 @@ def clean_mask(mask: np.ndarray) -> np.ndarray:
     mask = _fill_holes(mask)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(OPEN_LENGTH, mask))
     return _large_pieces(mask, PIECE_SHARE)[_PAD:-_PAD, _PAD:-_PAD].astype(bool)
+
+
+def drawn(thumbnail: np.ndarray, mask: np.ndarray, xy: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
+    """The mask's outline and the spots on the thumbnail. (h, w, 3) uint8, (h, w) bool, (n, 2) level-0 px -> RGB uint8."""
+    width, height = fitted_size((mask.shape[1], mask.shape[0]), PICTURE_SIDE_PX)
+    picture = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, OUTLINE, 2)
+    at = xy * np.array([width, height]) / np.array(size_px)
+    radius = int(np.clip(spacing(at) / 6, 1, 4))  # of neighbouring spots, however dense, tissue is seen between
+    for column, row in np.rint(at[((at >= 0) & (at < [width, height])).all(axis=1)]).astype(int).tolist():
+        cv2.circle(picture, (column, row), radius, SPOT, -1, cv2.LINE_AA)
+    return picture
 
 
 _PAD = 16  # the border is not a wall: morphology may reach over it

@@ -1,0 +1,74 @@
+"""Step 0_3: spots for a layer that was only photographed: a lattice over its tissue.
+
+INPUT   tissue/<sample>/<layer>.{jpg,png,json}      overview of step 0_2
+        config: array; pitch_um, or a finer grid_pitch_um
+OUTPUT  location/<sample>/<layer>.csv               as for a measured layer: barcode ('grid_<i>x<j>'), pixel_x, pixel_y (level-0 px,
+                                                    spot centres, on tissue), i, j (array column, row; hex: i steps by 2 in a row)
+        tissue/<sample>/<layer>_grid.jpg            to look at: the mask's outline and these spots, longer side at most 1024 px
+
+A layer with counts, or with spots of another origin, is measured and stays as it is. Another pitch or mask makes the spots anew; to keep
+spots that you edited, give them barcodes of your own. Source: own (data_preprocessing/grid.py).
+
+    python data_preprocessing/0_3_spot_grid.py --root_path data/her2st
+"""
+import sys; from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import argparse
+
+import numpy as np
+
+from common import cli
+from common.config import Config
+from common.errors import LayerError
+from common.io import read_json, read_picture, write_picture, write_table
+from common.layout import Layout
+from data_preprocessing.grid import is_measured, spot_grid
+from data_preprocessing.tissue import drawn
+
+STEP = "0_3_spot_grid"
+MADE_BY = "0_2_tissue_mask.py"
+
+
+def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+    """The spots of one layer. If it is left out, no spots of an earlier run stay."""
+    layout, config = context.layout, context.config.of_layer(sample, layer)
+    if is_measured(layout, sample, layer):
+        return cli.Job(sample, layer, [], [], lambda: "measured, its spots stay as they are")
+    inputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)]
+    outputs = [layout.location(sample, layer), layout.grid_picture(sample, layer)]
+
+    def work() -> str:
+        try:
+            return write_spots(layout, sample, layer, config)
+        except LayerError:
+            for path in outputs:
+                path.unlink(missing_ok=True)
+            raise
+    return cli.Job(sample, layer, inputs, outputs, work, {"array": config.array, "pitch_px": config.grid_pitch_px})
+
+
+def write_spots(layout: Layout, sample: str, layer: int, config: Config) -> str:
+    """Raises LayerError if step 0_2 left the layer out, or if no spot fits on the tissue."""
+    mask, info = read_picture(layout.mask(sample, layer), MADE_BY) > 0, read_json(layout.thumbnail_info(sample, layer), MADE_BY)
+    location = spot_grid(mask, np.array(info["scale"]), config.grid_pitch_px, config.array)
+    if location.empty:
+        raise LayerError(layout.mask(sample, layer), f"no place for a spot every {config.grid_pitch_px:.4g} px",
+                         "tissue wider than the pitch", "set a finer grid_pitch_um, or skip the layer in the config")
+    thumbnail, xy = read_picture(layout.thumbnail(sample, layer), MADE_BY), location[["pixel_x", "pixel_y"]].to_numpy()
+    write_picture(layout.grid_picture(sample, layer), drawn(thumbnail, mask, xy, (info["width_px"], info["height_px"])))
+    write_table(layout.location(sample, layer), location)
+    pitch_um = config.grid_pitch_um or config.pitch_um
+    return f"{layout.location(sample, layer)}: {len(location)} spots, {config.array}, {pitch_um:g} um = {config.grid_pitch_px:.4g} px apart"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return cli.make_parser(__doc__, workers=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    return cli.run_layers(STEP, __file__, args, layer_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
