@@ -1,4 +1,4 @@
-# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table (about 7 minutes)
+# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and report.html (about 7 minutes)
 # make test    the tests
 # make status ROOT=folder    which layer stands at which step, and why
 # Both set up .venv beside the sources first: all that is needed is Python 3.11 or newer.
@@ -29,6 +29,7 @@ demo: install
 		*) $(PY) $$step --root_path $(ROOT);; esac; done
 	$(PY) main_3d.py --root_path $(ROOT) --base_lr 0.001 --batch_size 128 --num_workers $(WORKERS)
 	$(PY) predict_3d.py --root_path $(ROOT)
+	@echo "the report, to open in a browser:"; $(PY) report.py --root_path $(ROOT)
 
 test: install
 	$(PY) -m pytest -q tests

@@ -20,7 +20,7 @@ from common.layout import Layout, RunLayout
 
 predict = load_script("predict_3d")
 SCRIPTS = sorted([*ROOT.glob("data_preprocessing/[0-9]*.py"), *ROOT.glob("registration/Step*.py"),
-                  *ROOT.glob("data_preprocessing_3d/[0-9]*.py"), *ROOT.glob("main*.py"), *ROOT.glob("predict_3d.py")])
+                  *ROOT.glob("data_preprocessing_3d/[0-9]*.py"), *ROOT.glob("main*.py"), *ROOT.glob("predict_3d.py"), *ROOT.glob("report.py")])
 IDS = [str(path.relative_to(ROOT)) for path in SCRIPTS]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -216,4 +216,4 @@ def test_a_run_folder_without_a_run_ends_the_run(tmp_path, capsys):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     io.write_pt(tmp_path / "checkpoint.pt", {"state": {}})
     with pytest.raises(DataError, match=r"checkpoint.pt: found keys \['state'\]; expected a checkpoint of main_3d.py"):
-        predict.load_checkpoint(tmp_path / "checkpoint.pt", ["G1"])
+        predict.load_checkpoint(tmp_path / "checkpoint.pt", ["G1"], {"backbone": 4})

@@ -1,0 +1,102 @@
+"""Make ONE HTML page of a run that opens anywhere, without network: what was known, how good it is, and maps to look at.
+
+INPUT   <save_path>/metrics.json, splits.json, runtime.json, config.yaml, genes.csv, tensorboard/    of main_3d.py
+        <save_path>/imputed/<sample>/<layer>.h5ad    of predict_3d.py
+        <root>/tissue/, registration/                H&E overviews, overlays, quality.json (the gate's verdict of every pair)
+OUTPUT  <save_path>/report.html                      self-contained; the same bytes for the same inputs; its path is printed
+
+Every gene has one colour scale in all sections. What is missing (metrics, registration, the prediction of a layer) is said in its place.
+
+    python report.py --root_path her2c --save_path runs/her2st --genes ERBB2,FASN
+"""
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from common import cli
+from common.errors import DataError, LayerError
+from common.io import atomic_path
+from common.layout import RunLayout
+
+MAPS_HELP = """<p>Each gene has one colour scale for all sections. Measurements are noisy, predictions are smoother: compare patterns, not
+single spots. Sections without measurement show the prediction alone. <label class="slider">Spots over tissue: <input type="range" min="0"
+max="1" step="0.05" value="0.9" oninput="document.documentElement.style.setProperty('--spots', this.value)"></label></p>"""
+SIDE_PX = ((6, 860), (12, 680), (10**9, 500))  # up to so many sections: longer side of a section's picture, px; keeps the page mailable
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__, sample=True, layer=False)
+    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default runs/<dataset>)")
+    parser.add_argument("--genes", default=None, metavar="A,B", help="genes to map (default: the best predicted, the median, and markers)")
+    return parser
+
+
+def page(run, asked: str | None) -> str:
+    """The whole page. Raises DataError for a gene that the run does not have."""
+    from report_parts import maps, numbers, stack
+    from report_parts.gather import choose_genes
+    from report_parts.shown import note, prepare, styles
+    genes = maps.gene_views(run, choose_genes(run, asked))
+    shown = prepare(run, next(side for most, side in SIDE_PX if len(run.layers) <= most))
+    parts = [("summary", "In short", part(numbers.headline, run))]
+    for number, (sample, layers) in enumerate(shown.items()):
+        of_sample = f" of sample {sample}" if len(shown) > 1 else ""
+        of_genes = "".join(part(maps.gene_maps, run, layers, gene) for gene in genes)
+        parts += [(f"stack-{number}", f"Sections{of_sample}", part(stack.stack, run, sample, layers)),
+                  (f"genes-{number}", f"Genes{of_sample}", MAPS_HELP + of_genes if genes else note(no_maps(run))),
+                  (f"confidence-{number}", f"Confidence{of_sample}", part(maps.confidence, run, layers)),
+                  (f"space-{number}", f"3D view{of_sample}", part(maps.rotatable, run, layers, genes))]
+    parts += [("numbers", "How good is it?", part(numbers.metrics_table, run)), ("training", "Training", part(numbers.training, run)),
+              ("origin", "How this was made", part(numbers.reproducibility, run))]
+    return filled(template("page.html"), {
+        "title": escape(f"Spatial expression of {run.config.dataset}, imputed section by section"), "styles": styles(shown),
+        "links": "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts),
+        "body": "\n".join(f'<section id="{name}"><h2>{escape(title)}</h2>{body}</section>' for name, title, body in parts),
+        "script": template("view3d.js")})
+
+
+def part(make: Callable, *arguments) -> str:
+    """A part of the page; a sentence if a file of another version lacks what it needs."""
+    from report_parts.shown import note
+    try:
+        return make(*arguments)
+    except (KeyError, DataError, LayerError) as error:
+        return note(f"Not shown: a file of this run lacks {error}; it may come from another version of the software.")
+
+
+def no_maps(run) -> str:
+    """Why there is no map."""
+    problems = [run.missing["genes"]] if "genes" in run.missing else [one.problem for one in run.layers if one.problem]
+    return f"No maps: {problems[0] if problems else 'no gene was chosen'}"
+
+
+def template(name: str) -> str:
+    return resources.files("report_parts").joinpath(name).read_text(encoding="utf-8")
+
+
+def filled(text: str, values: dict[str, str]) -> str:
+    """{{name}} replaced by its value, in one pass: braces in a value stay as they are."""
+    return re.sub(r"{{(\w+)}}", lambda match: values[match[1]], text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+
+    def work() -> int:
+        context = cli.open_context(args)
+        from report_parts.gather import read_run
+        run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(context.config.dataset)
+        text = page(read_run(context, run_layout), args.genes)
+        with atomic_path(run_layout.report) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(run_layout.report)
+        return 0
+    return cli.guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""What a run left behind, read for the report: every layer's role and prediction, the numbers, and the genes to show."""
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from common import cli
+from common.config import Config, load_config
+from common.errors import DataError, LayerError
+from common.io import read_h5ad, read_json, read_table
+from common.layout import Layout, RunLayout
+from models.metrics import pearson
+
+MAX_MARKERS = 4
+MARKERS = {  # shown by default where the run has them, the first four; and what a pathologist reads from them
+    "ERBB2": "HER2: amplified tumour", "ESR1": "oestrogen receptor", "MKI67": "dividing cells", "KRT19": "epithelium, tumour",
+    "COL1A1": "collagen: stroma", "CD3D": "T cells", "IGKC": "plasma cells", "FASN": "lipid synthesis: tumour, fat", "ADIPOQ": "fat",
+    "Mbp": "myelin: white matter", "Nrgn": "neurons of cortex and hippocampus", "Prkcd": "thalamus", "Penk": "striatum",
+    "Ttr": "choroid plexus", "Gfap": "astrocytes"}
+
+
+@dataclass(frozen=True)
+class LayerOfRun:
+    """One section of a sample."""
+    sample: str
+    layer: int
+    role: str             # known: measured, the method saw it; target: measured, hidden from it; image-only: not measured
+    adata: object | None  # its imputed AnnData
+    problem: str | None   # why there is no prediction
+
+    @property
+    def measured(self) -> np.ndarray | None:
+        """(n_spots, n_genes), NaN for a spot without counts; None if the layer was not measured."""
+        return None if self.adata is None else self.adata.layers.get("measured")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the page is made of. What is None has its reason in `missing`, by the file's purpose."""
+    config: Config               # of the root, as it is now
+    run_config: Config | None    # as it was when the run was made
+    layout: Layout
+    run_layout: RunLayout
+    splits: dict | None
+    metrics: dict | None
+    runtime: dict | None
+    genes: list[str]
+    samples: dict[str, list[LayerOfRun]]
+    quality: dict[str, dict | None]   # of each sample's registration
+    missing: dict[str, str]
+
+    @property
+    def layers(self) -> list[LayerOfRun]:
+        return [one for layers in self.samples.values() for one in layers]
+
+    @property
+    def method(self) -> str | None:
+        return self.splits and self.splits["method"]
+
+    @property
+    def folds(self) -> list[dict]:
+        return self.splits["folds"] if self.splits else []
+
+    def refused(self, one: LayerOfRun) -> bool:
+        """The layer's way to the middle of the stack was refused by the gate."""
+        return not ((self.quality[one.sample] or {}).get("to_middle", {}).get(str(one.layer), {}).get("accepted", True))
+
+
+def read_run(context: cli.Context, run_layout: RunLayout) -> Run:
+    """Read a dataset root and a run folder; what is absent or broken is noted, not raised. Raises DataError if there is no run folder."""
+    if not run_layout.root.is_dir():
+        raise DataError(run_layout.root, "no folder", "a run folder of main_3d.py", "run main_3d.py first, or give --save_path")
+    missing: dict[str, str] = {}
+
+    def attempt(purpose: str, read, *arguments):
+        try:
+            return read(*arguments)
+        except (LayerError, DataError) as error:
+            missing[purpose] = str(error)
+
+    splits = attempt("splits", read_json, run_layout.splits, "main_3d.py")
+    metrics = attempt("metrics", read_json, run_layout.metrics_json, "main_3d.py")
+    runtime = attempt("runtime", read_json, run_layout.runtime, "main_3d.py")
+    table = attempt("genes", read_table, run_layout.genes, ("gene",), "main_3d.py", ("gene",))
+    genes = [] if table is None else list(table["gene"])
+    samples = {name: [read_layer(context, run_layout, splits, genes, name, layer) for layer in context.config.samples[name].layers]
+               for name in samples_of_run(context.config, run_layout, splits)}
+    quality = {name: attempt(f"quality {name}", read_json, context.layout.quality(name), "registration/Step3_registertoMiddle_ANTs.py")
+               for name in samples}
+    run_config = attempt("config", load_config, run_layout.config)
+    return Run(context.all_samples, run_config, context.layout, run_layout, splits, metrics, runtime, genes, samples, quality, missing)
+
+
+def samples_of_run(config: Config, run_layout: RunLayout, splits: dict | None) -> list[str]:
+    """The config's samples that the run tested or predicted; all if it names none."""
+    tested = {name for fold in (splits or {"folds": []})["folds"] for name in fold["test_samples"]}
+    chosen = [name for name in sorted(config.samples)
+              if name in tested or any(run_layout.imputed(name, layer).is_file() for layer in config.samples[name].layers)]
+    return chosen or sorted(config.samples)
+
+
+def read_layer(context: cli.Context, run_layout: RunLayout, splits: dict | None, genes: list[str], sample: str, layer: int) -> LayerOfRun:
+    adata, problem, file = None, None, run_layout.imputed(sample, layer)
+    try:
+        adata = read_h5ad(file, "predict_3d.py")
+        if list(adata.var_names) != genes:
+            raise LayerError(file, "another gene list than the run's", f"the {len(genes)} genes of genes.csv", "run predict_3d.py again")
+    except LayerError as error:
+        adata, problem = None, str(error)
+        status = cli.read_status(context.layout).get(f"{sample}/{layer}", {})
+        problem = next((f"{step}: {text}" for step, text in status.items() if text != "ok"), problem)
+    if adata is not None:
+        known = bool(adata.obs["known"].any())
+    else:
+        known = any(layer in fold["known_layers"].get(sample, []) for fold in (splits or {"folds": []})["folds"])
+    measured = (adata is not None and "measured" in adata.layers) or context.layout.counts(sample, layer).is_file()
+    return LayerOfRun(sample, layer, "known" if known else "target" if measured else "image-only", adata, problem)
+
+
+# genes -----------------------------------------------------------------------------------------------
+def gene_agreement(layers: list[LayerOfRun], n_genes: int) -> np.ndarray:
+    """Pearson correlation of predicted and measured, per target layer and gene: (n_target_layers, n_genes)."""
+    rows = [agreement(one) for one in layers if one.role == "target" and one.measured is not None]
+    return np.array(rows).reshape(-1, n_genes)
+
+
+def agreement(one: LayerOfRun) -> np.ndarray:
+    """Pearson correlation of predicted and measured of each gene over a layer's measured spots: (n_genes,)."""
+    spots = np.isfinite(one.measured).all(axis=1)  # (n_spots,)
+    return pearson(np.asarray(one.adata.X)[spots], one.measured[spots], axis=0)
+
+
+def choose_genes(run: Run, asked: str | None) -> dict[str, str]:
+    """{gene: why it is shown}: those asked for, else the best predicted, the median and markers.
+
+    Raises DataError for a gene that the run does not have.
+    """
+    if asked is not None:
+        names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
+        for name in names:
+            if name not in run.genes:
+                near = difflib.get_close_matches(name, run.genes, n=1, cutoff=0.0) or ["none"]
+                raise DataError("--genes", name, f"genes of {run.run_layout.genes}", f"choose among them; the nearest name is {near[0]}")
+        return {name: MARKERS.get(name, "asked for") for name in names}
+    if not any(one.adata is not None for one in run.layers):
+        return {}
+    scores = gene_agreement(run.layers, len(run.genes))
+    if len(scores):
+        order, of = np.argsort(-scores.mean(axis=0), kind="stable"), f"of {len(run.genes)} genes"
+        chosen = {run.genes[order[0]]: f"best predicted {of}", run.genes[order[len(order) // 2]]: f"median {of}"}
+    else:
+        spread = np.mean([np.asarray(one.adata.X).std(axis=0) for one in run.layers if one.adata is not None], axis=0)
+        chosen = {run.genes[int(np.argmax(spread))]: "varies most in the prediction"}
+    markers = [name for name in MARKERS if name in run.genes and name not in chosen][:MAX_MARKERS]
+    return chosen | {name: MARKERS[name] for name in markers}

@@ -1,0 +1,117 @@
+"""Maps on the H&E: measured, predicted and error of a gene, one colour scale a gene; confidence; and the stack in space."""
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from report_parts.colours import CONFIDENCE, Scale, error_scale, expression_scale
+from report_parts.gather import LayerOfRun, Run, agreement
+from report_parts.pictures import spot_map
+from report_parts.shown import Shown, note, tissue
+from report_parts.view3d import plane_of, scene
+
+SPOT_SHARE = {"square": 100 / 200, "hex": 55 / 100}  # diameter over pitch: legacy ST, Visium
+
+
+@dataclass(frozen=True)
+class GeneView:
+    """A gene of the page with its two colour scales, the same in every section."""
+    name: str
+    why: str
+    column: int
+    mean: float          # of the known sections, natural-log scale
+    expression: Scale
+    error: Scale
+
+    def doublings(self, values: np.ndarray) -> np.ndarray:
+        """(n_spots, n_genes) natural-log scale -> (n_spots,) log2 of the fold over the known sections' mean."""
+        return (np.asarray(values[:, self.column], np.float64) - self.mean) / np.log(2)
+
+    def misses(self, one: LayerOfRun) -> np.ndarray:
+        """(n_spots,) predicted − measured, in doublings."""
+        return self.doublings(one.adata.X) - self.doublings(one.measured)
+
+
+def gene_views(run: Run, chosen: dict[str, str]) -> list[GeneView]:
+    """The chosen genes with their scales; none without a prediction."""
+    layers = [one for one in run.layers if one.adata is not None]
+    known = [one.measured for one in layers if one.role == "known" and one.measured is not None] or [one.adata.X for one in layers]
+    views = []
+    for name, why in chosen.items() if layers else ():
+        column = run.genes.index(name)
+        mean = float(np.nanmean(np.concatenate([np.asarray(values)[:, column] for values in known])))
+        plain = GeneView(name, why, column, mean, None, None)
+        measured = [one for one in layers if one.measured is not None]
+        values = [np.concatenate([plain.doublings(one.adata.X) for one in layers])]
+        values += [np.concatenate([plain.doublings(one.measured) for one in measured])] if measured else []
+        errors = np.concatenate([plain.misses(one) for one in measured]) if measured else np.zeros(0)
+        views.append(GeneView(name, why, column, mean, expression_scale(*values), error_scale(errors)))
+    return views
+
+
+def spot_diameter_px(run: Run, one: LayerOfRun) -> float:
+    """Level-0 px: that of the array's spots, or the distance of this layer's spots where that is less (a dense grid)."""
+    from scipy.spatial import cKDTree
+    pixel, config = one.adata.obsm["spatial"], run.config.of_layer(one.sample, one.layer)
+    own_pitch = np.median(cKDTree(pixel).query(pixel, k=2)[0][:, 1]) if len(pixel) > 1 else np.inf
+    return float(min(SPOT_SHARE[config.array] * config.pitch_px, own_pitch))
+
+
+def gene_maps(run: Run, layers: list[Shown], gene: GeneView) -> str:
+    """Measured, predicted and error of one gene in every section of a sample, on the H&E."""
+    rows = "".join(_map_row(run, one, gene) for one in layers if one.of.adata is not None)
+    return (f'<div class="gene"><h4>{escape(gene.name)} <small>{escape(gene.why)}</small></h4>'
+            f'<div class="bars">{gene.expression.bar()}{gene.error.bar()}</div>{rows}</div>')
+
+
+def _map_row(run: Run, one: Shown, gene: GeneView) -> str:
+    adata, diameter_px = one.of.adata, spot_diameter_px(run, one.of)
+    draw = lambda what, values, scale: _map(one, diameter_px, f"{gene.name}, {what}", what, values, scale)
+    predicted = draw("predicted", gene.doublings(adata.X), gene.expression)
+    if one.of.measured is None:
+        maps, says = f'<div class="none">not measured</div>{predicted}', ""
+    else:
+        measured = draw("measured", gene.doublings(one.of.measured), gene.expression)
+        maps = measured + predicted + draw("predicted ÷ measured", gene.misses(one.of), gene.error)
+        says = f"r = {agreement(one.of)[gene.column]:.2f}" if one.of.role == "target" else "the method saw it"
+    return f'<div class="row"><p><b>{one.name}</b> <span>{one.dot}</span> <span>{says}</span></p>{maps}</div>'
+
+
+def _map(one: Shown, diameter_px: float, alternative: str, caption: str, values: np.ndarray, scale: Scale) -> str:
+    source = spot_map(one.picture, one.of.adata.obsm["spatial"], diameter_px, values, scale)
+    inside = f'<img src="{source}" alt="{escape(alternative)}, {one.name.lower()}" data-low="{scale.low:.6g}" data-high="{scale.high:.6g}">'
+    return f'<figure>{tissue(one, inside, "map")}<figcaption>{caption}</figcaption></figure>'
+
+
+def confidence(run: Run, layers: list[Shown]) -> str:
+    """How far to trust each spot: obs['confidence'], 0 to 1."""
+    sure = [one for one in layers if one.of.adata is not None and "confidence" in one.of.adata.obs]
+    if not sure:
+        return note("No confidence maps: the predictions hold no confidence (obs['confidence']).")
+    scale = Scale(0.0, 1.0, CONFIDENCE, [(0.0, "0"), (0.5, "0.5"), (1.0, "1")], "confidence of a spot: 0 do not rely on it, 1 reliable")
+    maps = ""
+    for one in sure:
+        obs = one.of.adata.obs
+        values = obs["confidence"].to_numpy(np.float64)
+        away = f'; {np.nanmedian(obs["distance_to_known"]):.0f} µm from a known spot' if "distance_to_known" in obs else ""
+        says = f"{one.name}, {one.of.role}: median {np.nanmedian(values):.2f}{away}"
+        maps += _map(one, spot_diameter_px(run, one.of), "confidence", says, values, scale)
+    return f'<div class="bars">{scale.bar()}</div><div class="thumbs">{maps}</div>'
+
+
+def rotatable(run: Run, layers: list[Shown], genes: list[GeneView]) -> str:
+    planes = [plane_of(one.of.adata, one.picture, spot_diameter_px(run, one.of), [gene.doublings(one.of.adata.X) for gene in genes],
+                       [gene.expression for gene in genes], f"{one.name} ({one.of.role})", one.style)
+              for one in layers if one.of.adata is not None]
+    planes = [plane for plane in planes if plane is not None]
+    if not planes or not genes:
+        return note("No 3D view: there is no prediction to show.")
+    options = "".join(f'<option value="{number}">{escape(gene.name)}</option>' for number, gene in enumerate(genes))
+    return (f'<div class="view3d"><div class="controls"><label>Gene <select name="gene">{options}</select></label>'
+            f'<label>Stretch z <input name="stretch" type="range" min="1" max="3"><output></output></label>'
+            f'<label><input name="tissue" type="checkbox" checked> H&amp;E</label></div>'
+            f'<canvas tabindex="0" aria-label="The stack in space; drag, or use the arrow keys, to turn it"></canvas>'
+            f'<p class="hint">Drag to turn, also by finger or arrow keys. Predicted expression; z is stretched.</p>'
+            f'<div class="bars">{"".join(gene.expression.bar() for gene in genes)}</div>'
+            f'<script type="application/json">{scene(planes, genes[0].expression)}</script>'
+            f'<noscript>{note("The 3D view needs JavaScript.")}</noscript></div>')

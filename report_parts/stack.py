@@ -1,0 +1,69 @@
+"""The stack: its sections, how each pair was laid on each other, and what the registration's gate says of it."""
+from html import escape
+from pathlib import Path
+
+from common.errors import LayerError
+from common.io import read_picture
+from report_parts.gather import Run
+from report_parts.shown import Shown, image, note, tissue
+
+PANEL_PX, STACK_PX = 460, 720  # longer side of the pictures
+
+
+def stack(run: Run, sample: str, layers: list[Shown]) -> str:
+    """Sections, how each pair was laid on each other, and what the gate says of it."""
+    quality, thumbnails = run.quality[sample], _thumbnails(run, layers)
+    if quality is None:
+        return thumbnails + note(f"No registration: {run.missing[f'quality {sample}']}")
+    pairs = "".join(_pair(run, sample, pair) for pair in quality["pairs"])
+    together = _picture_or_note(run.layout.stack_view(sample), STACK_PX, "All sections in the frame of the middle one, with its outline")
+    left_out = f'Left out of the stack: {", ".join(map(str, quality["left_out"]))}.' if quality["left_out"] else ""
+    return (thumbnails + (note(left_out) if left_out else "") +
+            f'<h4>Registration, pair by pair</h4>{pairs or note("One section: nothing to register.")}<h4>The whole stack</h4>{together}')
+
+
+def _thumbnails(run: Run, layers: list[Shown]) -> str:
+    parts = []
+    for one in layers:
+        warning = '<span class="bad">registration refused: do not trust this section</span>' if run.refused(one.of) else ""
+        problem = note(one.of.problem) if one.of.problem else ""
+        parts.append(f'<figure>{tissue(one)}<figcaption><b>{one.name}</b> {one.dot} {warning}</figcaption>{problem}</figure>')
+    return f'<div class="thumbs">{"".join(parts)}</div>'
+
+
+def _pair(run: Run, sample: str, pair: dict) -> str:
+    moving, fixed = pair["moving"], pair["fixed"]
+    refused = f'<span class="bad">REFUSED: {escape("; ".join(pair["reasons"]))}</span>'
+    verdict = '<span class="good">accepted</span>' if pair["accepted"] else refused
+    before, after = pair["before"], pair["after"]
+    numbers = {"made by": f'{pair["method"]}, refinement {pair["refinement"]}',
+               "matches that agree": f'{pair["inliers"]} of {pair["matches"]}',
+               "tissue overlap (Dice)": f'{before["tissue_dice"]:.2f} → {after["tissue_dice"]:.2f}',
+               "image correlation": f'{before["image_correlation"]:.2f} → {after["image_correlation"]:.2f}',
+               "rotation": f'{pair["rotation_deg"]:.1f}°', "scale x, y": f'{pair["scale_um_x"]:.3f}, {pair["scale_um_y"]:.3f}',
+               "shear": f'{pair["shear"]:.3f}'}
+    facts = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers.items())
+    warnings = "".join(note(f"Warning: {text}") for text in pair["warnings"])
+    return (f'<div class="pair"><p><b>Section {moving} on section {fixed}</b>: {verdict}</p>{warnings}<dl>{facts}</dl>'
+            f'{_panels(run, sample, moving, fixed)}</div>')
+
+
+def _panels(run: Run, sample: str, moving: int, fixed: int) -> str:
+    """The overlay's three square panels (before, after, checkerboard) side by side, below each other on a phone."""
+    try:
+        overlay = read_picture(run.layout.overlay(sample, moving, fixed), "registration/Step2_registration_ANTs.py")
+    except LayerError as error:
+        return note(f"No overlay: {error}")
+    side = overlay.shape[1] // 3
+    captions = (f"before: section {moving} red, section {fixed} cyan; lines join matches", "after: grey where both agree",
+                "after: fields of one and the other in turn")
+    panels = [image(overlay[-side:, k * side:(k + 1) * side], PANEL_PX, caption) for k, caption in enumerate(captions)]
+    figures = "".join(f"<figure>{panel}<figcaption>{caption}</figcaption></figure>" for panel, caption in zip(panels, captions))
+    return f'<div class="panels">{figures}</div>'
+
+
+def _picture_or_note(path: Path, side_px: int, caption: str) -> str:
+    try:
+        return f'<figure class="whole">{image(read_picture(path), side_px, caption)}<figcaption>{caption}</figcaption></figure>'
+    except LayerError as error:
+        return note(f"No picture: {error}")
