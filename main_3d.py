@@ -29,6 +29,7 @@ from common.config import save_config
 from common.layout import RunLayout
 from common.recipe import file_digest
 
+NETWORK_PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")
 METHODS = ("msagnet", "gp", "kernel", "similarity", "overlap", "nearest", "mean")
 
 
@@ -40,10 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
     parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
     parser.add_argument("--batch_size", type=int, default=128, help="hidden spots in the loss per step; the whole graph is in every pass")
-    parser.add_argument("--max_iterations", type=int, default=200, help="training steps")
+    parser.add_argument("--max_iterations", type=int, default=100, help="training steps of a member")
+    parser.add_argument("--members", type=int, default=4, help="networks that are averaged")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
     parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
     parser.add_argument("--width", type=int, default=32, help="width of the network")
+    parser.add_argument("--without", nargs="*", choices=NETWORK_PARTS, default=[], help="parts of the network to leave out (ablation)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     parser.add_argument("--num_workers", type=int, default=1, help="folds trained side by side on the CPU, one thread each (default 1)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
@@ -70,10 +73,11 @@ def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
                             f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
 
 
-def run_fold(fold, method: str, graphs: list, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> tuple[dict, dict, dict, float]:
+def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device,
+             genes: list[str]) -> tuple[dict, dict, dict, float]:
     """Train one fold (method msagnet), write its checkpoint and TensorBoard log, score its test samples.
 
-    Returns (scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}, seconds).
+    processes: {sample: Gaussian process of its known layers}. Returns (scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}, seconds).
     """
     from torch.utils.tensorboard import SummaryWriter
     import training
@@ -86,10 +90,11 @@ def run_fold(fold, method: str, graphs: list, layout, run_layout: RunLayout, set
             def log(iteration: int, values: dict[str, float]) -> None:
                 for name, value in values.items():
                     writer.add_scalar(name, value, iteration)
-            model = training.train(graphs, fold.pools(graphs), settings, device, log)
+            model = training.train(graphs, fold.pools(graphs), processes, settings, device, log)
         write_pt(run_layout.checkpoint(fold.index), {
             "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
-            "settings": asdict(settings), "genes": genes, "known_layers": fold.known_layers, "training_layers": fold.training_layers})
+            "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "feature_sets": graphs[0].feature_sets,
+            "known_layers": fold.known_layers, "training_layers": fold.training_layers})
     seconds = round(time.perf_counter() - started, 1)
     scores, ceiling, n_spots = {}, {}, {}
     for graph in graphs:
@@ -98,15 +103,16 @@ def run_fold(fold, method: str, graphs: list, layout, run_layout: RunLayout, set
             continue
         known = fold.known_layers[graph.sample]
         predictions = training.floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
-        predictions["gp"] = training.gaussian_process(graph, known)["expression"]
+        predictions["gp"] = training.gaussian_process(graph, processes[graph.sample])["expression"]
         if model is not None:
-            predictions["msagnet"] = training.predict(model, graph, known, device)
+            predictions["msagnet"] = training.predict(model, graph, processes[graph.sample], known, device)["expression"]
         for method, layers in training.score_layers(graph, targets, predictions).items():
             scores.setdefault(method, {}).update(layers)
         for layer in targets:
             name = f"{graph.sample}/{layer}"
             n_spots[name] = int(graph.in_layers([layer]).sum())
-            ceiling[name] = noise_ceiling(raw_counts(layout, graph, layer), normalise)
+            if layout.member_counts(224, graph.sample, layer).is_file():  # an archive may hold normalised values only
+                ceiling[name] = noise_ceiling(raw_counts(layout, graph, layer), normalise)
     return scores, ceiling, n_spots, seconds
 
 
@@ -120,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     from models.metrics import pooled_metrics
 
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
-                                 optimizer=args.optimizer, rank=args.rank, width=args.width, seed=args.seed)
+                                 optimizer=args.optimizer, rank=args.rank, width=args.width, members=args.members, without=tuple(sorted(args.without)), seed=args.seed)
     graphs = load_graphs(context, "main_3d")
     given = cli.parse_layers(args.known_layers)
     refused = {graph.sample: refused_layers(layout, graph.sample) for graph in graphs}
@@ -135,13 +141,16 @@ def run(args: argparse.Namespace) -> int:
     write_table(run_layout.genes, genes)
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
 
+    workers = min(args.num_workers, len(graphs)) if device.type == "cpu" else 1
+    fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), [graph for graph in graphs if known[graph.sample]], workers)
+    processes = {graph.sample: process for graph, process in zip([graph for graph in graphs if known[graph.sample]], fitted)}
     scores: dict[str, dict[str, dict[str, float]]] = {}
     ceiling: dict[str, dict[str, float]] = {}
     n_spots: dict[str, int] = {}
     seconds: dict[str, float] = {}
     workers = min(args.num_workers, len(folds)) if device.type == "cpu" else 1
     names = list(genes["gene"])
-    with closing(cli.map_workers(lambda fold: run_fold(fold, args.method, graphs, layout, run_layout, settings, device, names), folds, workers)) as results:
+    with closing(cli.map_workers(lambda fold: run_fold(fold, args.method, graphs, processes, layout, run_layout, settings, device, names), folds, workers)) as results:
         for fold, (fold_scores, fold_ceiling, fold_spots, fold_seconds) in zip(folds, results):
             print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)} ({fold_seconds} s)", flush=True)
             for method, layers in fold_scores.items():
@@ -155,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     result = {"methods": {}, "ceiling": {"pooled": {}, "layers": ceiling}, "recipe": recipe}
     if n_spots:
         result["methods"] = {method: {"pooled": pooled_metrics(layers, n_spots), "layers": layers} for method, layers in scores.items()}
-        result["ceiling"]["pooled"] = pooled_metrics(ceiling, n_spots)
+        result["ceiling"]["pooled"] = pooled_metrics(ceiling, n_spots) if set(ceiling) == set(n_spots) else {}
     write_json(run_layout.metrics_json, result)
     write_metrics_csv(run_layout, result)
     write_json(run_layout.runtime, runtime(started, seconds, device))

@@ -1,15 +1,15 @@
 """One training loop, one evaluation, and the folds (Zhu et al., CVPR 2025; README 'How a number comes about').
 
-Training is mask-and-predict. In every step one sample's whole graph passes the network; some of its training labels are shown, others hidden,
-and the loss is on (up to batch_size of) the hidden spots:
-    layer episode   one labelled layer is shown, the sample's other training layers are hidden     (samples with several training layers)
+Training is mask-and-predict. In every step some training labels of one sample are shown, others are hidden, and the loss is on (up to batch_size
+of) the hidden ones:
+    layer episode   one labelled layer is hidden, the sample's other training layers are shown     (samples with several training layers)
     disc episode    discs of 0.8 to 3 pitches of the training layers are hidden, at most 25 % of the spots
-No label of a target layer is ever in a training pool: not in the loss, not shown, not in the mean, not in the basis.
-The weights kept are the running average at the step with the lowest error on validation spots: training spots that were never in the loss
-(in other episodes they may be shown, and the mean and the basis know them).
+What imputation says of a hidden spot comes from the shown ones alone. No label of a target layer is ever in a training pool: not in the loss, not
+shown, not in the mean, not in the basis.
+Every known spot trains every member: with parts of them held out for validation, hidden discs of the known layer were predicted 1 % worse
+(benchmarks/README.md). So nothing is stopped early: the steps are few, and the weights kept are the running average at the end.
 """
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -22,20 +22,16 @@ from scipy import sparse
 from common.errors import DataError
 from dataloader_3d import SampleGraph
 from models import baselines, gp, metrics
-from models.discs import discs
-from models.encoder import fit_pca
+from models.encoder import Projection
+from models.episodes import Known, draw_hidden, prepare, to_device, views_of
 from models.losses import consistency_loss, level_loss, spot_loss
-from models.msagnet import Architecture, MSAGNet
-from models.views import spot_views
+from models.msagnet import Architecture, Episode, MSAGNet, Network, Sample
 
-DISC_RADII_PITCHES = (0.8, 1.2, 2.0, 3.0)
-HIDDEN_SHARE = 0.25
-VALIDATION_SHARE = 0.15
-VALIDATE_EVERY = 50
+N_EPISODES = (48, 300)       # drawn once a sample: the fewer spots, the more
+EPISODE_SPOTS = 60000        # in all of them together
 LOG_EVERY = 10
 MIN_LABELLED_SPOTS = 20
-MAX_PCA_ROWS = 20000
-NOISE_FACTORS = {"spot_x": 1.0, "region_x": 2.0, "global_x": 4.0}
+JITTER_PITCHES = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,106 +39,51 @@ class Settings:
     """Options of a training run."""
     base_lr: float = 0.003
     batch_size: int = 128
-    max_iterations: int = 200
+    max_iterations: int = 100
     lr_decay: float = 0.9
     optimizer: str = "adamw"
     weight_decay: float = 0.05
     averaging: float = 0.97
     rank: int = 0                # 0: 8 up to 1000 labelled spots, 12 above
     width: int = 32
+    members: int = 4
     dropout: float = 0.3
-    input_noise: float = 1.0
+    input_noise: float = 0.3     # sd on the features, in units of the first principal component; larger on regions and globals, of which there are few
+    without: tuple[str, ...] = ()
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class PreparedGraph:
-    """What the network reads of a SampleGraph: features on principal components, edges with attributes."""
-    label: Tensor              # (n, G)
-    spot_x: Tensor             # (n, n_components)
-    region_x: Tensor           # (R, n_components)
-    global_x: Tensor           # (Q, n_components)
-    spot_region_keys: Tensor   # (n, 9)
-    spot_global_keys: Tensor   # (n, 9)
-    region_of_spot: Tensor     # (n,)
-    global_of_spot: Tensor     # (n,)
-    global_of_region: Tensor   # (R,)
-    spot_edges: Tensor
-    spot_edge_attr: Tensor     # (E, 3) cosine, distance / 4 up to 1, exp(-distance² / 2)
-    edge_distance: Tensor      # (E,) pitches
-    region_edges: Tensor
-    region_edge_attr: Tensor
-    global_edges: Tensor
-    global_edge_attr: Tensor
-
-
-def prepare(graph: SampleGraph, model: MSAGNet) -> PreparedGraph:
-    """Project the features once and shape the edges."""
-    _, _, cosine, distance, _ = graph.spot_edge_attr.unbind(dim=1)  # (E,) each
-    near = torch.exp(-distance ** 2 / 2)
-    with torch.no_grad():
-        spot_x, region_x, global_x = (model.encoder.project(x) for x in (graph.feature, graph.region_feature, graph.global_feature))
-    return PreparedGraph(
-        label=graph.label, spot_x=spot_x, region_x=region_x, global_x=global_x,
-        spot_region_keys=graph.region_keys[graph.region_of_spot], spot_global_keys=graph.global_keys[graph.global_of_spot],
-        region_of_spot=graph.region_of_spot, global_of_spot=graph.global_of_spot, global_of_region=graph.global_of_region,
-        spot_edges=graph.spot_edges, spot_edge_attr=torch.stack([cosine, distance.clamp_max(4) / 4, near], dim=1), edge_distance=distance,
-        region_edges=graph.region_edges, region_edge_attr=graph.region_edge_attr,
-        global_edges=graph.global_edges, global_edge_attr=graph.global_edge_attr)
-
-
-# episodes --------------------------------------------------------------------------------------------
-def draw_episode(layer: np.ndarray, position: np.ndarray, pool: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(shown, hidden), both (n,) bool within the pool of training labels."""
-    layers = np.unique(layer[pool])
-    if len(layers) > 1 and generator.random() < 0.75:
-        shown = pool & (layer == layers[generator.integers(len(layers))])
-        return shown, pool & ~shown
-    hidden = np.zeros(len(pool), bool)
-    for one in layers:
-        hidden |= discs(position, pool & (layer == one), HIDDEN_SHARE, DISC_RADII_PITCHES, generator)
-    return pool & ~hidden, hidden
+NOISE_FACTORS = {"spot_x": 1.0, "around_x": 1.0, "region_x": 2.0, "global_x": 4.0}
 
 
 # training --------------------------------------------------------------------------------------------
 def build_model(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Settings) -> MSAGNet:
-    """Fit the PCA of the encoder (features only) and the expression basis (training labels only), and make the network."""
+    """Fit the projection (features only) and the expression basis (training labels only), and make the network."""
     generator = torch.Generator().manual_seed(settings.seed)
-    features = torch.cat([graph.feature for graph in graphs])
-    axes, scale = fit_pca(features[torch.randperm(len(features), generator=generator)[:MAX_PCA_ROWS]], Architecture.n_components)
-    residuals, region_offsets, global_offsets = [], [], []
+    projection = Projection.fit(torch.cat([graph.feature for graph in graphs]), graphs[0].feature_sets, generator)
+    residuals, weights, region_offsets, global_offsets = [], [], [], []
     for graph in graphs:
-        pool = pools[graph.sample]
-        if not bool(pool.any()):
+        pool = pools[graph.sample].numpy()
+        if not pool.any():
             continue
-        mean = graph.label[pool].mean(dim=0)  # (G,)
-        residuals.append(graph.label[pool] - mean)
-        regions, globals_ = patches_of(graph, pool)
-        region_offsets.append(graph.region_label[regions].mean(dim=0) - mean)
-        global_offsets.append(graph.global_label[globals_].mean(dim=0) - mean)
-    residual = torch.cat(residuals)  # (n_training, G)
-    rank = min(settings.rank or (8 if len(residual) <= 1000 else 12), *residual.shape)
-    _, singular, basis = torch.linalg.svd(residual.double(), full_matrices=False)
-    train_mean = torch.stack([graph.label[pools[graph.sample]].mean(dim=0) for graph in graphs if bool(pools[graph.sample].any())]).mean(dim=0)
-    architecture = Architecture(n_genes=residual.shape[1], rank=rank, width=settings.width, dropout=settings.dropout, n_components=axes.shape[1])
+        label = graph.label.numpy()[pool]
+        residual, mean = gp.centred(label, graph.layer.numpy()[pool], np.ones(len(label), bool))
+        residuals.append(residual)
+        weights.append(gp.spot_weights(label))
+        regions, globals_ = patches_of(graph, pools[graph.sample])
+        mean = torch.from_numpy(mean)
+        for offsets, labels in ((region_offsets, graph.region_label[regions]), (global_offsets, graph.global_label[globals_])):
+            offsets.append(labels.mean(dim=0) - mean if len(labels) else torch.zeros_like(mean))
+    residual = np.concatenate(residuals)  # (n_training, G)
+    basis = gp.leading_directions(residual, np.concatenate(weights), settings.rank or (8 if len(residual) <= 1000 else 12))
+    views = 1 + len(projection.groups)
+    architecture = Architecture(n_genes=residual.shape[1], rank=len(basis), n_components=projection.width,
+                                imputed_width=(3 if views > 1 else 2) * len(basis) + 1, n_members=settings.members, width=settings.width,
+                                dropout=settings.dropout, without=settings.without)
     torch.manual_seed(settings.seed)
-    return MSAGNet(architecture, axes, scale, basis[:rank].float(), (singular[0] / math.sqrt(len(residual))).clamp_min(1e-6).float(), train_mean,
-                   torch.stack([torch.stack(region_offsets).mean(dim=0), torch.stack(global_offsets).mean(dim=0)]))
-
-
-def split_validation(graphs: list[SampleGraph], pools: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Validation spots per sample: a whole sample where at least three train with all their labels, else discs of every pool.
-
-    Returns {sample: (n,) bool}. A validation spot is never in the loss.
-    """
-    several = [graph for graph in graphs
-               if len(torch.unique(graph.layer[pools[graph.sample]])) > 1 and bool((pools[graph.sample] == graph.has_label).all())]
-    if len(several) >= 3:
-        held_out = several[-1].sample
-        return {graph.sample: pools[graph.sample] if graph.sample == held_out else torch.zeros_like(pools[graph.sample]) for graph in graphs}
-    generator = np.random.default_rng(seed)
-    return {graph.sample: torch.from_numpy(discs(graph.position.cpu().numpy(), pools[graph.sample].cpu().numpy(), VALIDATION_SHARE,
-                                                 DISC_RADII_PITCHES[2:3], generator)) for graph in graphs}
+    return MSAGNet(architecture, projection, torch.from_numpy(basis.copy()).float(),
+                   torch.tensor(max(1e-6, float((residual @ basis[0]).std()))).float(),
+                   torch.stack([torch.stack(region_offsets).mean(dim=0), torch.stack(global_offsets).mean(dim=0)]).float())
 
 
 def learning_rate(settings: Settings, iteration: int) -> float:
@@ -150,70 +91,83 @@ def learning_rate(settings: Settings, iteration: int) -> float:
     return settings.base_lr * (1 - iteration / settings.max_iterations) ** settings.lr_decay
 
 
-def make_optimizer(model: MSAGNet, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
     return torch.optim.AdamW(model.parameters(), lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
 
 
-def train(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Settings, device: torch.device, log: Callable | None = None) -> MSAGNet:
-    """Train one network.
+@dataclass(frozen=True)
+class Lesson:
+    """A sample in training, and its episodes, drawn once."""
+    name: str
+    sample: Sample
+    label: Tensor                                       # (n, G) of the spots, on the device
+    region_label: Tensor                                # (R, G)
+    global_label: Tensor                                # (Q, G)
+    episodes: list[tuple[np.ndarray, Episode, Tensor]]  # hidden (m,), what the network reads, mean of the shown (G,)
+    patches: tuple[Tensor, Tensor]                      # indices of the regions and globals whose label is in the loss
 
-    graphs: samples whose images may be seen; pools: {sample: (n,) bool} labels that may be used. log: callable(iteration, {name: value}).
-    Raises DataError if there is no label, FloatingPointError if the loss is not finite.
+
+def train(graphs: list[SampleGraph], pools: dict[str, Tensor], processes: dict[str, gp.GaussianProcess], settings: Settings, device: torch.device,
+          log: Callable | None = None) -> MSAGNet:
+    """Train the network.
+
+    graphs: samples whose images may be seen; pools: {sample: (n,) bool} labels that may be used; processes: {sample: process} whose kernels
+    impute. log: callable(iteration, {name: value}). Raises DataError if there is no label, FloatingPointError if the loss is not finite.
     """
     n_labelled = sum(int(pool.sum()) for pool in pools.values())
     if n_labelled < MIN_LABELLED_SPOTS:
         raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS}, on known layers with counts, image, registration",
                         "see status.json")
-    model = build_model(graphs, pools, settings).to(device)
-    validation = split_validation(graphs, pools, settings.seed)
+    model = build_model(graphs, pools, settings)
     generator = np.random.default_rng(settings.seed)
-    torch.manual_seed(settings.seed)
-
-    working = []
+    lessons = []
     for graph in graphs:
-        pool = pools[graph.sample].cpu().numpy()
-        valid = validation[graph.sample].cpu().numpy()
+        pool = pools[graph.sample].numpy()
         if pool.any():
-            working.append((graph, prepare(graph.to(device), model), pool, valid))
-    trainable = [(*one, patches_in_loss(one[0], one[2], one[3])) for one in working if not np.array_equal(one[2], one[3])]
+            known = Known(graph, pool, processes[graph.sample], views_of(graph), model)
+            position = known.views["position"][known.rows]
+            n_episodes = int(np.clip(EPISODE_SPOTS // len(known.rows), *N_EPISODES))
+            hidings = [draw_hidden(position, known.layer, generator) for _ in range(n_episodes)]
+            episodes = [(hidden, to_device(known.episode(hidden), device), known.mean_of(~hidden).to(device)) for hidden in hidings]
+            lessons.append(Lesson(graph.sample, to_device(prepare(graph, model.projection), device), graph.label.to(device),
+                                  graph.region_label.to(device), graph.global_label.to(device), episodes,
+                                  tuple(torch.where(rows)[0].to(device) for rows in patches_of(graph, pools[graph.sample]))))
+    model = model.to(device)
+    for index in range(len(model.members)):
+        train_member(model, index, lessons, settings, device, log)
+    return model.eval()
 
-    optimizer = make_optimizer(model, settings)
-    average = copy.deepcopy(model)
-    best, best_error = copy.deepcopy(model.state_dict()), math.inf
+
+def train_member(model: MSAGNet, index: int, lessons: list[Lesson], settings: Settings, device: torch.device, log: Callable | None) -> None:
+    """Train one member in place; its weights become their running average."""
+    member, generator = model.members[index], np.random.default_rng([settings.seed, index])
+    torch.manual_seed(settings.seed * len(model.members) + index)
+    optimizer = make_optimizer(member, settings)
+    average = copy.deepcopy(member)
+    member.train()
     for iteration in range(settings.max_iterations):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, iteration)
-        graph, prepared, pool, valid, patches = trainable[iteration % len(trainable)]
-        shown, hidden = draw_episode(graph.layer.numpy(), graph.position.numpy(), pool, generator)
-        rows = np.flatnonzero(hidden & ~valid)
-        if len(rows) == 0:
-            continue
-        rows = torch.from_numpy(np.sort(generator.permutation(rows)[:settings.batch_size])).to(device)
-        model.train()
-        loss, parts = episode_loss(model, graph, prepared, torch.from_numpy(shown).to(device), rows, *patches, settings.input_noise)
+        lesson = lessons[iteration % len(lessons)]
+        hidden, episode, mean = lesson.episodes[generator.integers(len(lesson.episodes))]
+        learned = torch.from_numpy(np.sort(generator.permutation(np.flatnonzero(hidden))[:settings.batch_size])).to(device)
+        loss, parts = episode_loss(model, member, lesson, episode, mean, learned, settings.input_noise)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration} (sample {graph.sample}); lower --base_lr "
+            raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration} (sample {lesson.name}); lower --base_lr "
                                      f"(now {settings.base_lr}); nothing was written")
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
         optimizer.step()
         decay = min(settings.averaging, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
-            for kept, now in zip(average.parameters(), model.parameters()):
+            for kept, now in zip(average.parameters(), member.parameters()):
                 kept.lerp_(now, 1 - decay)
         if log and iteration % LOG_EVERY == 0:
-            log(iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
-        if (iteration + 1) % VALIDATE_EVERY == 0 or iteration + 1 == settings.max_iterations:
-            error = validation_error(average, working)
-            if log:
-                log(iteration, {"validation/mse": error})
-            if error < best_error:
-                best, best_error = copy.deepcopy(average.state_dict()), error
-    model.load_state_dict(best)
-    return model.eval()
+            log(index * settings.max_iterations + iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
+    member.load_state_dict(average.state_dict())
 
 
 def patches_of(graph: SampleGraph, pool: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,57 +176,49 @@ def patches_of(graph: SampleGraph, pool: Tensor) -> tuple[Tensor, Tensor]:
     return (torch.isin(graph.region_layer, layers) & graph.region_has_label, torch.isin(graph.global_layer, layers) & graph.global_has_label)
 
 
-def patches_in_loss(graph: SampleGraph, pool: np.ndarray, valid: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Indices of the regions and globals whose label is in the loss: labelled, on a training layer, without a spot held out for validation."""
-    held_out = torch.from_numpy(valid)
-    regions, globals_ = patches_of(graph, torch.from_numpy(pool))
-    regions[graph.region_of_spot[held_out]] = False
-    globals_[graph.global_of_spot[held_out]] = False
-    return torch.where(regions)[0], torch.where(globals_)[0]
-
-
-def episode_loss(model: MSAGNet, graph: SampleGraph, prepared: PreparedGraph, shown: Tensor, rows: Tensor, regions: Tensor, globals_: Tensor,
+def episode_loss(model: MSAGNet, member: Network, lesson: Lesson, episode: Episode, mean: Tensor, learned: Tensor,
                  input_noise: float) -> tuple[Tensor, dict[str, float]]:
-    """The multi-level loss of one episode. rows: hidden spots in the loss; regions, globals_: labelled patches in the loss."""
-    out = model(_with_noise(prepared, input_noise) if input_noise else prepared, shown)
-    label = prepared.label[rows]  # (n_rows, G)
-    spot = spot_loss(out["spot"][rows], label)
-    level = level_loss(out["region"][regions], graph.region_label.to(label.device)[regions],
-                       out["global"][globals_], graph.global_label.to(label.device)[globals_])
-    consistency = consistency_loss(out["region"][prepared.region_of_spot[rows]], out["global"][prepared.global_of_spot[rows]], label)
+    """The multi-level loss of one episode.
+
+    mean: (G,) of the shown spots; learned: hidden spots in the loss, by their place in the episode.
+    """
+    out = member(with_noise(lesson.sample, input_noise), episode)
+    spots = episode.rows[learned]
+    label = lesson.label[spots]  # (n_learned, G)
+    spot = spot_loss(mean + model.residual(out["spot"][learned]), label)
+    if not member.has("levels"):
+        return spot, {"train/spot": spot.item()}
+    regions, globals_ = lesson.patches
+    region = mean + model.level_offset[0] + model.residual(out["region"])  # (R, G)
+    global_ = mean + model.level_offset[1] + model.residual(out["global"])  # (Q, G)
+    level = level_loss(region[regions], lesson.region_label[regions], global_[globals_], lesson.global_label[globals_])
+    consistency = consistency_loss(region[lesson.sample.region_of_spot[spots]], global_[lesson.sample.global_of_spot[spots]], label)
     return spot + level + consistency, {"train/spot": spot.item(), "train/level": level.item(), "train/consistency": consistency.item()}
 
 
-def _with_noise(prepared: PreparedGraph, sd: float) -> PreparedGraph:
-    """Gaussian noise on the features, in units of the first principal component; more on the levels that have fewer patches to learn from."""
-    return replace(prepared, **{name: getattr(prepared, name) + sd * factor * torch.randn_like(getattr(prepared, name))
-                                for name, factor in NOISE_FACTORS.items()})
+def with_noise(sample: Sample, sd: float) -> Sample:
+    """Gaussian noise on features and positions: no two steps see the same numbers."""
+    noisy = {name: getattr(sample, name) + sd * factor * torch.randn_like(getattr(sample, name)) for name, factor in NOISE_FACTORS.items()}
+    return replace(sample, position=sample.position + JITTER_PITCHES * torch.randn_like(sample.position), **noisy)
 
 
 @torch.no_grad()
-def validation_error(model: MSAGNet, working: list) -> float:
-    """MSE on the validation spots. A held-out sample shows its first training layer; elsewhere all but the validation spots are shown."""
-    model.eval()
-    total, count = 0.0, 0
-    for graph, prepared, pool, valid in working:
-        if not valid.any():
-            continue
-        whole = np.array_equal(pool, valid)
-        layer = graph.layer.numpy()
-        shown = pool & (layer == layer[pool].min()) if whole else pool & ~valid
-        scored = torch.from_numpy(valid & ~shown)
-        predicted = model(prepared, torch.from_numpy(shown).to(prepared.label.device))["spot"].cpu()
-        total += float(((predicted[scored] - graph.label[scored]) ** 2).mean(dim=1).sum())
-        count += int(scored.sum())
-    return total / max(count, 1)
+def predict(model: MSAGNet, graph: SampleGraph, process: gp.GaussianProcess, known_layers: list[int], device: torch.device,
+            with_sd: bool = False) -> dict[str, np.ndarray]:
+    """Every spot of a sample with the known layers shown. process: fitted on these layers.
 
-
-@torch.no_grad()
-def predict(model: MSAGNet, graph: SampleGraph, known_layers: list[int], device: torch.device) -> np.ndarray:
-    """Normalised expression of every spot of a sample with the known layers shown: (n_spots, n_genes) float32."""
-    model.eval()
-    prepared = prepare(graph.to(device), model)
-    return model(prepared, graph.in_layers(known_layers).to(device))["spot"].cpu().numpy()
+    Returns expression (n_spots, n_genes) float32, normalised, and, if asked for, sd (n_spots, n_genes) of a measured value and confidence (n_spots,):
+    the share of the prior variance that the known spots explain, 0 (nothing near or alike) to 1. A shown spot gets what the process makes of its
+    own label and its neighbours'.
+    """
+    model = model.to("cpu").eval()
+    known = Known(graph, graph.in_layers(known_layers).numpy(), process, views_of(graph), model)
+    out = _with_confidence(process, gp.predict(process, known.views, with_variance=with_sd))
+    sample, question = prepare(graph, model.projection), known.question()
+    z = model.to(device)(to_device(sample, device), to_device(question, device))  # (n, rank)
+    regressed = (model.residual(z).cpu() + known.mean_of(np.ones(len(known.rows), bool))).numpy()  # (n, n_genes)
+    gate = np.where(question.asked.numpy(), model.gate, 1.0)[:, None].astype(np.float32)  # (n, 1)
+    return out | {"expression": gate * out["expression"] + (1 - gate) * regressed}
 
 
 # folds -----------------------------------------------------------------------------------------------
@@ -317,21 +263,26 @@ def floor_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.c
             "kernel": baselines.kernel(label, position[known], position)}
 
 
-def gaussian_process(graph: SampleGraph, known_layers: list[int], with_sd: bool = False) -> dict[str, np.ndarray]:
-    """The Gaussian process (models/gp.py) of a sample, chosen and fitted on its known layers alone.
+def fit_process(graph: SampleGraph, known_layers: list[int], kernel: gp.Kernel | None = None) -> gp.GaussianProcess:
+    """The Gaussian process (models/gp.py) of a sample, chosen (or with a given kernel) and fitted on its known layers alone. Raises DataError."""
+    known, views = graph.in_layers(known_layers).numpy(), views_of(graph)
+    if known.sum() < MIN_LABELLED_SPOTS:
+        raise DataError(f"sample {graph.sample}", f"{known.sum()} labelled spots on known layers {known_layers}", f"at least {MIN_LABELLED_SPOTS}",
+                        "give layers with counts, image and registration by --known_layers; see status.json")
+    return gp.fit(graph.label.numpy()[known], {name: view[known] for name, view in views.items()}, graph.layer.numpy()[known], kernel)
 
-    Returns expression (n_spots, n_genes) and, if asked for, sd (n_spots, n_genes): the predicted standard deviation of a measured value.
-    """
-    known = graph.in_layers(known_layers).numpy()
-    image = [graph.feature_set(name) for name in ("backbone", "context") if name in graph.feature_sets]
-    features = {"image": torch.cat(image, dim=1).numpy()} if image else {}
-    if "stain" in graph.feature_sets:
-        features["stain"] = graph.feature_set("stain").numpy()
-    layer = graph.layer.numpy()
-    views = spot_views(graph.position.numpy(), layer, features)
-    process = gp.fit(graph.label.numpy()[known], {name: view[known] for name, view in views.items()}, layer[known])
-    answer = gp.predict(process, views, with_variance=with_sd)
-    return {name: answer[name] for name in ("expression", "sd") if name in answer}
+
+def gaussian_process(graph: SampleGraph, process: gp.GaussianProcess, with_sd: bool = False) -> dict[str, np.ndarray]:
+    """Every spot: expression (n_spots, n_genes) and, if asked for, what `confidence` and `sd` are in predict()."""
+    return _with_confidence(process, gp.predict(process, views_of(graph), with_variance=with_sd))
+
+
+def _with_confidence(process: gp.GaussianProcess, answer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of an answer of the process what a user is given."""
+    out = {name: answer[name] for name in ("expression", "sd") if name in answer}
+    if "variance" in answer:
+        out["confidence"] = (1 - answer["variance"] / gp.at_zero(process.kernel, process.views)).astype(np.float32)
+    return out
 
 
 def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:

@@ -131,3 +131,15 @@ def normalise(counts) -> np.ndarray:
     """y_g = ln((c_g + 1) / sum_h (c_h + 1)) of each row (ST-Net, He et al. 2020): (n, n_genes) raw counts -> float32."""
     dense = np.asarray(counts.toarray() if scipy.sparse.issparse(counts) else counts, np.float64) + 1
     return np.log(dense / dense.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def depth_of(normalised: np.ndarray) -> np.ndarray:
+    """sum_h (c_h + 1) of normalised rows, from their smallest value (a gene without a count): (n, n_genes) -> (n,)."""
+    return np.exp(-normalised.min(axis=1).astype(np.float64))
+
+
+def to_log1p(normalised: np.ndarray, depth: float) -> np.ndarray:
+    """What scanpy's normalize_total(target_sum=10,000) and log1p give, for spots of this depth (sum_h (c_h + 1)): (n, n_genes) float32."""
+    share = np.exp(normalised.astype(np.float64))
+    counts = np.maximum(share / share.sum(axis=1, keepdims=True) * depth - 1, 0)
+    return np.log1p(1e4 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32)

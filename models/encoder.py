@@ -1,12 +1,19 @@
-"""Encoder: precomputed backbone features to the model's width (Zhu et al., CVPR 2025).
+"""Encoder: precomputed backbone and stain features to few numbers, then to the model's width (Zhu et al., CVPR 2025).
 
-The features of each slide are standardised on that slide, projected on principal components fitted once on all slides (no label is
-involved), and mapped by ONE trained linear layer that spots, regions and globals of every slide share: features of two slides live in one space.
+The features of each slide are standardised on that slide, projected on principal components fitted once on all slides, image and stain apart
+(no label is involved), and mapped by ONE trained linear layer that spots, regions and globals of every slide share: features of two slides,
+and of two levels, live in one space.
 
-    h = W · PCA((f - mean_slide) / sd_slide),   f: (n, n_features)  ->  h: (n, width)
+    h = W · [PCA_image, PCA_stain]((f - mean_slide) / sd_slide),   f: (n, n_features)  ->  h: (n, width)
 """
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+GROUPS = {"image": ("backbone", "context"), "stain": ("stain",)}  # feature sets that share principal components
+N_COMPONENTS = {"image": 48, "stain": 24}
+WHITENING = 0.25  # 0: components keep their sd, 1: all have the same
+MAX_PCA_ROWS = 20000
 
 
 def standardise_per_slide(feature: Tensor, slide: Tensor) -> Tensor:
@@ -20,31 +27,50 @@ def standardise_per_slide(feature: Tensor, slide: Tensor) -> Tensor:
 
 
 def fit_pca(feature: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
-    """Principal axes of standardised features. Returns axes (n_features, n_components) and scale (): the first component's sd.
+    """Principal axes of standardised features. Returns axes (n_features, n_components) and scale (n_components,) to divide by.
 
-    Signs are fixed (largest loading positive): the same data give the same axes on any machine.
+    Scaled, the first component has unit variance and the others more of it than their own, by WHITENING. Signs are fixed (largest loading positive): the same data give the same axes on any machine.
     """
     from sklearn.decomposition import PCA
     n_components = min(n_components, *feature.shape)
-    pca = PCA(n_components, svd_solver="full" if min(feature.shape) <= 2000 else "randomized", random_state=0).fit(feature.double().numpy())
+    solver = "full" if min(feature.shape) <= 200 else "randomized"
+    pca = PCA(n_components, svd_solver=solver, iterated_power=7, random_state=0).fit(feature.double().numpy())
     axes = torch.from_numpy(pca.components_.T).float()  # (n_features, n_components)
     sign = torch.sign(axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)))
-    return axes * sign, torch.tensor(float(pca.explained_variance_[0]) ** 0.5)
+    sd = torch.from_numpy(np.sqrt(np.maximum(pca.explained_variance_, 1e-12))).float()
+    return axes * sign, sd[0] * (sd / sd[0]) ** WHITENING
 
 
-class FeatureEncoder(nn.Module):
-    """PCA of standardised features, then the shared linear layer."""
+def grouped(feature: Tensor, widths: dict[str, int]) -> dict[str, Tensor]:
+    """Columns of all feature sets, (n, sum of widths), as {group: (n, width of its sets)}; groups without a set are left out."""
+    sets = dict(zip(widths, feature.split(list(widths.values()), dim=1))) if widths else {}
+    found = {group: [sets[name] for name in names if name in sets] for group, names in GROUPS.items()}
+    return {group: torch.cat(parts, dim=1) for group, parts in found.items() if parts}
 
-    def __init__(self, axes: Tensor, scale: Tensor, width: int):
+
+class Projection(nn.Module):
+    """Principal components of each group of feature sets, side by side, scaled."""
+
+    def __init__(self, axes: dict[str, Tensor], scale: dict[str, Tensor]):
         super().__init__()
-        self.register_buffer("axes", axes)
-        self.register_buffer("scale", scale)
-        self.linear = nn.Linear(axes.shape[1], width)
+        self.groups = sorted(axes)
+        for group in self.groups:
+            self.register_buffer(f"axes_{group}", axes[group])    # (n_features, n_components)
+            self.register_buffer(f"scale_{group}", scale[group])  # (n_components,)
 
-    def project(self, standardised: Tensor) -> Tensor:
-        """(n, n_features) standardised -> (n, n_components), the first component with unit variance. Done once per sample."""
-        return standardised @ self.axes / self.scale
+    @classmethod
+    def fit(cls, feature: Tensor, widths: dict[str, int], generator: torch.Generator) -> "Projection":
+        """On standardised spot features of all slides, (n, sum of widths); on MAX_PCA_ROWS of them at most."""
+        rows = torch.randperm(len(feature), generator=generator)[:MAX_PCA_ROWS]
+        fitted = {group: fit_pca(values, N_COMPONENTS[group]) for group, values in grouped(feature[rows], widths).items()}
+        return cls({group: one[0] for group, one in fitted.items()}, {group: one[1] for group, one in fitted.items()})
 
-    def forward(self, projected: Tensor) -> Tensor:
-        """(n, n_components) -> (n, width)."""
-        return self.linear(projected)
+    @property
+    def width(self) -> int:
+        return sum(getattr(self, f"axes_{group}").shape[1] for group in self.groups)
+
+    def forward(self, feature: Tensor, widths: dict[str, int]) -> Tensor:
+        """(n, sum of widths) standardised -> (n, width)."""
+        groups = grouped(feature, widths)
+        parts = [groups[group] @ getattr(self, f"axes_{group}") / getattr(self, f"scale_{group}") for group in self.groups]
+        return torch.cat([feature.new_zeros(len(feature), 0), *parts], dim=1)

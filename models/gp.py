@@ -10,7 +10,7 @@ Everything is chosen on the known spots by hiding discs of them (of several know
 predicted in closed form from one inverse, -inverse(P_hh) (P z)_h with P = inverse(K + noise) and z zero where hidden. A value of the grid is taken
 only if it is better than the present one by two standard errors: a known layer of 200 spots does not tell more.
 """
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
@@ -35,9 +35,9 @@ class Kernel:
     position: float = 0.5
     position_length: float = 2.0
     image: float = 0.5
-    image_length: float = 1.5
+    image_length: float = 2.5
     stain: float = 0.5
-    stain_length: float = 1.5
+    stain_length: float = 2.5
     near_image: float = 0.5
     near_stain: float = 0.5
     near_length: float = 10.0
@@ -46,8 +46,8 @@ class Kernel:
 
 
 GRID = {"noise": (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0), "position_length": (1.0, 1.5, 2.0, 3.0, 4.0), "position": (0.0, 0.25, 0.5, 1.0),
-        "image": (0.0, 0.25, 0.5, 1.0), "stain": (0.0, 0.25, 0.5, 1.0), "image_length": (0.75, 1.0, 1.5, 2.0, 3.0),
-        "stain_length": (0.75, 1.0, 1.5, 2.0, 3.0), "near_image": (0.0, 0.25, 0.5, 1.0), "near_stain": (0.0, 0.25, 0.5, 1.0),
+        "image": (0.0, 0.25, 0.5, 1.0), "stain": (0.0, 0.25, 0.5, 1.0), "image_length": (1.25, 1.75, 2.5, 3.5, 5.0),
+        "stain_length": (1.25, 1.75, 2.5, 3.5, 5.0), "near_image": (0.0, 0.25, 0.5, 1.0), "near_stain": (0.0, 0.25, 0.5, 1.0),
         "near_length": (3.0, 4.0, 6.0, 10.0, 15.0), "rank": (6, 8, 10, 12)}
 
 
@@ -161,15 +161,15 @@ def _halves(position: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndar
 def predict_hidden(kernel: Kernel, square: dict[str, np.ndarray], noise: np.ndarray, hidden: list[np.ndarray],
                    score: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per draw the posterior mean (n_hidden, rank) and variance (n_hidden,) of the hidden spots' scores, from one inverse."""
-    precision = _inverse(covariance(kernel, square) + np.diag(noise))  # (n, n)
+    precision = inverse(covariance(kernel, square) + np.diag(noise))  # (n, n)
     out = []
     for rows, z in zip(hidden, score, strict=True):
-        conditional = _inverse(precision[np.ix_(rows, rows)])  # of a hidden score given the shown ones, noise included
+        conditional = inverse(precision[np.ix_(rows, rows)])  # of a hidden score given the shown ones, noise included
         out.append((-conditional @ (precision[rows] @ z[:, :kernel.rank]), np.maximum(conditional.diagonal() - noise[rows], 0)))
     return out
 
 
-def _inverse(matrix: np.ndarray) -> np.ndarray:
+def inverse(matrix: np.ndarray) -> np.ndarray:
     """Inverse of a symmetric positive definite matrix."""
     factor, info = linalg.lapack.dpotrf(matrix, lower=True, overwrite_a=False)
     inverse, bad = linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
@@ -316,29 +316,3 @@ def predict(process: GaussianProcess, views: dict[str, np.ndarray], with_varianc
         answer["variance"] = variance
         answer["sd"] = np.sqrt(variance[:, None] * (process.amplitude @ process.basis ** 2) + process.noise).astype(np.float32)
     return answer
-
-
-# for the network -------------------------------------------------------------------------------------
-def part_of(kernel: Kernel, part: str) -> Kernel:
-    """The kernel on position alone ('position') or on looks alone, from anywhere ('looks')."""
-    if part == "position":
-        return replace(kernel, position=kernel.position or 0.5, image=0.0, stain=0.0, near_image=0.0, near_stain=0.0)
-    return replace(kernel, position=0.0, image=kernel.image + kernel.near_image or 0.5, stain=kernel.stain + kernel.near_stain or 0.5,
-                   near_image=0.0, near_stain=0.0)
-
-
-class LeaveOut:
-    """What a process says about known spots from the rest of them: one inverse, then any number of episodes."""
-
-    def __init__(self, process: GaussianProcess):
-        self._process = process
-        inverse, _ = linalg.lapack.dpotri(process.cholesky, lower=True)
-        self._precision = np.tril(inverse) + np.tril(inverse, -1).T  # (m, m)
-        self._weighted = self._precision @ process.score  # (m, r)
-
-    def __call__(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """hidden: rows of known spots (h,) -> their score (h, r) and variance (h,), their own labels unseen but for mean and basis."""
-        conditional = _inverse(self._precision[np.ix_(hidden, hidden)])  # (h, h)
-        score = self._process.score[hidden] - conditional @ self._weighted[hidden]
-        variance = np.maximum(conditional.diagonal() - self._process.spot_noise[hidden], 0)
-        return score * self._process.shrinkage, variance

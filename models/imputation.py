@@ -1,77 +1,66 @@
-"""Cross-layer imputation, CLI (Zhu et al., CVPR 2025).
+"""Cross-layer imputation, CLI (Zhu et al., CVPR 2025): what the shown labels say about every other spot.
 
-Known labels are propagated over the 3D graph,  y <- A y,  then known rows are reset, 20 rounds; a learned gate per gene mixes what was
-propagated with what was regressed:
+Published: labels travel over the 3D graph in 20 rounds of averaging. Here they travel in one exact step, by the posterior mean of a Gaussian
+process whose kernel says which spots count as near and as alike (models/gp.py); a round of averaging has no such scale and no variance.
 
-    out = sigmoid(a) · propagated + (1 - sigmoid(a)) · regressed
+    imputed(a) = k(a, shown) · inverse(K + noise) · z(shown)
 
-A's rows are a softmax over a spot's neighbours of   -distance² / (2 l²) + b · cosine   with l (pitches) and b learned, from l = 1, b = 0.
-The published weight IoU + cosine lets twelve look-alikes from anywhere outweigh the overlapping spot: README, 'What we changed'.
+Three kernels speak side by side to the network: the whole one, position alone, looks alone; and the whole one's variance.
 """
-import warnings
+from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from scipy import linalg
 
-ROUNDS = 20
-GRADIENT_ROUNDS = 3
+from models import gp
 
-
-def neighbour_softmax(edge_index: Tensor, logit: Tensor, n: int) -> Tensor:
-    """Weight of every edge (n_edges,), those into one spot sum to 1."""
-    target = edge_index[1]
-    largest = torch.full((n,), -torch.inf, device=logit.device).scatter_reduce(0, target, logit.detach(), "amax")
-    weight = torch.exp(logit - largest[target])
-    return weight / torch.zeros(n, device=logit.device).index_add(0, target, weight)[target]
+PARTS = ("whole", "position", "looks")
 
 
-def propagate(edge_index: Tensor, weight: Tensor, label: Tensor, known: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """label: (n, n_columns), read where known (n,) is True; others start at 0 -> (n, n_columns), known rows equal to their labels.
-
-    The gradient with respect to the weights flows through the last rounds only: the first ones merely bring y near its fixed point.
-    """
-    source, target = edge_index
-    clamped = known.unsqueeze(1)  # (n, 1)
-    start = torch.where(clamped, label, 0.0)
-    y = start
-    without_gradient = max(0, rounds - GRADIENT_ROUNDS) if weight.requires_grad else rounds
-    with torch.no_grad():
-        matrix = sparse_rows(edge_index, weight.detach(), len(label))
-        for _ in range(without_gradient):
-            y = torch.where(clamped, start, matrix @ y)
-    for _ in range(rounds - without_gradient):
-        y = torch.where(clamped, start, torch.zeros_like(y).index_add(0, target, weight.unsqueeze(1) * y[source]))
-    return y
+def part_of(kernel: gp.Kernel, part: str) -> gp.Kernel:
+    """The whole kernel, or the one on position alone ('position') or on looks alone, from anywhere ('looks')."""
+    if part == "position":
+        return replace(kernel, position=kernel.position or 0.5, image=0.0, stain=0.0, near_image=0.0, near_stain=0.0)
+    if part == "looks":
+        return replace(kernel, position=0.0, image=kernel.image + kernel.near_image or 0.5, stain=kernel.stain + kernel.near_stain or 0.5,
+                       near_image=0.0, near_stain=0.0)
+    return kernel
 
 
-def sparse_rows(edge_index: Tensor, weight: Tensor, n: int) -> Tensor:
-    """The weighted edges as a sparse CSR matrix (n, n), row = receiving spot."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_coo_tensor(edge_index.flip(0), weight, (n, n), check_invariants=False).coalesce().to_sparse_csr()
+class Imputer:
+    """Imputation from m known spots. One inverse a kernel serves any number of episodes that hide some of them."""
 
+    def __init__(self, kernel: gp.Kernel, views: dict[str, np.ndarray], noise: np.ndarray, score: np.ndarray, shrinkage: np.ndarray):
+        """views: of the known spots; noise: (m,) variance of each; score: (m, r) their labels as coefficients; shrinkage: (r,) of every answer."""
+        with_looks = len(views) > 1
+        self.kernels = {part: part_of(kernel, part) for part in PARTS if with_looks or part != "looks"}
+        self.views, self.noise, self.score, self.shrinkage = views, noise, score, shrinkage
+        self.scale = gp.at_zero(kernel, views)
+        square = gp.squared_distances(views, views)
+        self._precision = {part: gp.inverse(gp.covariance(one, square) + np.diag(noise)) for part, one in self.kernels.items()}  # (m, m) each
+        self._weighted = {part: precision @ score for part, precision in self._precision.items()}  # (m, r) each
 
-class EdgeWeight(nn.Module):
-    """The learned weight of an edge from its distance and cosine."""
+    @property
+    def width(self) -> int:
+        """Columns of an answer."""
+        return len(self.kernels) * self.score.shape[1] + 1
 
-    def __init__(self):
-        super().__init__()
-        self.log_length = nn.Parameter(torch.zeros(()))
-        self.cosine = nn.Parameter(torch.zeros(()))
+    def hidden(self, rows: np.ndarray) -> np.ndarray:
+        """Known spots (h,) from the rest of them: (h, width), the whole kernel's coefficients first, its variance (of 1) last."""
+        columns, variance = [], None
+        for part, precision in self._precision.items():
+            conditional = gp.inverse(precision[np.ix_(rows, rows)])  # (h, h)
+            columns.append((self.score[rows] - conditional @ self._weighted[part][rows]) * self.shrinkage)
+            if part == "whole":
+                variance = np.maximum(conditional.diagonal() - self.noise[rows], 0) / self.scale
+        return np.column_stack([*columns, variance])
 
-    def forward(self, edge_index: Tensor, distance_pitches: Tensor, cosine: Tensor, n: int) -> Tensor:
-        """(n_edges,) twice -> (n_edges,), summing to 1 over the edges into a spot."""
-        return neighbour_softmax(edge_index, -distance_pitches ** 2 / 2 * torch.exp(-2 * self.log_length) + self.cosine * cosine, n)
-
-
-class GeneGate(nn.Module):
-    """The learned mix per gene; starts at one half."""
-
-    def __init__(self, n_genes: int):
-        super().__init__()
-        self.a = nn.Parameter(torch.zeros(n_genes))
-
-    def forward(self, propagated: Tensor, regressed: Tensor) -> Tensor:
-        """(n, n_genes) twice -> (n, n_genes)."""
-        gate = torch.sigmoid(self.a)
-        return gate * propagated + (1 - gate) * regressed
+    def targets(self, views: dict[str, np.ndarray]) -> np.ndarray:
+        """Any other spots from all known ones: (n, width)."""
+        out = np.empty((len(views["position"]), self.width))
+        for start in range(0, len(out), gp.BLOCK):
+            square = gp.squared_distances({name: view[start:start + gp.BLOCK] for name, view in views.items()}, self.views)
+            cross = {part: gp.covariance(one, square) for part, one in self.kernels.items()}  # (block, m) each
+            variance = 1 - ((cross["whole"] @ self._precision["whole"]) * cross["whole"]).sum(axis=1) / self.scale
+            out[start:start + gp.BLOCK] = np.column_stack([*(cross[part] @ self._weighted[part] * self.shrinkage for part in cross), np.maximum(variance, 0)])
+        return out

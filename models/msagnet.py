@@ -1,14 +1,18 @@
-"""MSAGNet 3D (the paper's network, with the faults of its released code mended: README, 'What we changed').
+"""MSAGNet 3D (Zhu et al., CVPR 2025), with the faults of its released code mended (README, 'What we changed').
 
-    1 encoder            standardised features of spot, region, global        -> (·, width), one shared linear layer
+    1 encoder            standardised features of spot, region, global                  -> (·, width), one shared linear layer
+      and the labels     a shown spot brings its own, an asked one what imputation says
     2 cross-attention    spot += attention over regions + attention over globals
     3 GAT                on the 3D spot graph, the region and the global graphs, 3 deep
     4 Transformer        tokens = own 3 depths + the parent's 3, global -> region -> spot
     5 heads              spot, region, global: coefficients of the expression basis
-    6 imputation         known labels propagated over the 3D graph, mixed with the regressed ones by a gate per gene
+    6 gate               imputed and regressed expression mixed
 
-Expression is written as  mean + z · basis: `mean` is the mean profile of the labels shown (of this sample), `basis` (rank, n_genes) the
-leading directions of the training labels. 250 noisy genes from 200 spots have far fewer degrees of freedom than 250.
+Expression is written as  mean + z · basis: `mean` is the mean profile of the layers shown (of this sample), `basis` (rank, n_genes) the leading
+directions of the training labels: 250 noisy genes from 200 spots have far fewer degrees of freedom than 250.
+
+Several networks ("members"), each with its own starting weights and order of episodes, are averaged. A member starts out as imputation itself
+(`mix`, zero heads) and learns what to add: from one layer of 200 spots that is little.
 """
 from dataclasses import asdict, dataclass
 
@@ -16,93 +20,143 @@ import torch
 from torch import Tensor, nn
 
 from models.cross_attention import MultiLevelCrossAttention
-from models.encoder import FeatureEncoder
+from models.edges import N_ATTRIBUTES, attributes
+from models.encoder import Projection
 from models.gat import GATStack
-from models.imputation import EdgeWeight, GeneGate, propagate
 from models.transformer import LevelTransformer
 
-N_SPOT_EDGE_ATTRIBUTES = 3  # cosine, distance, nearness
-MASS_ROUNDS = (1, 3)
+GATE = 0.75  # share of imputation in the answer
+PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")  # each can be left out, for the ablation
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes the shapes of the network."""
+    """Everything that fixes the shapes of the network. without: names of PARTS that are left out."""
     n_genes: int
     rank: int
+    n_components: int        # of the features
+    imputed_width: int
+    n_members: int = 4
     width: int = 32
     heads: int = 4
     depth: int = 3
     transformer_layers: int = 1
     dropout: float = 0.3
-    n_components: int = 24
+    without: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
-        return asdict(self)
+        return asdict(self) | {"without": list(self.without)}
 
 
-class MSAGNet(nn.Module):
-    """The network. Build with the encoder's PCA and the expression basis; see training.py."""
+@dataclass(frozen=True)
+class Sample:
+    """What never changes between episodes of one sample: projected features, the levels and their graphs."""
+    spot_x: Tensor             # (n, n_components)
+    around_x: Tensor           # (n, n_components): the same averaged over the spot's surroundings
+    position: Tensor           # (n, 2) pitches
+    region_x: Tensor           # (R, n_components)
+    global_x: Tensor           # (Q, n_components)
+    spot_region_keys: Tensor   # (n, 9)
+    spot_global_keys: Tensor   # (n, 9)
+    region_of_spot: Tensor     # (n,)
+    global_of_spot: Tensor     # (n,)
+    global_of_region: Tensor   # (R,)
+    region_edges: Tensor
+    region_edge_attr: Tensor
+    global_edges: Tensor
+    global_edge_attr: Tensor
 
-    def __init__(self, architecture: Architecture, axes: Tensor, scale: Tensor, basis: Tensor, z_scale: Tensor, train_mean: Tensor,
-                 level_offset: Tensor):
+
+@dataclass(frozen=True)
+class Episode:
+    """m spots of one sample in one pass: some are shown with their label, the others are asked for theirs."""
+    rows: Tensor      # (m,) spots of the sample
+    asked: Tensor     # (m,) bool
+    z: Tensor         # (m, rank) coefficients of the label, 0 where asked
+    imputed: Tensor   # (m, imputed_width) models/imputation.py, 0 where shown
+    edges: Tensor     # (2, E) among the m spots
+    kind: Tensor      # (E,)
+
+
+class Network(nn.Module):
+    """One member."""
+
+    def __init__(self, a: Architecture):
         super().__init__()
-        a = architecture
-        self.architecture = a
-        self.register_buffer("basis", basis)            # (rank, n_genes), orthonormal rows
-        self.register_buffer("z_scale", z_scale)        # (): sd of the first coefficient
-        self.register_buffer("train_mean", train_mean)  # (n_genes,): used where no label is shown
-        self.encoder = FeatureEncoder(axes, scale, a.width)
-        self.shown_embedding = nn.Linear(2 * a.rank + 1 + len(MASS_ROUNDS), a.width)
+        self.a = a
+        self.image = nn.Linear(a.n_components, a.width)
+        self.around = nn.Linear(a.n_components, a.width, bias=False)
+        self.asked = nn.Linear(a.imputed_width, a.width)
+        self.shown = nn.Linear(a.rank, a.width)
+        n_kernels = (a.imputed_width - 1) // a.rank
+        self.mix = nn.Parameter(torch.eye(n_kernels)[0].unsqueeze(1).repeat(1, a.rank))  # (n_kernels, rank): starts as the whole kernel's answer
         self.cross_attention = MultiLevelCrossAttention(a.width, a.heads)
-        self.spot_gat = GATStack(a.width, a.heads, a.depth, N_SPOT_EDGE_ATTRIBUTES, a.dropout)
+        self.spot_gat = GATStack(a.width, a.heads, a.depth, N_ATTRIBUTES, a.dropout)
         self.region_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
         self.global_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
         self.transformer = LevelTransformer(a.width, a.heads, a.depth, a.transformer_layers)
-        self.heads = nn.ModuleDict({level: nn.Sequential(nn.LayerNorm(a.width), nn.Linear(a.width, a.rank))
-                                    for level in ("spot", "region", "global")})
+        self.heads = nn.ModuleDict({level: nn.Sequential(nn.LayerNorm(a.width), nn.Linear(a.width, a.rank)) for level in ("spot", "region", "global")})
         for head in self.heads.values():
             nn.init.zeros_(head[1].weight)
             nn.init.zeros_(head[1].bias)
-        self.level_offset = nn.Parameter(level_offset.clone())  # (2, n_genes): sums of spots have another pseudo-count
-        self.edge_weight = EdgeWeight()
-        self.gate = GeneGate(a.n_genes)
 
-    # expression <-> coefficients ---------------------------------------------------------------------
-    def coefficients(self, label: Tensor, mean: Tensor) -> Tensor:
-        """(n, n_genes) -> (n, rank)."""
-        return (label - mean) @ self.basis.T / self.z_scale
+    def has(self, part: str) -> bool:
+        return part not in self.a.without
 
-    def expression(self, z: Tensor, mean: Tensor) -> Tensor:
-        """(n, rank) -> (n, n_genes)."""
-        return mean + z * self.z_scale @ self.basis
+    def forward(self, sample: Sample, episode: Episode) -> dict[str, Tensor]:
+        """Coefficients of the expression basis: spot (m, rank), region (R, rank), global (Q, rank); without levels only spot."""
+        rows = episode.rows
+        imputed = episode.imputed if self.has("imputation") else torch.zeros_like(episode.imputed)
+        spot = self.image(sample.spot_x[rows]) + self.around(sample.around_x[rows])  # (m, width)
+        spot = spot + torch.where(episode.asked.unsqueeze(1), self.asked(imputed), self.shown(episode.z))
+        region, global_ = self.image(sample.region_x), self.image(sample.global_x)  # (R, width), (Q, width)
+        if self.has("levels") and self.has("cross_attention"):
+            spot = self.cross_attention(spot, region, global_, sample.spot_region_keys[rows], sample.spot_global_keys[rows])
 
-    # forward -----------------------------------------------------------------------------------------
-    def forward(self, graph, shown: Tensor) -> dict[str, Tensor]:
-        """graph: PreparedGraph (see prepare); shown: (n,) bool, the spots whose label the network may see.
+        spot = self.deepen(self.spot_gat, spot, episode.edges, attributes(sample.position[rows], episode.edges, episode.kind))  # (m, depth, width)
+        base = (imputed[:, :-1].unflatten(1, self.mix.shape) * self.mix).sum(dim=1)  # (m, rank)
+        if not self.has("levels"):
+            return {"spot": base + self.heads["spot"](self.combine(spot))}
+        region = self.deepen(self.region_gat, region, sample.region_edges, sample.region_edge_attr)  # (R, depth, width)
+        global_ = self.deepen(self.global_gat, global_, sample.global_edges, sample.global_edge_attr)  # (Q, depth, width)
+        return {"spot": base + self.heads["spot"](self.combine(spot, region[sample.region_of_spot[rows]])),
+                "region": self.heads["region"](self.combine(region, global_[sample.global_of_region])),
+                "global": self.heads["global"](self.combine(global_))}
 
-        Returns spot (n, G), region (R, G), global (Q, G): normalised expression. Labels of spots that are not shown are never read.
-        """
-        mean = graph.label[shown].mean(dim=0) if bool(shown.any()) else self.train_mean  # (G,)
-        z_shown = torch.where(shown.unsqueeze(1), self.coefficients(graph.label, mean), 0.0)  # (n, rank)
-        flag = shown.unsqueeze(1).float()
-        cosine, distance = graph.spot_edge_attr[:, 0], graph.edge_distance
-        weight = self.edge_weight(graph.spot_edges, distance, cosine, len(shown))  # (E,)
-        z_propagated = propagate(graph.spot_edges, weight, z_shown, shown)  # (n, rank)
-        mass = torch.cat([propagate(graph.spot_edges, weight.detach(), flag, shown, rounds) for rounds in MASS_ROUNDS], dim=1)  # (n, 2)
+    def deepen(self, gat: GATStack, x: Tensor, edges: Tensor, edge_attr: Tensor) -> Tensor:
+        """(n, width) -> (n, depth, width)."""
+        return gat(x, edges, edge_attr) if self.has("gat") else x.unsqueeze(1).expand(-1, self.a.depth, -1)
 
-        spot = self.encoder(graph.spot_x) + self.shown_embedding(torch.cat([z_shown, z_propagated, flag, mass], dim=1))  # (n, width)
-        region, global_ = self.encoder(graph.region_x), self.encoder(graph.global_x)  # (R, width), (Q, width)
-        spot = self.cross_attention(spot, region, global_, graph.spot_region_keys, graph.spot_global_keys)
+    def combine(self, own: Tensor, parent: Tensor | None = None) -> Tensor:
+        """(n, depth, width) -> (n, width)."""
+        return self.transformer(own, parent) if self.has("transformer") else own[:, -1]
 
-        spot = self.spot_gat(spot, graph.spot_edges, graph.spot_edge_attr)  # (n, depth, width)
-        region = self.region_gat(region, graph.region_edges, graph.region_edge_attr)  # (R, depth, width)
-        global_ = self.global_gat(global_, graph.global_edges, graph.global_edge_attr)  # (Q, depth, width)
 
-        z_global = self.heads["global"](self.transformer(global_))  # (Q, rank)
-        z_region = self.heads["region"](self.transformer(region, global_[graph.global_of_region]))  # (R, rank)
-        z_spot = self.heads["spot"](self.transformer(spot, region[graph.region_of_spot]))  # (n, rank)
+class MSAGNet(nn.Module):
+    """The members and what they share: the features' projection and the expression basis."""
 
-        return {"spot": self.gate(self.expression(z_propagated, mean), self.expression(z_spot, mean)),
-                "region": self.expression(z_region, mean) + self.level_offset[0],
-                "global": self.expression(z_global, mean) + self.level_offset[1]}
+    def __init__(self, architecture: Architecture, projection: Projection, basis: Tensor, z_scale: Tensor, level_offset: Tensor):
+        super().__init__()
+        self.architecture = architecture
+        self.projection = projection
+        self.register_buffer("basis", basis)                # (rank, n_genes), orthonormal rows
+        self.register_buffer("z_scale", z_scale)            # (): sd of the first coefficient
+        self.register_buffer("level_offset", level_offset)  # (2, n_genes): sums of spots have another pseudo-count
+        self.members = nn.ModuleList(Network(architecture) for _ in range(architecture.n_members))
+
+    def coefficients(self, residual: Tensor) -> Tensor:
+        """Expression minus its mean (n, n_genes) -> (n, rank)."""
+        return residual @ self.basis.T / self.z_scale
+
+    def residual(self, z: Tensor) -> Tensor:
+        """(n, rank) -> expression minus its mean (n, n_genes)."""
+        return z * self.z_scale @ self.basis
+
+    @property
+    def gate(self) -> float:
+        """Share of imputation in the answer."""
+        return 0.0 if "gate" in self.architecture.without else GATE
+
+    def forward(self, sample: Sample, episode: Episode) -> Tensor:
+        """Mean of the members' spot coefficients: (m, rank)."""
+        return torch.stack([member(sample, episode)["spot"] for member in self.members]).mean(dim=0)

@@ -4,10 +4,12 @@ Features are standardised within each slide (a slide's stain and scanner drop ou
 sample share, and joined with the same averaged over the spot's surroundings (Gaussian, sigma one pitch, own layer). No label is involved.
 """
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-N_COMPONENTS = {"image": 24, "stain": 16}
+from models.encoder import N_COMPONENTS, fit_pca, standardise_per_slide
+
 SURROUNDINGS_PITCHES = 1.0
 
 
@@ -27,9 +29,7 @@ def surroundings(position: np.ndarray, layer: np.ndarray, sigma_pitches: float =
 
 
 def look(feature: np.ndarray, position: np.ndarray, layer: np.ndarray, n_components: int) -> np.ndarray:
-    """(n, D) raw features -> (n, 2 · components): components and their surroundings, each with the first of unit variance, over sqrt(2)."""
-    import torch
-    from models.encoder import fit_pca, standardise_per_slide
+    """(n, D) raw features -> (n, 2 · components): scaled components and their surroundings, over sqrt(2)."""
     standard = standardise_per_slide(torch.from_numpy(np.ascontiguousarray(feature, np.float32)), torch.from_numpy(np.ascontiguousarray(layer)))
     axes, scale = fit_pca(standard, n_components)
     own = (standard @ axes / scale).double().numpy()  # (n, components)
@@ -38,6 +38,6 @@ def look(feature: np.ndarray, position: np.ndarray, layer: np.ndarray, n_compone
 
 
 def spot_views(position: np.ndarray, layer: np.ndarray, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All views of a sample's spots: {"position": (n, 2) pitches, "image": (n, 48), "stain": (n, 32)}, those of `features` that there are."""
+    """All views of a sample's spots: {"position": (n, 2) pitches, "image": (n, 96), "stain": (n, 48)}, those of `features` that there are."""
     return {"position": np.asarray(position, np.float64),
             **{name: look(features[name], position, layer, N_COMPONENTS[name]) for name in sorted(features)}}

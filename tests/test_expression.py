@@ -287,3 +287,18 @@ def test_gene_order_of_a_layer_does_not_matter(order):
     shuffled = adata[:, list(order)].copy()
     choose = load_script(STEPS[0]).choose_genes
     pd.testing.assert_frame_equal(choose({("S", 1): adata}, toy_config([1]))[0], choose({("S", 1): shuffled}, toy_config([1]))[0])
+
+
+def test_log1p_is_what_scanpy_makes_of_the_counts():
+    import anndata
+    import scanpy
+    counts = np.random.default_rng(0).poisson(3, (6, 40)).astype(np.float32)
+    counts[:, 0] = 0
+    adata = anndata.AnnData(counts.copy())
+    scanpy.pp.normalize_total(adata, target_sum=1e4)
+    scanpy.pp.log1p(adata)
+    normalised = expression.normalise(counts)
+    depth = expression.depth_of(normalised)
+    np.testing.assert_allclose(depth, counts.sum(axis=1) + 40, rtol=1e-5)
+    for k in range(6):
+        np.testing.assert_allclose(expression.to_log1p(normalised[[k]], depth[k])[0], adata.X[k], atol=2e-3)

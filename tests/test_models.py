@@ -9,22 +9,32 @@ from hypothesis import given, settings, strategies as st
 import training
 from dataloader_3d import SampleGraph
 from models.cross_attention import CrossAttention, patch_neighbourhoods
-from models.encoder import fit_pca, standardise_per_slide
+from models import edges, gp
+from models.encoder import Projection, fit_pca, standardise_per_slide
+from models.episodes import Known, prepare, views_of
 from models.gat import GATStack
-from models.imputation import EdgeWeight, GeneGate, neighbour_softmax, propagate
+from models.imputation import Imputer, part_of
 from models.losses import one_minus_pcc, spot_loss
 from models.transformer import LevelTransformer
 from conftest import ROOT
 from toys import permuted, toy_graph
 
 
+CPU = torch.device("cpu")
+
+
 def fresh_model(graph: SampleGraph, seed: int = 0, **options) -> training.MSAGNet:
     pools = {graph.sample: graph.in_layers([1])}
-    model = training.build_model([graph], pools, training.Settings(seed=seed, **options)).eval()
+    model = training.build_model([graph], pools, training.Settings(seed=seed, members=2, **options)).eval()
     with torch.no_grad():  # the heads start at zero; give them something to say
-        for head in model.heads.values():
-            head[1].weight.normal_(generator=torch.Generator().manual_seed(1))
+        for member in model.members:
+            for head in member.heads.values():
+                head[1].weight.normal_(generator=torch.Generator().manual_seed(1))
     return model
+
+
+def process_of(graph: SampleGraph) -> gp.GaussianProcess:
+    return training.fit_process(graph, [1], gp.Kernel(rank=4))
 
 
 # encoder ---------------------------------------------------------------------------------------------
@@ -131,58 +141,84 @@ def test_transformer_uses_the_parent_and_changes_no_input():
     assert torch.equal(own, copy)
 
 
-# imputation ------------------------------------------------------------------------------------------
-def test_propagation_on_a_chain_by_hand():
-    """0 -(w 1)- 1 -(w 3)- 2, node 0 known 0 and node 2 known 4: node 1 gets (1*0 + 3*4) / 4 = 3."""
-    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-    weight = neighbour_softmax(edges, torch.tensor([1.0, 1.0, 3.0, 3.0]).log(), 3)
-    y = propagate(edges, weight, torch.tensor([[0.0], [99.0], [4.0]]), torch.tensor([True, False, True]))
-    assert torch.allclose(y, torch.tensor([[0.0], [3.0], [4.0]]))
-
-
-def test_a_known_label_of_zero_stays_known():
-    """Released code: a known spot is recognised by a non-zero label sum."""
-    edges = torch.tensor([[0, 1], [1, 0]])
-    y = propagate(edges, torch.ones(2), torch.tensor([[0.0], [5.0]]), torch.tensor([True, True]))
-    assert y.tolist() == [[0.0], [5.0]]
-
-
+# the 3D graph ----------------------------------------------------------------------------------------
 @given(st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
-def test_propagated_values_stay_between_the_known_ones(seed):
-    generator = torch.Generator().manual_seed(seed)
-    n = 12
-    edges = torch.randint(0, n, (2, 60), generator=generator)
-    weight = neighbour_softmax(edges, torch.randn(60, generator=generator), n)
-    known = torch.rand(n, generator=generator) < 0.5
-    label = torch.rand(n, 2, generator=generator) + 1
-    y = propagate(edges, weight, label, known)
-    assert (y <= label[known].max() + 1e-5).all() if known.any() else (y == 0).all()
-    assert torch.equal(y[known], label[known])
+def test_an_asked_spot_hears_the_nearest_shown_of_any_layer(seed):
+    generator = np.random.default_rng(seed)
+    position, layer, asked = generator.uniform(0, 6, (40, 2)), generator.integers(0, 3, 40), generator.random(40) < 0.5
+    asked[:2] = True, False
+    pairs, kind = edges.spot_edges(position, layer, asked)
+    source, target = pairs
+    assert (source != target).all() and len(np.unique(pairs, axis=1).T) == len(kind)
+    assert not asked[source[kind == edges.SHOWN_ASKED]].any() and asked[target[kind == edges.SHOWN_ASKED]].all()
+    for kinds, group in ((edges.ASKED_ASKED, asked), (edges.SHOWN_SHOWN, ~asked)):
+        assert group[pairs[:, kind == kinds]].all() and (layer[source] == layer[target])[kind == kinds].all()
+    one = np.flatnonzero(asked)[0]
+    shown = np.flatnonzero(~asked)
+    distance = np.linalg.norm(position[shown] - position[one], axis=1)
+    expected = shown[distance <= np.sort(distance)[:edges.N_NEAREST][-1] * (1 + edges.TIE)]
+    assert set(source[(target == one) & (kind == edges.SHOWN_ASKED)]) == set(expected)
 
 
-def test_propagation_agrees_with_the_golden_pieces():
-    """The released rule, 0/1 adjacency divided by its row sums, is this propagation with equal logits."""
-    with np.load(ROOT / "tests" / "golden" / "pieces.npz") as golden:
-        pieces = {name: golden[name] for name in golden.files}
-    adjacency, label = (torch.from_numpy(np.asarray(pieces[name], np.float32)) for name in ("lp_adjacency", "lp_known"))
-    target, source = torch.nonzero(adjacency, as_tuple=True)
-    edges = torch.stack([source, target])
-    y = propagate(edges, neighbour_softmax(edges, torch.zeros(edges.shape[1]), len(label)), label, label.sum(dim=1) != 0)
-    assert torch.allclose(y, torch.from_numpy(np.asarray(pieces["lp_out"], np.float32)), atol=1e-5)
+def test_on_a_lattice_the_order_of_spots_decides_nothing():
+    grid = np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
+    asked, layer, order = np.arange(36) % 4 == 0, np.zeros(36, int), np.random.default_rng(0).permutation(36)
+    pairs, _ = edges.spot_edges(grid, layer, asked)
+    others, _ = edges.spot_edges(grid[order], layer, asked[order])
+    assert {tuple(pair) for pair in pairs.T} == {tuple(order[pair]) for pair in others.T}
+    inner, _ = edges.spot_edges(grid, layer, np.zeros(36, bool))
+    assert (inner[1] == 14).sum() == 8  # four at 1, four as near as the sixth
 
 
-def test_edges_into_a_spot_weigh_one_and_the_nearer_weighs_more():
-    edges = torch.tensor([[1, 2, 0], [0, 0, 1]])
-    weight = EdgeWeight()(edges, torch.tensor([0.5, 2.0, 60.0]), torch.tensor([-1.0, -1.0, -1.0]), 3)
-    assert torch.allclose(weight[:2].sum(), torch.tensor(1.0)) and weight[0] > weight[1] and weight[2] == 1
+def test_nothing_leads_from_an_asked_to_a_shown_spot():
+    graph = toy_graph()
+    asked = (graph.layer != 1).numpy()
+    (source, target), _ = edges.spot_edges(graph.position.numpy(), graph.layer.numpy(), asked)
+    assert not (asked[source] & ~asked[target]).any()
 
 
-def test_gate_is_a_mix_per_gene():
-    gate = GeneGate(2)
-    with torch.no_grad():
-        gate.a.copy_(torch.tensor([100.0, -100.0]))
-    assert gate(torch.tensor([[1.0, 1.0]]), torch.tensor([[5.0, 5.0]])).tolist() == [[1.0, 5.0]]
+# imputation ------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def imputer():
+    generator = np.random.default_rng(0)
+    views = {"position": generator.uniform(0, 8, (60, 2)), "image": generator.normal(0, 1, (60, 3)), "stain": generator.normal(0, 1, (60, 2))}
+    return Imputer(gp.Kernel(), views, generator.uniform(0.5, 2, 60), generator.normal(0, 1, (60, 2)), np.array([0.9, 0.5]))
+
+
+def test_an_episode_is_a_fit_to_the_rest(imputer):
+    """What the network is given about hidden spots: as if they had never been known."""
+    hidden = np.arange(60) % 5 == 0
+    rest = Imputer(gp.Kernel(), {name: view[~hidden] for name, view in imputer.views.items()}, imputer.noise[~hidden], imputer.score[~hidden], imputer.shrinkage)
+    np.testing.assert_allclose(imputer.hidden(np.flatnonzero(hidden)), rest.targets({name: view[hidden] for name, view in imputer.views.items()}), atol=1e-9)
+
+
+def test_labels_of_hidden_spots_are_not_in_what_is_imputed(imputer):
+    hidden = np.arange(60) % 5 == 0
+    other = Imputer(gp.Kernel(), imputer.views, imputer.noise, np.where(hidden[:, None], 1e3, imputer.score), imputer.shrinkage)
+    np.testing.assert_allclose(imputer.hidden(np.flatnonzero(hidden)), other.hidden(np.flatnonzero(hidden)), atol=1e-6)
+
+
+def test_blocks_are_the_whole(imputer, monkeypatch):
+    views = {name: view[:30] + 0.3 for name, view in imputer.views.items()}
+    whole = imputer.targets(views)
+    monkeypatch.setattr(gp, "BLOCK", 7)
+    np.testing.assert_allclose(imputer.targets(views), whole, atol=1e-12)
+
+
+def test_variance_is_0_at_a_noiseless_spot_and_1_far_away(imputer):
+    sure = Imputer(gp.Kernel(), imputer.views, np.full(60, 1e-9), imputer.score, imputer.shrinkage)
+    assert sure.targets(imputer.views)[:, -1].max() < 1e-6
+    np.testing.assert_allclose(sure.targets({name: view + 1e3 for name, view in imputer.views.items()})[:, -1], 1, atol=1e-9)
+
+
+def test_parts_of_a_kernel():
+    square = {"position": np.array([[9.0]]), "image": np.array([[1.0]]), "stain": np.array([[2.0]])}
+    far = {**square, "position": np.array([[1e9]])}
+    unlike = {**square, "image": np.array([[1e9]]), "stain": np.array([[1e9]])}
+    place, looks = part_of(gp.Kernel(), "position"), part_of(gp.Kernel(), "looks")
+    assert gp.covariance(place, square) == gp.covariance(place, unlike) > gp.covariance(place, far)
+    assert gp.covariance(looks, square) == gp.covariance(looks, far) > gp.covariance(looks, unlike)
 
 
 # losses ----------------------------------------------------------------------------------------------
@@ -200,37 +236,78 @@ def test_pcc_loss_agrees_with_the_golden_pieces():
 
 
 # the whole network -----------------------------------------------------------------------------------
-def test_hidden_labels_are_never_read():
-    graph = toy_graph()
-    model = fresh_model(graph)
-    shown = graph.in_layers([1])
-    prepared = training.prepare(graph, model)
-    noise = torch.where(shown.unsqueeze(1), prepared.label, torch.randn_like(prepared.label) * 50)
-    one, other = model(prepared, shown), model(dataclasses.replace(prepared, label=noise), shown)
-    for level in ("spot", "region", "global"):
-        assert torch.equal(one[level], other[level])
-
-
 def test_permuting_the_spots_permutes_the_prediction():
     graph = toy_graph()
     model = fresh_model(graph)
     order = torch.from_numpy(np.random.default_rng(0).permutation(graph.n_spots))
-    straight = torch.from_numpy(training.predict(model, graph, [1], torch.device("cpu")))
-    shuffled = torch.from_numpy(training.predict(model, permuted(graph, order), [1], torch.device("cpu")))
-    assert torch.allclose(straight[order], shuffled, atol=1e-4)
+    straight = training.predict(model, graph, process_of(graph), [1], CPU)["expression"]
+    other = permuted(graph, order)
+    shuffled = training.predict(model, other, process_of(other), [1], CPU)["expression"]
+    np.testing.assert_allclose(straight[order.numpy()], shuffled, atol=2e-3)
 
 
-def test_every_level_of_the_image_reaches_the_spot():
+def test_moving_and_turning_the_sample_changes_nothing():
+    graph = toy_graph()
+    model, process = fresh_model(graph), process_of(graph)
+    turned = dataclasses.replace(graph, position=graph.position @ torch.tensor([[0.6, -0.8], [0.8, 0.6]]) + 100)
+    np.testing.assert_allclose(training.predict(model, graph, process, [1], CPU)["expression"],
+                               training.predict(model, turned, process_of(turned), [1], CPU)["expression"], atol=0.05)  # other discs
+
+
+def test_every_level_of_the_image_reaches_the_spot_unless_left_out():
+    graph = toy_graph()
+    process = process_of(graph)
+    for without, silent in (((), set()), (("levels",), {"region_feature", "global_feature"})):
+        model = fresh_model(graph, without=without)
+        base = training.predict(model, graph, process, [1], CPU)["expression"]
+        for name in ("region_feature", "global_feature"):
+            changed = dataclasses.replace(graph, **{name: getattr(graph, name).flip(0)})
+            moved = np.abs(training.predict(model, changed, process, [1], CPU)["expression"] - base).max()
+            assert (moved < 1e-9) == (name in silent) and (moved > 1e-4) == (name not in silent), name
+
+
+def test_each_part_that_is_left_out_changes_the_answer():
+    graph = toy_graph()
+    process = process_of(graph)
+    answers = [training.predict(fresh_model(graph, without=without), graph, process, [1], CPU)["expression"]
+               for without in ((), ("levels",), ("cross_attention",), ("gat",), ("transformer",), ("imputation",))]
+    for k, one in enumerate(answers):
+        assert all(np.abs(one - other).max() > 1e-4 for other in answers[:k]), k
+
+
+def test_an_untrained_network_says_what_imputation_says():
+    """Mix starts as the whole kernel, the heads at zero: what the network does is what it has learned on top."""
+    graph = toy_graph()
+    model = training.build_model([graph], {graph.sample: graph.in_layers([1])}, training.Settings(members=2)).eval()
+    process, target = training.fit_process(graph, [1], gp.Kernel(rank=8)), (graph.layer != 1).numpy()
+    answer = training.predict(model, graph, process, [1], CPU)["expression"]
+    np.testing.assert_allclose(answer[target], training.gaussian_process(graph, process)["expression"][target], atol=1e-4)
+
+
+def test_the_gate_mixes_imputation_and_network_and_can_be_left_out():
+    graph = toy_graph()
+    process, target = process_of(graph), (graph.layer != 1).numpy()
+    imputed = training.gaussian_process(graph, process)["expression"][target]
+    mixed, network = (training.predict(fresh_model(graph, without=without), graph, process, [1], CPU)["expression"][target] for without in ((), ("gate",)))
+    np.testing.assert_allclose(mixed, 0.75 * imputed + 0.25 * network, atol=1e-5)
+
+
+def test_a_shown_spot_brings_its_label_and_an_asked_one_does_not():
     graph = toy_graph()
     model = fresh_model(graph)
-    base = training.predict(model, graph, [1], torch.device("cpu"))
-    for name in ("feature", "region_feature", "global_feature"):
-        changed = dataclasses.replace(graph, **{name: getattr(graph, name).flip(0)})
-        assert np.abs(training.predict(model, changed, [1], torch.device("cpu")) - base).max() > 1e-4, name
+    known = Known(graph, graph.in_layers([1]).numpy(), process_of(graph), views_of(graph), model)
+    sample, question = prepare(graph, model.projection), known.question()
+    base = model(sample, question)
+    shown, asked = (torch.where(rows)[0][0] for rows in (~question.asked, question.asked))
+    change = lambda row: (model(sample, dataclasses.replace(question, z=question.z.index_fill(0, row, 3.0))) - base).abs().max().item()
+    assert change(shown) > 1e-3 and change(asked) == 0
 
 
-def test_with_no_label_shown_the_training_mean_is_the_start():
-    graph = toy_graph()
-    model = training.build_model([graph], {graph.sample: graph.in_layers([1])}, training.Settings()).eval()
-    out = model(training.prepare(graph, model), torch.zeros(graph.n_spots, dtype=torch.bool))
-    assert torch.allclose(out["spot"], model.train_mean.expand_as(out["spot"]), atol=1e-5)
+def test_projection_keeps_image_and_stain_apart():
+    """1280 columns of a backbone must not drown 72 of stain."""
+    generator = torch.Generator().manual_seed(0)
+    feature = torch.randn(200, 50, generator=generator)
+    projection = Projection.fit(feature, {"backbone": 44, "stain": 6}, generator)
+    out = projection(feature, {"backbone": 44, "stain": 6})
+    assert out.shape == (200, 44 + 6)
+    assert torch.allclose(out[:, 44:], projection(torch.cat([torch.zeros(200, 44), feature[:, 44:]], dim=1), {"backbone": 44, "stain": 6})[:, 44:], atol=1e-5)

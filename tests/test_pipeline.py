@@ -128,6 +128,14 @@ def test_metrics_hold_every_method_on_the_same_layers(trained):
     assert list(trained.tensorboard(0).glob("events*"))
 
 
+def test_the_report_shows_every_part_of_a_run(tiny, trained):
+    assert load_script("report").main(["--root_path", str(tiny.root), "--save_path", str(trained.root)]) == 0
+    page = trained.report.read_text()
+    for missing in ("Not shown", "No maps", "No 3D view", "No registration", "No overlay", "No training curves", "no file"):
+        assert missing not in page
+    assert page.count('class="row"') == page.count('class="gene"') * len(LAYERS) > 0 and page.count("<polyline") == 2
+
+
 def test_two_runs_give_the_same_metrics_and_predictions(tiny, trained, tmp_path):
     train_and_predict(tiny.root, tmp_path, *QUICK)
     again = RunLayout(tmp_path)
@@ -150,6 +158,22 @@ def test_prediction_is_what_was_scored_and_opens_in_scanpy(tiny, trained):
         axes = scanpy.pl.embedding(adata, basis="spatial", color=adata.var_names[0], show=False)
         assert len(axes.collections[0].get_offsets()) == adata.n_obs
     assert read_h5ad(trained.imputed("A", 1)).obs["known"].all()
+
+
+def test_the_whole_sample_comes_in_one_file_too(tiny, trained):
+    import scanpy
+    whole, parts = read_h5ad(trained.imputed_sample("A")), [read_h5ad(trained.imputed("A", layer)) for layer in LAYERS]
+    assert whole.obs_names.is_unique and whole.obs_names.tolist() == [f"{layer}_{name}" for layer, one in zip(LAYERS, parts) for name in one.obs_names]
+    for name in ("log1p", "sd", "measured"):
+        np.testing.assert_array_equal(whole.layers[name], np.concatenate([one.layers[name] for one in parts]))
+    np.testing.assert_array_equal(whole.obsm["spatial_3d"], np.concatenate([one.obsm["spatial_3d"] for one in parts]))
+    known, others = whole.obs[whole.obs["known"]], whole.obs[~whole.obs["known"]]
+    assert (known["distance_to_known"] == 0).all() and 0 < others["distance_to_known"].median() < 200  # um: a pitch
+    assert whole.obs["confidence"].between(0, 1).all() and known["confidence"].mean() > others["confidence"].mean()
+    whole.X = whole.layers["log1p"]
+    scanpy.pp.pca(whole, n_comps=5)
+    scanpy.pp.neighbors(whole)
+    assert np.isfinite(whole.obsm["X_pca"]).all()
 
 
 @pytest.mark.parametrize("method", ["gp", "kernel"])
@@ -226,6 +250,6 @@ def test_a_truncated_image_in_the_middle_is_left_out_and_the_chain_bridges_it(ti
 def test_unreadable_counts_leave_the_layer_out_and_not_the_sample(tiny, tmp_path, capsys):
     layout = Layout(copy_of(tiny.root, tmp_path / "root"))
     layout.counts("A", 3).write_bytes(b"no h5ad")
-    run(layout.root, STEPS[5:])
+    run(layout.root, STEPS[STEPS.index("5_1_find_high_expression"):])
     assert "Traceback" not in capsys.readouterr().err
     assert sorted(set(read_npy(layout.npy_3d("A"))["layer"])) == [1, 2]

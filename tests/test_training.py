@@ -8,11 +8,14 @@ import torch
 import training
 from common import cli
 from common.errors import DataError
-from models import baselines
+from models import gp
+from models.discs import discs
+from models.episodes import draw_hidden
 from toys import toy_graph
 
 CPU = torch.device("cpu")
-QUICK = training.Settings(max_iterations=40, base_lr=0.003)
+QUICK = training.Settings(max_iterations=30, members=2)
+KERNEL = gp.Kernel(rank=4)
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +39,10 @@ def test_target_labels_enter_nothing():
     graph = toy_graph()
     results = []
     for one in (graph, spoiled(graph, [1])):
-        model = training.train([one], {"T": one.in_layers([1])}, QUICK, CPU)
-        classical = training.floor_predictions(one, [1], no_overlap(one)) | training.gaussian_process(one, [1], with_sd=True)
-        results.append((training.predict(model, one, [1], CPU), model.state_dict(), classical))
+        process = training.fit_process(one, [1])
+        model = training.train([one], {"T": one.in_layers([1])}, {"T": process}, QUICK, CPU)
+        classical = training.floor_predictions(one, [1], no_overlap(one)) | training.gaussian_process(one, process, with_sd=True)
+        results.append((training.predict(model, one, process, [1], CPU)["expression"], model.state_dict(), classical))
     assert np.array_equal(results[0][0], results[1][0])
     assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
     assert all(np.array_equal(value, results[1][2][name]) for name, value in results[0][2].items())
@@ -50,8 +54,9 @@ def test_target_labels_of_a_test_sample_enter_nothing_beside_training_samples():
     results = []
     for one in (test_graph, spoiled(test_graph, [1])):
         graphs = [train_graph, one]
-        model = training.train(graphs, fold.pools(graphs), QUICK, CPU)
-        results.append(training.predict(model, one, [1], CPU))
+        processes = {graph.sample: training.fit_process(graph, [1], KERNEL) for graph in graphs}
+        model = training.train(graphs, fold.pools(graphs), processes, QUICK, CPU)
+        results.append(training.predict(model, one, processes["T"], [1], CPU)["expression"])
     assert np.array_equal(results[0], results[1])
 
 
@@ -63,67 +68,82 @@ def no_overlap(graph):
 def test_same_seed_same_model_and_another_seed_another():
     graph = toy_graph()
     pools = {"T": graph.in_layers([1])}
-    one, two, other = (training.predict(training.train([graph], pools, dataclasses.replace(QUICK, seed=seed), CPU), graph, [1], CPU)
-                       for seed in (3, 3, 4))
+    process = training.fit_process(graph, [1], KERNEL)
+    one, two, other = (training.predict(training.train([graph], pools, {"T": process}, dataclasses.replace(QUICK, seed=seed), CPU), graph, process, [1],
+                                        CPU)["expression"] for seed in (3, 3, 4))
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
 def test_it_learns_more_than_the_mean_and_the_nearest_spot():
     graph = toy_graph(noise=0.5)
-    model = training.train([graph], {"T": graph.in_layers([1])}, dataclasses.replace(QUICK, max_iterations=150), CPU)
+    process = training.fit_process(graph, [1], KERNEL)
+    model = training.train([graph], {"T": graph.in_layers([1])}, {"T": process}, dataclasses.replace(QUICK, max_iterations=100), CPU)
     target = graph.in_layers([2, 3]).numpy()
     error = lambda predicted: float(((predicted - graph.label.numpy())[target] ** 2).mean())
     floors = training.floor_predictions(graph, [1], no_overlap(graph))
-    assert error(training.predict(model, graph, [1], CPU)) < min(error(floors["mean"]), error(floors["nearest"]))
+    untrained = training.build_model([graph], {"T": graph.in_layers([1])}, QUICK)
+    answers = [training.predict(one, graph, process, [1], CPU)["expression"] for one in (model, untrained)]
+    assert error(answers[0]) < min(error(floors["mean"]), error(floors["nearest"]), error(answers[1]))
 
 
 def test_nan_stops_with_a_message():
     graph = toy_graph()
     with pytest.raises(FloatingPointError, match="iteration .*--base_lr"):
-        training.train([graph], {"T": graph.in_layers([1])}, dataclasses.replace(QUICK, base_lr=1e30, optimizer="sgd"), CPU)
+        training.train([graph], {"T": graph.in_layers([1])}, {"T": training.fit_process(graph, [1], KERNEL)},
+                       dataclasses.replace(QUICK, base_lr=1e30, optimizer="sgd"), CPU)
 
 
 def test_no_label_is_a_clear_error():
     graph = toy_graph()
     with pytest.raises(DataError, match="0 labelled spots"):
-        training.train([graph], {"T": torch.zeros(graph.n_spots, dtype=torch.bool)}, QUICK, CPU)
+        training.train([graph], {"T": torch.zeros(graph.n_spots, dtype=torch.bool)}, {}, QUICK, CPU)
+    with pytest.raises(DataError, match="sample T.*0 labelled spots"):
+        training.fit_process(graph, [])
 
 
 # episodes and folds ----------------------------------------------------------------------------------
-def test_episodes_stay_in_the_pool_and_hide_what_they_score():
+def test_an_episode_hides_discs_or_one_layer_and_never_all():
     graph = toy_graph()
-    generator = np.random.default_rng(0)
+    generator, kinds = np.random.default_rng(0), set()
     for layers in ([1], [1, 2, 3]):
-        pool = graph.in_layers(layers).numpy()
+        rows = graph.in_layers(layers).numpy()
+        position, layer = graph.position.numpy()[rows], graph.layer.numpy()[rows]
         for _ in range(50):
-            shown, hidden = training.draw_episode(graph.layer.numpy(), graph.position.numpy(), pool, generator)
-            assert not (shown & hidden).any() and np.array_equal(shown | hidden, pool) and hidden.any() and shown.any()
+            hidden = draw_hidden(position, layer, generator)
+            whole = [bool(hidden[layer == one].all()) for one in layers]
+            assert hidden.any() and not hidden.all() and sum(whole) <= 1
+            if sum(whole):
+                assert np.array_equal(hidden, layer == layers[whole.index(True)])
+            else:
+                assert all(abs(hidden[layer == one].sum() - 16) <= 1 for one in layers)
+            kinds.add((len(layers), any(whole)))
+    assert kinds == {(1, False), (3, False), (3, True)}
 
 
 def test_discs_hide_the_share_and_are_compact():
     graph = toy_graph()
     pool = graph.in_layers([1]).numpy()
-    hidden = training.discs(graph.position.numpy(), pool, 0.25, (2.0,), np.random.default_rng(0))
+    hidden = discs(graph.position.numpy(), pool, 0.25, (2.0,), np.random.default_rng(0))
     assert hidden.sum() == 16
     position = graph.position.numpy()[hidden]
     distance = np.linalg.norm(position[:, None] - position[None], axis=2) + 99 * np.eye(16)
     assert (distance.min(axis=1) < 1.5).mean() > 0.8
 
 
-def test_validation_spots_are_never_in_the_loss(monkeypatch):
-    graph = toy_graph()
-    pools = {"T": graph.in_layers([1])}
-    validation = training.split_validation([graph], pools, 0)["T"]
-    assert 0 < validation.sum() <= 0.16 * pools["T"].sum() and not (validation & ~pools["T"]).any()
-    seen = set()
+def test_a_spot_in_the_loss_is_hidden_from_what_the_network_reads(monkeypatch):
+    """The labels of the spots in the loss are in no input of that step: neither shown nor in what was imputed."""
+    graph, seen = toy_graph(), []
     original = training.episode_loss
 
-    def watch(model, graph, prepared, shown, rows, *rest):
-        seen.update(rows.tolist())
-        return original(model, graph, prepared, shown, rows, *rest)
+    def watch(model, member, lesson, episode, mean, learned, *rest):
+        seen.append((episode, learned))
+        return original(model, member, lesson, episode, mean, learned, *rest)
     monkeypatch.setattr(training, "episode_loss", watch)
-    training.train([graph], pools, QUICK, CPU)
-    assert seen and not seen & set(torch.where(validation)[0].tolist())
+    training.train([graph], {"T": graph.in_layers([1])}, {"T": training.fit_process(graph, [1], KERNEL)}, QUICK, CPU)
+    assert len(seen) == 60
+    for episode, learned in seen:
+        assert len(learned) and episode.asked[learned].all() and (episode.z[episode.asked] == 0).all() and (episode.imputed[~episode.asked] == 0).all()
+        assert (graph.layer[episode.rows] == 1).all()
 
 
 def test_folds_give_a_test_sample_only_its_known_layers():

@@ -1,0 +1,100 @@
+"""What passes the network at a time: a sample, some of its spots shown with their label, others asked for theirs."""
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloader_3d import SampleGraph
+from models import edges, gp
+from models.discs import discs
+from models.encoder import GROUPS, Projection
+from models.imputation import Imputer
+from models.msagnet import Episode, MSAGNet, Sample
+from models.views import spot_views, surroundings
+
+DISC_RADII_PITCHES = (0.8, 1.2, 2.0, 3.0)
+HIDDEN_SHARE = 0.25
+LAYER_EPISODE_SHARE = 0.75
+
+
+def views_of(graph: SampleGraph) -> dict[str, np.ndarray]:
+    """Position and looks of every spot, for the Gaussian process: {"position": (n, 2) pitches, "image": ..., "stain": ...}."""
+    features = {group: [graph.feature_set(name) for name in names if name in graph.feature_sets] for group, names in GROUPS.items()}
+    return spot_views(graph.position.numpy(), graph.layer.numpy(),
+                      {group: torch.cat(parts, dim=1).numpy() for group, parts in features.items() if parts})
+
+
+def prepare(graph: SampleGraph, projection: Projection) -> Sample:
+    """Project the features once (on the CPU)."""
+    with torch.no_grad():
+        spot_x, region_x, global_x = (projection(x, graph.feature_sets) for x in (graph.feature, graph.region_feature, graph.global_feature))
+    around = torch.from_numpy(surroundings(graph.position.numpy(), graph.layer.numpy()) @ spot_x.double().numpy())  # (n, n_components)
+    if around.shape[1]:
+        around = around / around[:, 0].std().clamp_min(1e-12)
+    return Sample(
+        spot_x=spot_x, around_x=around.float(), region_x=region_x, global_x=global_x, position=graph.position,
+        spot_region_keys=graph.region_keys[graph.region_of_spot], spot_global_keys=graph.global_keys[graph.global_of_spot],
+        region_of_spot=graph.region_of_spot, global_of_spot=graph.global_of_spot, global_of_region=graph.global_of_region,
+        region_edges=graph.region_edges, region_edge_attr=graph.region_edge_attr,
+        global_edges=graph.global_edges, global_edge_attr=graph.global_edge_attr)
+
+
+def to_device(batch, device: torch.device):
+    """A Sample or an Episode on the device."""
+    return replace(batch, **{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
+
+
+class Known:
+    """The known spots of a sample: their means, coefficients, and what they say of others."""
+
+    def __init__(self, graph: SampleGraph, pool: np.ndarray, process: gp.GaussianProcess, views: dict[str, np.ndarray], model: MSAGNet):
+        """pool: (n,) bool, spots whose label may be used; of more than gp.MAX_KNOWN some are left out, evenly."""
+        self.graph, self.views = graph, views
+        rows = np.flatnonzero(pool)
+        self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), gp.MAX_KNOWN)).round().astype(int))]  # (m,)
+        self.layer = graph.layer.numpy()[self.rows]  # (m,)
+        label = graph.label.numpy()[self.rows].astype(np.float64)
+        residual, self.mean = gp.centred(label, self.layer, np.ones(len(label), bool))
+        self.layer_mean = {one: label[self.layer == one].mean(axis=0) for one in np.unique(self.layer).tolist()}  # (n_genes,) each
+        self.z = model.coefficients(torch.from_numpy(residual).float().to(model.basis.device)).cpu()  # (m, rank)
+        shared = model.basis.cpu().double().numpy() @ process.basis.T  # (rank, rank of the process)
+        self.imputer = Imputer(process.kernel, {name: view[self.rows] for name, view in views.items()},
+                               process.kernel.noise / gp.spot_weights(label), self.z.double().numpy(), (shared ** 2) @ process.shrinkage)
+
+    def mean_of(self, shown: np.ndarray) -> Tensor:
+        """Mean of the means of the layers that have a shown spot. shown: (m,) bool -> (n_genes,)."""
+        return torch.from_numpy(np.mean([self.layer_mean[one] for one in np.unique(self.layer[shown]).tolist()], axis=0)).float()
+
+    def episode(self, hidden: np.ndarray) -> Episode:
+        """The known spots alone, some hidden: (m,) bool."""
+        imputed = torch.zeros(len(self.rows), self.imputer.width)
+        imputed[torch.from_numpy(hidden)] = torch.from_numpy(self.imputer.hidden(np.flatnonzero(hidden))).float()
+        return self._episode(self.rows, hidden, torch.where(torch.from_numpy(hidden).unsqueeze(1), 0.0, self.z), imputed)
+
+    def question(self) -> Episode:
+        """All spots of the sample: the known ones shown, the others asked."""
+        n = self.graph.n_spots
+        asked = np.ones(n, bool)
+        asked[self.rows] = False
+        z, imputed = torch.zeros(n, self.z.shape[1]), torch.zeros(n, self.imputer.width)
+        z[self.rows] = self.z
+        if asked.any():
+            imputed[torch.from_numpy(asked)] = torch.from_numpy(self.imputer.targets({name: view[asked] for name, view in self.views.items()})).float()
+        return self._episode(np.arange(n), asked, z, imputed)
+
+    def _episode(self, rows: np.ndarray, asked: np.ndarray, z: Tensor, imputed: Tensor) -> Episode:
+        pairs, kind = edges.spot_edges(self.views["position"][rows], self.graph.layer.numpy()[rows], asked)
+        return Episode(torch.from_numpy(rows), torch.from_numpy(asked), z, imputed, torch.from_numpy(pairs), torch.from_numpy(kind))
+
+
+# what is hidden --------------------------------------------------------------------------------------
+def draw_hidden(position: np.ndarray, layer: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Which of the known spots an episode hides: (m,) bool, never all. position: (m, 2) pitches, layer: (m,)."""
+    layers = np.unique(layer)
+    if len(layers) > 1 and generator.random() < LAYER_EPISODE_SHARE:
+        return layer == layers[generator.integers(len(layers))]
+    hidden = np.zeros(len(layer), bool)
+    for one in layers:
+        hidden |= discs(position, layer == one, HIDDEN_SHARE, DISC_RADII_PITCHES, generator)
+    return hidden
