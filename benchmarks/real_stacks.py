@@ -8,7 +8,7 @@ Parts
     stacks      HER2-C 2 -> 3, 4 and mouse brain 1 -> 2: floors, Gaussian process, MSAGNet, from raw files by the numbered scripts
     ablation    the same with parts of the network left out
     counts      every HER2 sample, layer 1 -> all others, without images: array positions brought to a common centroid
-Rows that are there are kept: a run that was stopped goes on where it stood. Delete the CSV after a change of the code.
+Rows that are there are kept: a run that was stopped goes on where it stood. Delete the CSV, and the runs, after a change of the code.
 
     python benchmarks/real_stacks.py --part stacks --raw_path ../data --work_path ../stacks --n_seeds 5
 """
@@ -143,7 +143,7 @@ def cases_of(args: argparse.Namespace) -> list[tuple[str, int, str]]:
         from data_preprocessing.readers import her2st
         found = her2st.list_layers(Path(args.raw_path) / "her2st", load_config(REPOSITORY / "configs" / "her2st.yaml"))
         return [(sample, seed, "") for sample in sorted(found) for seed in range(args.n_seeds)]
-    return [(stack, seed, without) for stack in STACKS for without in (ABLATION if args.part == "ablation" else ("",)) for seed in range(args.n_seeds)]
+    return [(stack, seed, without) for stack in args.stack or STACKS for without in (ABLATION if args.part == "ablation" else ("",)) for seed in range(args.n_seeds)]
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -162,10 +162,11 @@ def table(rows: pd.DataFrame) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["stacks", "ablation", "counts"], required=True)
+    parser.add_argument("--part", choices=["stacks", "ablation", "counts"], required=True, help="see above")
     parser.add_argument("--raw_path", required=True, help="folder with her2st/ and visium/")
     parser.add_argument("--work_path", default="stacks", help="dataset roots and runs")
     parser.add_argument("--save_path", default=str(REPOSITORY / "benchmarks" / "results"), help="where the tables go")
+    parser.add_argument("--stack", choices=sorted(STACKS), action="append", help="only this one (repeatable; not for counts)")
     parser.add_argument("--n_seeds", type=int, default=5, help="seeds 0, 1, …")
     return parser
 

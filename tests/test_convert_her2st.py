@@ -1,6 +1,7 @@
 """Step 0_1: raw her2st folders made by hand, and the real one where it is."""
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from common.io import read_h5ad, read_location
 from common.layout import Layout
 from data_preprocessing.readers import her2st
 
-REAL = Path("/work/shared/data/her2st")
+REAL = Path(os.environ.get("ASIGN_DATA", ROOT.parent / "shared" / "data" / "her2st"))
 convert = load_script("0_1_convert_raw")
 
 
