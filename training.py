@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from scipy import sparse
+from torch import Tensor
 
 from common.errors import DataError
 from dataloader_3d import SampleGraph
@@ -32,6 +31,7 @@ EPISODE_SPOTS = 60000        # in all of them together
 LOG_EVERY = 10
 MIN_LABELLED_SPOTS = 20
 JITTER_PITCHES = 0.3
+NOISE_FACTORS = {"spot_x": 1.0, "around_x": 1.0, "region_x": 2.0, "global_x": 4.0}
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,6 @@ class Settings:
     input_noise: float = 0.3     # sd on the features, in units of the first principal component; larger on regions and globals, of which there are few
     without: tuple[str, ...] = ()
     seed: int = 0
-
-
-NOISE_FACTORS = {"spot_x": 1.0, "around_x": 1.0, "region_x": 2.0, "global_x": 4.0}
 
 
 # training --------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Known:
         self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), gp.MAX_KNOWN)).round().astype(int))]  # (m,)
         self.layer = graph.layer.numpy()[self.rows]  # (m,)
         label = graph.label.numpy()[self.rows].astype(np.float64)
-        residual, self.mean = gp.centred(label, self.layer, np.ones(len(label), bool))
+        residual, _ = gp.centred(label, self.layer, np.ones(len(label), bool))
         self.layer_mean = {one: label[self.layer == one].mean(axis=0) for one in np.unique(self.layer).tolist()}  # (n_genes,) each
         self.z = model.coefficients(torch.from_numpy(residual).float().to(model.basis.device)).cpu()  # (m, rank)
         shared = model.basis.cpu().double().numpy() @ process.basis.T  # (rank, rank of the process)
