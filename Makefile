@@ -1,4 +1,4 @@
-# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and report.html (about 7 minutes)
+# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and report.html (about 10 minutes)
 # make test    the tests
 # make status ROOT=folder    which layer stands at which step, and why
 # Both set up .venv beside the sources first: all that is needed is Python 3.11 or newer.
