@@ -84,14 +84,20 @@ def run_stack(args: argparse.Namespace, stack: str, seed: int, without: str = ""
     return [*others, gp_row, row, {**shared, "method": "ceiling", **result["ceiling"]["pooled"]}]
 
 
+def her2_config(raw: Path):
+    """The HER2+ dataset with every sample that the raw folder holds."""
+    from data_preprocessing.readers import her2st
+    config = load_config(REPOSITORY / "configs" / "her2st.yaml")
+    return config.model_copy(update={"samples": her2st.list_layers(raw, config)})
+
+
 def counts_graph(raw: Path, sample: str):
     """A sample without images: labels, and array positions of every layer about their centroid, in pitches."""
     import torch
     from data_preprocessing.expression import columns_of, layer_mean, normalise, ranked, shared_genes
     from data_preprocessing.readers import her2st
     from dataloader_3d import SampleGraph
-    config = load_config(REPOSITORY / "configs" / "her2st.yaml")
-    config = config.model_copy(update={"samples": her2st.list_layers(raw, config)})
+    config = her2_config(raw)
     layers = config.samples[sample].layers
     read = [her2st.read_layer(raw, config, sample, layer) for layer in layers]
     pairs = [(layer, one) for layer, one in zip(layers, read) if one.counts is not None]
@@ -140,9 +146,7 @@ def run_counts(args: argparse.Namespace, sample: str, seed: int) -> list[dict]:
 def cases_of(args: argparse.Namespace) -> list[tuple[str, int, str]]:
     """(stack or sample, seed, left out) of the part."""
     if args.part == "counts":
-        from data_preprocessing.readers import her2st
-        found = her2st.list_layers(Path(args.raw_path) / "her2st", load_config(REPOSITORY / "configs" / "her2st.yaml"))
-        return [(sample, seed, "") for sample in sorted(found) for seed in range(args.n_seeds)]
+        return [(sample, seed, "") for sample in sorted(her2_config(Path(args.raw_path) / "her2st").samples) for seed in range(args.n_seeds)]
     return [(stack, seed, without) for stack in args.stack or STACKS for without in (ABLATION if args.part == "ablation" else ("",)) for seed in range(args.n_seeds)]
 
 

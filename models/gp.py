@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import linalg
 
+from data_preprocessing.expression import depth_of
 from models.discs import discs
 
 DISC_RADII_PITCHES = (2.0, 2.5)
@@ -95,8 +96,8 @@ def at_zero(kernel: Kernel, views: dict[str, np.ndarray]) -> float:
 
 # labels ----------------------------------------------------------------------------------------------
 def spot_weights(label: np.ndarray) -> np.ndarray:
-    """Square root of the spots' depths, median 1: (n,). A spot's smallest value is -ln of its depth where a gene has no count."""
-    depth = np.exp(-label.min(axis=1).astype(np.float64))
+    """Square root of the spots' depths, median 1: (n,)."""
+    depth = depth_of(label)
     return np.sqrt(depth / np.median(depth))
 
 
