@@ -13,19 +13,15 @@ gene list is chosen on all layers; `genes_from: known` shuts that door too.
     CUDA_VISIBLE_DEVICES=0 python main_3d.py --root_path demo_data --base_lr 0.001 --batch_size 128
 """
 import argparse
-import os
-import platform
-import resource
 import sys
 import time
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 from common import cli
 from common.errors import DataError
-from common.io import read_csr, read_h5ad, read_table, write_json, write_pt, write_table
-from common.config import save_config
+from common.io import read_csr, read_table, write_json, write_pt, write_table
+from common.config import absent_of_folds, save_config
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -53,14 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def raw_counts(layout, graph, layer: int):
-    """Raw counts of a layer's spots in graph order: (n_spots, n_genes)."""
-    import numpy as np
-    counts = read_h5ad(layout.member_counts(224, graph.sample, layer), "5_2_get_label_of_other_resolution.py")
-    matrix = counts[graph.barcode[graph.in_layers([layer]).numpy()]].X
-    return np.asarray(matrix.todense() if hasattr(matrix, "todense") else matrix)
-
-
 def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
     """With `genes_from: known` the genes must have been chosen on none but the known layers of this run. Raises DataError."""
     from data_preprocessing.expression import known_layers
@@ -73,18 +61,16 @@ def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
                             f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
 
 
-def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device,
-             genes: list[str]) -> tuple[dict, dict, dict, float]:
+def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
     """Train one fold (method msagnet), write its checkpoint and TensorBoard log, score its test samples.
 
-    processes: {sample: Gaussian process of its known layers}. Returns (scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}, seconds).
+    processes: {sample: Gaussian process of its known layers}. Returns scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}
+    and the kernels of the test samples.
     """
     from torch.utils.tensorboard import SummaryWriter
+    import evaluation
     import training
-    from data_preprocessing.expression import normalise
-    from models.metrics import noise_ceiling
-    started = time.perf_counter()
-    model = None
+    model, started = None, time.perf_counter()
     if method == "msagnet":
         with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
             def log(iteration: int, values: dict[str, float]) -> None:
@@ -95,25 +81,22 @@ def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layou
             "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
             "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "feature_sets": graphs[0].feature_sets,
             "known_layers": fold.known_layers, "training_layers": fold.training_layers})
-    seconds = round(time.perf_counter() - started, 1)
-    scores, ceiling, n_spots = {}, {}, {}
+    result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {},
+              "kernels": {sample: asdict(processes[sample].kernel) for sample in fold.test_samples if sample in processes}}
     for graph in graphs:
         targets = fold.target_layers.get(graph.sample)
         if not targets:
             continue
         known = fold.known_layers[graph.sample]
-        predictions = training.floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
+        predictions = evaluation.floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
         predictions["gp"] = training.gaussian_process(graph, processes[graph.sample])["expression"]
         if model is not None:
             predictions["msagnet"] = training.predict(model, graph, processes[graph.sample], known, device)["expression"]
-        for method, layers in training.score_layers(graph, targets, predictions).items():
-            scores.setdefault(method, {}).update(layers)
-        for layer in targets:
-            name = f"{graph.sample}/{layer}"
-            n_spots[name] = int(graph.in_layers([layer]).sum())
-            if layout.member_counts(224, graph.sample, layer).is_file():  # an archive may hold normalised values only
-                ceiling[name] = noise_ceiling(raw_counts(layout, graph, layer), normalise)
-    return scores, ceiling, n_spots, seconds
+        for name, layers in evaluation.score_layers(graph, targets, predictions).items():
+            result["scores"].setdefault(name, {}).update(layers)
+        result["n_spots"] |= {f"{graph.sample}/{layer}": int(graph.in_layers([layer]).sum()) for layer in targets}
+        result["ceiling"] |= evaluation.ceilings(layout, graph, targets)
+    return result
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,9 +104,9 @@ def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.config
     device = cli.start_torch(args.seed, args.gpu)
+    import evaluation
     import training
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
-    from models.metrics import pooled_metrics
 
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=args.members, without=tuple(sorted(args.without)), seed=args.seed)
@@ -132,75 +115,40 @@ def run(args: argparse.Namespace) -> int:
     refused = {graph.sample: refused_layers(layout, graph.sample) for graph in graphs}
     known = {graph.sample: known_layers_of(config, graph, given, refused[graph.sample]) for graph in graphs}
     check_gene_choice(layout, config, known)
-    folds = training.make_folds(graphs, known, config.folds)
+    groups = training.groups_of(list(known), config.folds)
+    folds = training.make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
+    for line in absent_of_folds(list(known), config.folds):
+        print(f"main_3d  {line}")
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
     write_table(run_layout.genes, genes)
-    write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
 
-    workers = min(args.num_workers, len(graphs)) if device.type == "cpu" else 1
-    fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), [graph for graph in graphs if known[graph.sample]], workers)
-    processes = {graph.sample: process for graph, process in zip([graph for graph in graphs if known[graph.sample]], fitted)}
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    ceiling: dict[str, dict[str, float]] = {}
-    n_spots: dict[str, int] = {}
-    seconds: dict[str, float] = {}
-    workers = min(args.num_workers, len(folds)) if device.type == "cpu" else 1
-    names = list(genes["gene"])
-    with closing(cli.map_workers(lambda fold: run_fold(fold, args.method, graphs, processes, layout, run_layout, settings, device, names), folds, workers)) as results:
-        for fold, (fold_scores, fold_ceiling, fold_spots, fold_seconds) in zip(folds, results):
-            print(f"main_3d  fold {fold.index}: tested {', '.join(fold.test_samples)} ({fold_seconds} s)", flush=True)
-            for method, layers in fold_scores.items():
-                scores.setdefault(method, {}).update(layers)
-            ceiling.update(fold_ceiling)
-            n_spots.update(fold_spots)
-            seconds[f"fold_{fold.index}"] = fold_seconds
+    inputs = [layout.genes, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
+    recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, {"method": args.method, "device": device.type}) for fold in folds]
+    todo = evaluation.pending(run_layout, folds, recipes, args.method == "msagnet", args.overwrite)
+    given_something = [graph for graph in graphs if known[graph.sample]] if todo else []
+    workers = args.num_workers if device.type == "cpu" else 1
+    fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), given_something, min(workers, len(graphs)))
+    processes = {graph.sample: process for graph, process in zip(given_something, fitted)}
+    work = lambda fold: run_fold(fold, args.method, graphs, processes, layout, run_layout, settings, device, list(genes["gene"]))
+    results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, min(workers, len(folds)))
 
+    write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],
+                                   "kernels": {sample: kernel for result in results for sample, kernel in result["kernels"].items()}})
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "known_layers": known, "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
-    result = {"methods": {}, "ceiling": {"pooled": {}, "layers": ceiling}, "recipe": recipe}
-    if n_spots:
-        result["methods"] = {method: {"pooled": pooled_metrics(layers, n_spots), "layers": layers} for method, layers in scores.items()}
-        result["ceiling"]["pooled"] = pooled_metrics(ceiling, n_spots) if set(ceiling) == set(n_spots) else {}
-    write_json(run_layout.metrics_json, result)
-    write_metrics_csv(run_layout, result)
-    write_json(run_layout.runtime, runtime(started, seconds, device))
-    if n_spots:
-        print(f"\n{sum(n_spots.values())} target spots in {len(n_spots)} layers, {graphs[0].n_genes} genes (chosen on {config.genes_from} layers)")
-        print(training.format_table(result["methods"], result["ceiling"]))
-    else:
-        print("no target layer has counts: nothing to score")
+    result = evaluation.gather(folds, results, recipe)
+    evaluation.write_result(run_layout, result)
+    write_json(run_layout.runtime, evaluation.runtime(started, {f"fold_{fold.index}": one["training_seconds"] for fold, one in zip(folds, results)}, device))
+    evaluation.print_result(result, len(genes), config.genes_from, {name: n for one in results for name, n in one["n_spots"].items()})
     for sample, layers in refused.items():
         for layer in layers:
             print(f"{sample}/{layer}: its registration was refused: do not trust what is said of this layer; see {layout.quality(sample)}")
     print(f"\nwrote {run_layout.root}; next: python predict_3d.py --root_path {layout.root} --save_path {run_layout.root}")
     return 0
-
-
-def write_metrics_csv(run_layout: RunLayout, result: dict) -> None:
-    """metrics.json as one row per method and layer."""
-    import pandas as pd
-    rows = [{"method": method, "layer": layer, **values} for method, one in result["methods"].items()
-            for layer, values in [("pooled", one["pooled"]), *one["layers"].items()]]
-    rows += [{"method": "ceiling", "layer": layer, **values}
-             for layer, values in [("pooled", result["ceiling"]["pooled"]), *result["ceiling"]["layers"].items()]]
-    write_table(run_layout.metrics_csv, pd.DataFrame(rows))
-
-
-def runtime(started: float, seconds: dict, device) -> dict:
-    """What it took and on what: seconds, peak memory, command, versions, hardware."""
-    import torch
-    import torch_geometric
-    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-    if device.type == "cuda":
-        peak["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
-    return {"seconds": round(time.perf_counter() - started, 1), "training_seconds": seconds, **peak, "command": sys.argv,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "torch_geometric": torch_geometric.__version__},
-            "hardware": {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "cores": os.cpu_count(),
-                         "machine": platform.machine()}}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -114,8 +114,10 @@ def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.all_samples
     device = cli.start_torch(0, args.gpu)
+    import evaluation
     import training
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
+    from models import gp
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
@@ -137,16 +139,18 @@ def run(args: argparse.Namespace) -> int:
         if not known:
             print(f"predict_3d  {graph.sample}: left out: no layer has counts, image and registration; what nothing is known of is not imputed", file=sys.stderr)
             continue
+        as_in_training = known == fold["known_layers"].get(graph.sample) and graph.sample in splits["kernels"]
+        kernel = gp.Kernel(**splits["kernels"][graph.sample]) if as_in_training else None  # None: chosen on these known layers
         if method == "msagnet":
             path = run_layout.checkpoint(index)
             model = load_checkpoint(path, genes, graph.feature_sets)
-            predicted = training.predict(model, graph, training.fit_process(graph, known), known, device, with_sd=True)  # (n_spots, n_genes) each
+            predicted = training.predict(model, graph, training.fit_process(graph, known, kernel), known, device, with_sd=True)  # (n_spots, n_genes) each
             uns["checkpoint_sha256"] = file_digest(path)
         elif method == "gp":
-            predicted = training.gaussian_process(graph, training.fit_process(graph, known), with_sd=True)
+            predicted = training.gaussian_process(graph, training.fit_process(graph, known, kernel), with_sd=True)
         else:
             iou = read_csr(layout.spot_iou(graph.sample), "1_get_iou.py")
-            predicted = {"expression": training.floor_predictions(graph, known, iou)[method]}
+            predicted = {"expression": evaluation.floor_predictions(graph, known, iou)[method]}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
         pixel_um = registered_pixel_um(layout, config, graph.sample)
         parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns | {"registration_accepted": layer not in refused})

@@ -15,20 +15,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import DataError
-from dataloader_3d import SampleGraph
-from models import baselines, gp, metrics
+from dataloader import SampleGraph
+from models import gp
 from models.encoder import Projection
-from models.episodes import Known, draw_hidden, prepare, to_device, views_of
+from models.episodes import Known, draw_hidden, prepare, to_device
 from models.losses import consistency_loss, level_loss, spot_loss
 from models.msagnet import Architecture, Episode, MSAGNet, Network, Sample
 
 N_EPISODES = (48, 300)       # drawn once a sample: the fewer spots, the more
 EPISODE_SPOTS = 60000        # in all of them together
 LOG_EVERY = 10
+VALIDATE_EVERY = 10
 MIN_LABELLED_SPOTS = 20
 JITTER_PITCHES = 0.3
 NOISE_FACTORS = {"spot_x": 1.0, "around_x": 1.0, "region_x": 2.0, "global_x": 4.0}
@@ -53,34 +53,41 @@ class Settings:
     seed: int = 0
 
 
-# training --------------------------------------------------------------------------------------------
-def build_model(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Settings) -> MSAGNet:
-    """Fit the projection (features only) and the expression basis (training labels only), and make the network."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    projection = Projection.fit(torch.cat([graph.feature for graph in graphs]), graphs[0].feature_sets, generator)
-    residuals, weights, region_offsets, global_offsets = [], [], [], []
-    for graph in graphs:
-        pool = pools[graph.sample].numpy()
-        if not pool.any():
-            continue
-        label = graph.label.numpy()[pool]
-        residual, mean = gp.centred(label, graph.layer.numpy()[pool], np.ones(len(label), bool))
-        residuals.append(residual)
-        weights.append(gp.spot_weights(label))
-        regions, globals_ = patches_of(graph, pools[graph.sample])
-        mean = torch.from_numpy(mean)
-        for offsets, labels in ((region_offsets, graph.region_label[regions]), (global_offsets, graph.global_label[globals_])):
-            offsets.append(labels.mean(dim=0) - mean if len(labels) else torch.zeros_like(mean))
-    residual = np.concatenate(residuals)  # (n_training, G)
-    basis = gp.leading_directions(residual, np.concatenate(weights), settings.rank or (8 if len(residual) <= 1000 else 12))
-    views = 1 + len(projection.groups)
-    architecture = Architecture(n_genes=residual.shape[1], rank=len(basis), n_components=projection.width,
-                                imputed_width=(3 if views > 1 else 2) * len(basis) + 1, n_members=settings.members, width=settings.width,
-                                dropout=settings.dropout, without=settings.without)
-    torch.manual_seed(settings.seed)
-    return MSAGNet(architecture, projection, torch.from_numpy(basis.copy()).float(),
-                   torch.tensor(max(1e-6, float((residual @ basis[0]).std()))).float(),
-                   torch.stack([torch.stack(region_offsets).mean(dim=0), torch.stack(global_offsets).mean(dim=0)]).float())
+# the loop --------------------------------------------------------------------------------------------
+def optimise(network: nn.Module, loss_at: Callable, settings: Settings, log: Callable | None = None, start: int = 0,
+             validate: Callable | None = None) -> None:
+    """Train in place. The weights kept are their running average: at the end, or where validate(network) is least.
+
+    loss_at(iteration) -> (loss, {name: its parts}, name of what was learned from); log(start + iteration, {name: value}). Raises FloatingPointError if
+    the loss is not finite.
+    """
+    optimizer = make_optimizer(network, settings)
+    average, best = copy.deepcopy(network), (np.inf, None)
+    network.train()
+    for iteration in range(settings.max_iterations):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, iteration)
+        loss, parts, name = loss_at(iteration)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration} ({name}); lower --base_lr "
+                                     f"(now {settings.base_lr}); nothing was written")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        decay = min(settings.averaging, (1 + iteration) / (10 + iteration))
+        with torch.no_grad():
+            for kept, now in zip(average.parameters(), network.parameters()):
+                kept.lerp_(now, 1 - decay)
+        if log and iteration % LOG_EVERY == 0:
+            log(start + iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
+        if validate and (iteration + 1) % VALIDATE_EVERY == 0:
+            error = validate(average.eval())
+            if log:
+                log(start + iteration, {"validation/loss": error})
+            if error < best[0]:
+                best = error, copy.deepcopy(average.state_dict())
+    network.load_state_dict(best[1] or average.state_dict())
 
 
 def learning_rate(settings: Settings, iteration: int) -> float:
@@ -88,10 +95,47 @@ def learning_rate(settings: Settings, iteration: int) -> float:
     return settings.base_lr * (1 - iteration / settings.max_iterations) ** settings.lr_decay
 
 
-def make_optimizer(model: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    parameters = [one for one in model.parameters() if one.requires_grad]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
-    return torch.optim.AdamW(model.parameters(), lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
+    return torch.optim.AdamW(parameters, lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
+
+
+# training in 3D --------------------------------------------------------------------------------------
+def build_model(graphs: list[SampleGraph], pools: dict[str, Tensor], settings: Settings) -> MSAGNet:
+    """Fit the projection (features only) and the expression basis (training labels only), and make the network."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    projection = Projection.fit(torch.cat([graph.feature for graph in graphs]), graphs[0].feature_sets, generator)
+    basis, z_scale, level_offset = fit_basis([(graph, pools[graph.sample]) for graph in graphs], settings.rank)
+    views = 1 + len(projection.groups)
+    architecture = Architecture(n_genes=basis.shape[1], rank=len(basis), n_components=projection.width,
+                                imputed_width=(3 if views > 1 else 2) * len(basis) + 1, n_members=settings.members, width=settings.width,
+                                dropout=settings.dropout, without=settings.without)
+    torch.manual_seed(settings.seed)
+    return MSAGNet(architecture, projection, basis, z_scale, level_offset)
+
+
+def fit_basis(parts: list[tuple[SampleGraph, Tensor]], rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """From training labels, (graph, (n,) bool the spots that train) each: the expression basis (rank, G), the sd of the first coefficient (), and how far
+    regions and globals lie off the spots' mean (2, G). rank 0: 8 up to 1000 spots, 12 above."""
+    residuals, weights, offsets = [], [], []
+    for graph, pool in parts:
+        rows = pool.numpy()
+        if not rows.any():
+            continue
+        label = graph.label.numpy()[rows]
+        residual, mean = gp.centred(label, graph.layer.numpy()[rows], np.ones(len(label), bool))
+        residuals.append(residual)
+        weights.append(gp.spot_weights(label))
+        regions, globals_ = patches_of(graph, pool)
+        mean = torch.from_numpy(mean)
+        offsets.append(torch.stack([labels.mean(dim=0) - mean if len(labels) else torch.zeros_like(mean)
+                                    for labels in (graph.region_label[regions], graph.global_label[globals_])]))
+    residual = np.concatenate(residuals)  # (n_training, G)
+    basis = gp.leading_directions(residual, np.concatenate(weights), rank or (8 if len(residual) <= 1000 else 12))
+    return (torch.from_numpy(basis.copy()).float(), torch.tensor(max(1e-6, float((residual @ basis[0]).std()))).float(),
+            torch.stack(offsets).mean(dim=0).float())
 
 
 @dataclass(frozen=True)
@@ -123,8 +167,8 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], processes: dict[s
     for graph in graphs:
         pool = pools[graph.sample].numpy()
         if pool.any():
-            known = Known(graph, pool, processes[graph.sample], views_of(graph), model)
-            position = known.views["position"][known.rows]
+            known = Known(graph, pool, processes[graph.sample], model)
+            position = graph.views["position"][known.rows]
             n_episodes = int(np.clip(EPISODE_SPOTS // len(known.rows), *N_EPISODES))
             hidings = [draw_hidden(position, known.layer, generator) for _ in range(n_episodes)]
             episodes = [(hidden, to_device(known.episode(hidden), device), known.mean_of(~hidden).to(device)) for hidden in hidings]
@@ -138,33 +182,17 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], processes: dict[s
 
 
 def train_member(model: MSAGNet, index: int, lessons: list[Lesson], settings: Settings, device: torch.device, log: Callable | None) -> None:
-    """Train one member in place; its weights become their running average."""
+    """Train one member in place."""
     member, generator = model.members[index], np.random.default_rng([settings.seed, index])
     torch.manual_seed(settings.seed * len(model.members) + index)
-    optimizer = make_optimizer(member, settings)
-    average = copy.deepcopy(member)
-    member.train()
-    for iteration in range(settings.max_iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, iteration)
+
+    def loss_at(iteration: int) -> tuple[Tensor, dict[str, float], str]:
         lesson = lessons[iteration % len(lessons)]
         hidden, episode, mean = lesson.episodes[generator.integers(len(lesson.episodes))]
         learned = torch.from_numpy(np.sort(generator.permutation(np.flatnonzero(hidden))[:settings.batch_size])).to(device)
-        loss, parts = episode_loss(model, member, lesson, episode, mean, learned, settings.input_noise)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration} (sample {lesson.name}); lower --base_lr "
-                                     f"(now {settings.base_lr}); nothing was written")
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
-        optimizer.step()
-        decay = min(settings.averaging, (1 + iteration) / (10 + iteration))
-        with torch.no_grad():
-            for kept, now in zip(average.parameters(), member.parameters()):
-                kept.lerp_(now, 1 - decay)
-        if log and iteration % LOG_EVERY == 0:
-            log(index * settings.max_iterations + iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
-    member.load_state_dict(average.state_dict())
+        return *episode_loss(model, member, lesson, episode, mean, learned, settings.input_noise), lesson.name
+
+    optimise(member, loss_at, settings, log, start=index * settings.max_iterations)
 
 
 def patches_of(graph: SampleGraph, pool: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,13 +237,35 @@ def predict(model: MSAGNet, graph: SampleGraph, process: gp.GaussianProcess, kno
     own label and its neighbours'.
     """
     model = model.to("cpu").eval()
-    known = Known(graph, graph.in_layers(known_layers).numpy(), process, views_of(graph), model)
-    out = _with_confidence(process, gp.predict(process, known.views, with_variance=with_sd))
+    known = Known(graph, graph.in_layers(known_layers).numpy(), process, model)
+    out = _with_confidence(process, gp.predict(process, graph.views, with_variance=with_sd))
     sample, question = prepare(graph, model.projection), known.question()
     z = model.to(device)(to_device(sample, device), to_device(question, device))  # (n, rank)
     regressed = (model.residual(z).cpu() + known.mean_of(np.ones(len(known.rows), bool))).numpy()  # (n, n_genes)
     gate = np.where(question.asked.numpy(), model.gate, 1.0)[:, None].astype(np.float32)  # (n, 1)
     return out | {"expression": gate * out["expression"] + (1 - gate) * regressed}
+
+
+def fit_process(graph: SampleGraph, known_layers: list[int], kernel: gp.Kernel | None = None) -> gp.GaussianProcess:
+    """The Gaussian process (models/gp.py) of a sample, chosen (or with a given kernel) and fitted on its known layers alone. Raises DataError."""
+    known, views = graph.in_layers(known_layers).numpy(), graph.views
+    if known.sum() < MIN_LABELLED_SPOTS:
+        raise DataError(f"sample {graph.sample}", f"{known.sum()} labelled spots on known layers {known_layers}", f"at least {MIN_LABELLED_SPOTS}",
+                        "give layers with counts, image and registration by --known_layers; see status.json")
+    return gp.fit(graph.label.numpy()[known], {name: view[known] for name, view in views.items()}, graph.layer.numpy()[known], kernel)
+
+
+def gaussian_process(graph: SampleGraph, process: gp.GaussianProcess, with_sd: bool = False) -> dict[str, np.ndarray]:
+    """Every spot: expression (n_spots, n_genes) and, if asked for, what `confidence` and `sd` are in predict()."""
+    return _with_confidence(process, gp.predict(process, graph.views, with_variance=with_sd))
+
+
+def _with_confidence(process: gp.GaussianProcess, answer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of an answer of the process what a user is given."""
+    out = {name: answer[name] for name in ("expression", "sd") if name in answer}
+    if "variance" in answer:
+        out["confidence"] = (1 - answer["variance"] / gp.at_zero(process.kernel, process.views)).astype(np.float32)
+    return out
 
 
 # folds -----------------------------------------------------------------------------------------------
@@ -233,71 +283,23 @@ class Fold:
         return {graph.sample: graph.in_layers(self.training_layers[graph.sample]) for graph in graphs}
 
 
-def make_folds(graphs: list[SampleGraph], known: dict[str, list[int]], folds: list[list[str]] | None) -> list[Fold]:
-    """Folds of the config with the samples at hand; one fold that tests every sample if there are none or only one sample."""
-    names = [graph.sample for graph in graphs]
-    groups = [[name for name in group if name in names] for group in folds or []]
+def groups_of(samples: list[str], folds: list[list[str]] | int | str | None) -> list[list[str]]:
+    """Which samples are held out together: the config's groups as far as they are there, N parts of the sorted samples, or each alone; one group of
+    all samples if there are no folds or less than two groups."""
+    samples = sorted(samples)
+    if folds == "leave_one_out":
+        folds = len(samples)
+    if isinstance(folds, int):
+        folds = [part.tolist() for part in np.array_split(np.array(samples), min(folds, len(samples)))]
+    groups = [sorted(set(group) & set(samples)) for group in folds or []]
     groups = [group for group in groups if group]
-    if len(names) < 2 or len(groups) < 2:
-        groups = [names]
-    labelled = {graph.sample: graph.labelled_layers() for graph in graphs}
-    return [Fold(index=k, test_samples=sorted(group),
-                 training_layers={name: known[name] if name in group else labelled[name] for name in names},
-                 known_layers={name: known[name] for name in sorted(group)},
-                 target_layers={name: [layer for layer in labelled[name] if layer not in known[name]] for name in sorted(group)})
+    return groups if len(groups) > 1 else [samples]
+
+
+def make_folds(labelled: dict[str, list[int]], known: dict[str, list[int]], groups: list[list[str]]) -> list[Fold]:
+    """labelled, known: {sample: layers with counts, those that are given}; groups: groups_of()."""
+    return [Fold(index=k, test_samples=group,
+                 training_layers={name: known[name] if name in group else labelled[name] for name in sorted(labelled)},
+                 known_layers={name: known[name] for name in group},
+                 target_layers={name: [layer for layer in labelled[name] if layer not in known[name]] for name in group})
             for k, group in enumerate(groups)]
-
-
-# evaluation ------------------------------------------------------------------------------------------
-def floor_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.csr_array) -> dict[str, np.ndarray]:
-    """Every floor (README, 'How a number comes about') for every spot of a sample: {method: (n_spots, n_genes)}. Reads labels of known layers only."""
-    known = graph.in_layers(known_layers).numpy()
-    label, position, feature = graph.label.numpy()[known], graph.position.numpy(), graph.feature.numpy()
-    nearest = baselines.nearest(label, position[known], position)
-    return {"mean": baselines.mean(label, graph.n_spots), "nearest": nearest,
-            "overlap": baselines.overlap(label, iou[:, known], nearest),
-            "similarity": baselines.similarity(label, feature[known], feature),
-            "kernel": baselines.kernel(label, position[known], position)}
-
-
-def fit_process(graph: SampleGraph, known_layers: list[int], kernel: gp.Kernel | None = None) -> gp.GaussianProcess:
-    """The Gaussian process (models/gp.py) of a sample, chosen (or with a given kernel) and fitted on its known layers alone. Raises DataError."""
-    known, views = graph.in_layers(known_layers).numpy(), views_of(graph)
-    if known.sum() < MIN_LABELLED_SPOTS:
-        raise DataError(f"sample {graph.sample}", f"{known.sum()} labelled spots on known layers {known_layers}", f"at least {MIN_LABELLED_SPOTS}",
-                        "give layers with counts, image and registration by --known_layers; see status.json")
-    return gp.fit(graph.label.numpy()[known], {name: view[known] for name, view in views.items()}, graph.layer.numpy()[known], kernel)
-
-
-def gaussian_process(graph: SampleGraph, process: gp.GaussianProcess, with_sd: bool = False) -> dict[str, np.ndarray]:
-    """Every spot: expression (n_spots, n_genes) and, if asked for, what `confidence` and `sd` are in predict()."""
-    return _with_confidence(process, gp.predict(process, views_of(graph), with_variance=with_sd))
-
-
-def _with_confidence(process: gp.GaussianProcess, answer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of an answer of the process what a user is given."""
-    out = {name: answer[name] for name in ("expression", "sd") if name in answer}
-    if "variance" in answer:
-        out["confidence"] = (1 - answer["variance"] / gp.at_zero(process.kernel, process.views)).astype(np.float32)
-    return out
-
-
-def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
-    """{method: {"<sample>/<layer>": metrics}} on the labelled spots of the target layers."""
-    scores = {method: {} for method in predictions}
-    for layer in target_layers:
-        rows = graph.in_layers([layer]).numpy()
-        for method, predicted in predictions.items():
-            scores[method][f"{graph.sample}/{layer}"] = metrics.layer_metrics(predicted[rows], graph.label.numpy()[rows])
-    return scores
-
-
-def format_table(methods: dict, ceiling: dict) -> str:
-    """The result as a plain table: floors, the Gaussian process, MSAGNet."""
-    lines = [f"{'method':12s} {'MSE':>8s} {'MAE':>8s} {'PCC_spot':>9s} {'PCC_gene':>9s} {'SCC_gene':>9s}"]
-    for method in sorted(methods, key=lambda name: (name == "msagnet", list(methods).index(name))):
-        row = methods[method]["pooled"]
-        lines.append(f"{method:12s} {row['mse']:8.4f} {row['mae']:8.4f} {row['pcc_spot']:9.4f} {row['pcc_gene']:9.4f} {row['scc_gene']:9.4f}")
-    if ceiling["pooled"]:
-        lines.append(f"{'ceiling':12s} {'':8s} {'':8s} {ceiling['pooled']['pcc_spot']:9.4f} {ceiling['pooled']['pcc_gene']:9.4f}")
-    return "\n".join(lines)

@@ -96,7 +96,7 @@ def counts_graph(raw: Path, sample: str):
     import torch
     from data_preprocessing.expression import columns_of, layer_mean, normalise, ranked, shared_genes
     from data_preprocessing.readers import her2st
-    from dataloader_3d import SampleGraph
+    from dataloader import SampleGraph
     config = her2_config(raw)
     layers = config.samples[sample].layers
     read = [her2st.read_layer(raw, config, sample, layer) for layer in layers]
@@ -109,7 +109,7 @@ def counts_graph(raw: Path, sample: str):
     layer = torch.from_numpy(np.repeat([number for number, _ in pairs], [len(xy) for xy in grid]))
     n, nothing = len(layer), torch.zeros(0, dtype=torch.long)
     return SampleGraph(
-        sample=sample, barcode=np.arange(n).astype(str), pixel=position.numpy(), registered=position.numpy(), layer=layer, position=position,
+        sample=sample, barcode=np.arange(n).astype(str), pixel=position.numpy(), array=np.concatenate(grid), registered=position.numpy(), layer=layer, position=position,
         label=torch.from_numpy(label).float(), has_label=torch.ones(n, dtype=torch.bool), feature_sets={}, feature=torch.zeros(n, 0),
         region_feature=torch.zeros(0, 0), global_feature=torch.zeros(0, 0), region_label=torch.zeros(0, label.shape[1]),
         global_label=torch.zeros(0, label.shape[1]), region_has_label=nothing.bool(), global_has_label=nothing.bool(), region_layer=nothing,
@@ -121,6 +121,7 @@ def counts_graph(raw: Path, sample: str):
 
 def run_counts(args: argparse.Namespace, sample: str, seed: int) -> list[dict]:
     """One sample without images: MSAGNet (no levels: there are no patches), and with the first seed the floors and the Gaussian process."""
+    import evaluation
     import training
     from models import baselines, metrics
     device = cli.start_torch(seed, "cpu")
@@ -140,7 +141,7 @@ def run_counts(args: argparse.Namespace, sample: str, seed: int) -> list[dict]:
                        **predictions}
     n_spots = {f"{sample}/{layer}": int(graph.in_layers([layer]).sum()) for layer in targets}
     return [{"stack": f"HER2-{sample}, counts", "seed": seed, "without": "", "method": method, **metrics.pooled_metrics(layers, n_spots),
-             **({"seconds": seconds} if method == "msagnet" else {})} for method, layers in training.score_layers(graph, targets, predictions).items()]
+             **({"seconds": seconds} if method == "msagnet" else {})} for method, layers in evaluation.score_layers(graph, targets, predictions).items()]
 
 
 def cases_of(args: argparse.Namespace) -> list[tuple[str, int, str]]:

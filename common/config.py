@@ -76,7 +76,8 @@ class Config(_Strict):
     backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
     feature_batch_size: int = Field(8, gt=0, description="patches per forward pass in step 4")
 
-    folds: list[list[str]] | None = Field(None, description="samples held out together; default: no fold, known layers train")
+    folds: list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = Field(
+        None, description="samples held out together; a number: the sorted samples in so many parts; default: no fold, known layers train")
 
     # derived geometry --------------------------------------------------------------------------------
     def of_layer(self, sample: str, layer: int) -> "Config":
@@ -195,7 +196,7 @@ def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
     if not samples:
         raise DataError(layout.root, "no layer", "imgs/<sample>/<layer>.<ext>, location/, counts/", "run step 0, or give another --root_path")
     config = config.model_copy(update={"pitch_px": _pitch_px(config, samples, file)})
-    for fold in config.folds or []:
+    for fold in config.folds if isinstance(config.folds, list) else []:
         unknown = sorted(set(fold) - set(samples))
         if unknown and config.samples is not None:
             raise DataError(file, f"folds name {', '.join(unknown)}", f"samples among {', '.join(samples)}", "correct folds")
@@ -216,3 +217,13 @@ def save_config(config: Config, path: Path) -> None:
     """Write a config as YAML (keys in schema order)."""
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+
+
+def absent_of_folds(samples: list[str], folds: list[list[str]] | int | str | None) -> list[str]:
+    """A line for each fold of the config some of whose samples are not there."""
+    lines = []
+    for k, group in enumerate(folds if isinstance(folds, list) else []):
+        absent, rest = (", ".join(sorted(one)) for one in (set(group) - set(samples), set(group) & set(samples)))
+        if absent:
+            lines.append(f"folds[{k}]: {absent} not there; " + (f"tests {rest} alone" if rest else "left out"))
+    return lines

@@ -214,6 +214,12 @@ class RunLayout:
     def checkpoint(self, fold: int) -> Path:
         return self.root / f"fold_{fold}" / "checkpoint.pt"
 
+    def fold_result(self, fold: int) -> Path:
+        return self.root / f"fold_{fold}" / "result.json"
+
+    def fold_recipe(self, fold: int) -> Path:
+        return self.root / f"fold_{fold}" / "recipe.json"
+
     def tensorboard(self, fold: int) -> Path:
         return self.root / "tensorboard" / f"fold_{fold}"
 

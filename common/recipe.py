@@ -26,8 +26,13 @@ def file_digest(path: Path) -> str:
 
 def code_digest(script: Path) -> str:
     """SHA-256 over the Python files of the script's folder and of common/."""
+    return files_digest(sorted([*script.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]))
+
+
+def files_digest(paths: list[Path]) -> str:
+    """SHA-256 over the content of files, in this order."""
     digest = hashlib.sha256()
-    for path in sorted([*script.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]):
+    for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

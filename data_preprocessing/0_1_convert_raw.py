@@ -26,7 +26,7 @@ from collections.abc import Container
 from types import ModuleType
 
 from common import cli
-from common.config import Config, SampleConfig, load_config, resolve, save_config
+from common.config import absent_of_folds, Config, load_config, resolve, SampleConfig, save_config
 from common.errors import DataError, LayerError
 from common.io import atomic_path, write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
@@ -84,6 +84,8 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
     restricted = listed.restricted(args.sample, args.layer, file)
     if not restricted.samples:
         raise DataError(file, f"no layer {args.layer} in the chosen samples", "a layer of the raw data", "correct --layer")
+    for line in absent_of_folds(list(restricted.samples), restricted.folds):
+        print(f"{STEP}  {line}")
     chosen = resolve(without_the_unlisted(restricted), layout, file).model_copy(update={"raw_format": form, "raw_path": str(raw)})
     save_config(chosen, layout.config)
     say_what_is_what(chosen, bad)
@@ -167,11 +169,13 @@ def say_what_is_what(config: Config, bad: Container[tuple[str, int]]) -> None:
 
 def without_the_unlisted(config: Config) -> Config:
     """Folds and known layers without what the config no longer lists; fewer than two folds left are none."""
-    folds = [[name for name in fold if name in config.samples] for fold in config.folds or []]
-    folds = [fold for fold in folds if fold]
+    folds = config.folds
+    if isinstance(folds, list):
+        folds = [fold for fold in ([name for name in fold if name in config.samples] for fold in folds) if fold]
+        folds = folds if len(folds) > 1 else None
     samples = {name: one.model_copy(update={"known_layers": [layer for layer in one.known_layers or [] if layer in one.layers] or None})
                for name, one in config.samples.items()}
-    return config.model_copy(update={"samples": samples, "folds": folds if len(folds) > 1 else None})
+    return config.model_copy(update={"samples": samples, "folds": folds})
 
 
 def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: LayerError | None = None) -> cli.Job:

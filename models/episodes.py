@@ -5,24 +5,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader_3d import SampleGraph
+from dataloader import SampleGraph
 from models import edges, gp
 from models.discs import discs
-from models.encoder import GROUPS, Projection
+from models.encoder import Projection
 from models.imputation import Imputer
 from models.msagnet import Episode, MSAGNet, Sample
-from models.views import spot_views, surroundings
+from models.views import surroundings
 
 DISC_RADII_PITCHES = (0.8, 1.2, 2.0, 3.0)
 HIDDEN_SHARE = 0.25
 LAYER_EPISODE_SHARE = 0.75
-
-
-def views_of(graph: SampleGraph) -> dict[str, np.ndarray]:
-    """Position and looks of every spot, for the Gaussian process: {"position": (n, 2) pitches, "image": ..., "stain": ...}."""
-    features = {group: [graph.feature_set(name) for name in names if name in graph.feature_sets] for group, names in GROUPS.items()}
-    return spot_views(graph.position.numpy(), graph.layer.numpy(),
-                      {group: torch.cat(parts, dim=1).numpy() for group, parts in features.items() if parts})
 
 
 def prepare(graph: SampleGraph, projection: Projection) -> Sample:
@@ -48,9 +41,9 @@ def to_device(batch, device: torch.device):
 class Known:
     """The known spots of a sample: their means, coefficients, and what they say of others."""
 
-    def __init__(self, graph: SampleGraph, pool: np.ndarray, process: gp.GaussianProcess, views: dict[str, np.ndarray], model: MSAGNet):
+    def __init__(self, graph: SampleGraph, pool: np.ndarray, process: gp.GaussianProcess, model: MSAGNet):
         """pool: (n,) bool, spots whose label may be used; of more than gp.MAX_KNOWN some are left out, evenly."""
-        self.graph, self.views = graph, views
+        self.graph, views = graph, graph.views
         rows = np.flatnonzero(pool)
         self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), gp.MAX_KNOWN)).round().astype(int))]  # (m,)
         self.layer = graph.layer.numpy()[self.rows]  # (m,)
@@ -80,11 +73,11 @@ class Known:
         z, imputed = torch.zeros(n, self.z.shape[1]), torch.zeros(n, self.imputer.width)
         z[self.rows] = self.z
         if asked.any():
-            imputed[torch.from_numpy(asked)] = torch.from_numpy(self.imputer.targets({name: view[asked] for name, view in self.views.items()})).float()
+            imputed[torch.from_numpy(asked)] = torch.from_numpy(self.imputer.targets({name: view[asked] for name, view in self.graph.views.items()})).float()
         return self._episode(np.arange(n), asked, z, imputed)
 
     def _episode(self, rows: np.ndarray, asked: np.ndarray, z: Tensor, imputed: Tensor) -> Episode:
-        pairs, kind = edges.spot_edges(self.views["position"][rows], self.graph.layer.numpy()[rows], asked)
+        pairs, kind = edges.spot_edges(self.graph.views["position"][rows], self.graph.layer.numpy()[rows], asked)
         return Episode(torch.from_numpy(rows), torch.from_numpy(asked), z, imputed, torch.from_numpy(pairs), torch.from_numpy(kind))
 
 

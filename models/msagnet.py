@@ -19,11 +19,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from models.cross_attention import MultiLevelCrossAttention
 from models.edges import N_ATTRIBUTES, attributes
 from models.encoder import Projection
-from models.gat import GATStack
-from models.transformer import LevelTransformer
+from models.levels import Levels
 
 GATE = 0.75  # share of imputation in the answer
 PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")  # each can be left out, for the ablation
@@ -35,7 +33,8 @@ class Architecture:
     n_genes: int
     rank: int
     n_components: int        # of the features
-    imputed_width: int
+    imputed_width: int = 0   # 3D
+    n_encoder: int = 0       # 2D: width of an encoder that is trained too (models/spot_encoder.py); 0: features are given
     n_members: int = 4
     width: int = 32
     heads: int = 4
@@ -90,15 +89,7 @@ class Network(nn.Module):
         self.shown = nn.Linear(a.rank, a.width)
         n_kernels = (a.imputed_width - 1) // a.rank
         self.mix = nn.Parameter(torch.eye(n_kernels)[0].unsqueeze(1).repeat(1, a.rank))  # (n_kernels, rank): starts as the whole kernel's answer
-        self.cross_attention = MultiLevelCrossAttention(a.width, a.heads)
-        self.spot_gat = GATStack(a.width, a.heads, a.depth, N_ATTRIBUTES, a.dropout)
-        self.region_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
-        self.global_gat = GATStack(a.width, a.heads, a.depth, 1, a.dropout)
-        self.transformer = LevelTransformer(a.width, a.heads, a.depth, a.transformer_layers)
-        self.heads = nn.ModuleDict({level: nn.Sequential(nn.LayerNorm(a.width), nn.Linear(a.width, a.rank)) for level in ("spot", "region", "global")})
-        for head in self.heads.values():
-            nn.init.zeros_(head[1].weight)
-            nn.init.zeros_(head[1].bias)
+        self.levels = Levels(a.width, a.heads, a.depth, a.transformer_layers, N_ATTRIBUTES, a.dropout, a.rank, a.without)
 
     def has(self, part: str) -> bool:
         return part not in self.a.without
@@ -109,31 +100,15 @@ class Network(nn.Module):
         imputed = episode.imputed if self.has("imputation") else torch.zeros_like(episode.imputed)
         spot = self.image(sample.spot_x[rows]) + self.around(sample.around_x[rows])  # (m, width)
         spot = spot + torch.where(episode.asked.unsqueeze(1), self.asked(imputed), self.shown(episode.z))
-        region, global_ = self.image(sample.region_x), self.image(sample.global_x)  # (R, width), (Q, width)
-        if self.has("levels") and self.has("cross_attention"):
-            spot = self.cross_attention(spot, region, global_, sample.spot_region_keys[rows], sample.spot_global_keys[rows])
-
-        spot = self.deepen(self.spot_gat, spot, episode.edges, attributes(sample.position[rows], episode.edges, episode.kind))  # (m, depth, width)
+        edge_attr = attributes(sample.position[rows], episode.edges, episode.kind)  # (E, N_ATTRIBUTES)
+        out = self.levels(sample, rows, spot, self.image(sample.region_x), self.image(sample.global_x), episode.edges, edge_attr)
         base = (imputed[:, :-1].unflatten(1, self.mix.shape) * self.mix).sum(dim=1)  # (m, rank)
-        if not self.has("levels"):
-            return {"spot": base + self.heads["spot"](self.combine(spot))}
-        region = self.deepen(self.region_gat, region, sample.region_edges, sample.region_edge_attr)  # (R, depth, width)
-        global_ = self.deepen(self.global_gat, global_, sample.global_edges, sample.global_edge_attr)  # (Q, depth, width)
-        return {"spot": base + self.heads["spot"](self.combine(spot, region[sample.region_of_spot[rows]])),
-                "region": self.heads["region"](self.combine(region, global_[sample.global_of_region])),
-                "global": self.heads["global"](self.combine(global_))}
-
-    def deepen(self, gat: GATStack, x: Tensor, edges: Tensor, edge_attr: Tensor) -> Tensor:
-        """(n, width) -> (n, depth, width)."""
-        return gat(x, edges, edge_attr) if self.has("gat") else x.unsqueeze(1).expand(-1, self.a.depth, -1)
-
-    def combine(self, own: Tensor, parent: Tensor | None = None) -> Tensor:
-        """(n, depth, width) -> (n, width)."""
-        return self.transformer(own, parent) if self.has("transformer") else own[:, -1]
+        return out | {"spot": base + out["spot"]}
 
 
 class MSAGNet(nn.Module):
     """The members and what they share: the features' projection and the expression basis."""
+    network = Network
 
     def __init__(self, architecture: Architecture, projection: Projection, basis: Tensor, z_scale: Tensor, level_offset: Tensor):
         super().__init__()
@@ -142,7 +117,7 @@ class MSAGNet(nn.Module):
         self.register_buffer("basis", basis)                # (rank, n_genes), orthonormal rows
         self.register_buffer("z_scale", z_scale)            # (): sd of the first coefficient
         self.register_buffer("level_offset", level_offset)  # (2, n_genes): sums of spots have another pseudo-count
-        self.members = nn.ModuleList(Network(architecture) for _ in range(architecture.n_members))
+        self.members = nn.ModuleList(self.network(architecture) for _ in range(architecture.n_members))
 
     def coefficients(self, residual: Tensor) -> Tensor:
         """Expression minus its mean (n, n_genes) -> (n, rank)."""

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import training
-from dataloader_3d import SampleGraph
+from dataloader import SampleGraph
 from models.cross_attention import CrossAttention, patch_neighbourhoods
 from models import edges, gp
 from models.encoder import Projection, fit_pca, standardise_per_slide
-from models.episodes import Known, prepare, views_of
+from models.episodes import Known, prepare
 from models.gat import GATStack
 from models.imputation import Imputer, part_of
 from models.losses import one_minus_pcc, spot_loss
@@ -28,7 +28,7 @@ def fresh_model(graph: SampleGraph, seed: int = 0, **options) -> training.MSAGNe
     model = training.build_model([graph], pools, training.Settings(seed=seed, members=2, **options)).eval()
     with torch.no_grad():  # the heads start at zero; give them something to say
         for member in model.members:
-            for head in member.heads.values():
+            for head in member.levels.heads.values():
                 head[1].weight.normal_(generator=torch.Generator().manual_seed(1))
     return model
 
@@ -295,7 +295,7 @@ def test_the_gate_mixes_imputation_and_network_and_can_be_left_out():
 def test_a_shown_spot_brings_its_label_and_an_asked_one_does_not():
     graph = toy_graph()
     model = fresh_model(graph)
-    known = Known(graph, graph.in_layers([1]).numpy(), process_of(graph), views_of(graph), model)
+    known = Known(graph, graph.in_layers([1]).numpy(), process_of(graph), model)
     sample, question = prepare(graph, model.projection), known.question()
     base = model(sample, question)
     shown, asked = (torch.where(rows)[0][0] for rows in (~question.asked, question.asked))

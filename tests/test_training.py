@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+import evaluation
 import training
 from common import cli
+from common.config import absent_of_folds
 from common.errors import DataError
 from models import gp
 from models.discs import discs
@@ -41,7 +43,7 @@ def test_target_labels_enter_nothing():
     for one in (graph, spoiled(graph, [1])):
         process = training.fit_process(one, [1])
         model = training.train([one], {"T": one.in_layers([1])}, {"T": process}, QUICK, CPU)
-        classical = training.floor_predictions(one, [1], no_overlap(one)) | training.gaussian_process(one, process, with_sd=True)
+        classical = evaluation.floor_predictions(one, [1], no_overlap(one)) | training.gaussian_process(one, process, with_sd=True)
         results.append((training.predict(model, one, process, [1], CPU)["expression"], model.state_dict(), classical))
     assert np.array_equal(results[0][0], results[1][0])
     assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
@@ -50,7 +52,7 @@ def test_target_labels_enter_nothing():
 
 def test_target_labels_of_a_test_sample_enter_nothing_beside_training_samples():
     train_graph, test_graph = toy_graph(1, "A"), toy_graph(0, "T")
-    fold = training.make_folds([train_graph, test_graph], {"A": [1], "T": [1]}, [["A"], ["T"]])[1]
+    fold = training.make_folds({"A": [1, 2, 3], "T": [1, 2, 3]}, {"A": [1], "T": [1]}, [["A"], ["T"]])[1]
     results = []
     for one in (test_graph, spoiled(test_graph, [1])):
         graphs = [train_graph, one]
@@ -80,7 +82,7 @@ def test_it_learns_more_than_the_mean_and_the_nearest_spot():
     model = training.train([graph], {"T": graph.in_layers([1])}, {"T": process}, dataclasses.replace(QUICK, max_iterations=100), CPU)
     target = graph.in_layers([2, 3]).numpy()
     error = lambda predicted: float(((predicted - graph.label.numpy())[target] ** 2).mean())
-    floors = training.floor_predictions(graph, [1], no_overlap(graph))
+    floors = evaluation.floor_predictions(graph, [1], no_overlap(graph))
     untrained = training.build_model([graph], {"T": graph.in_layers([1])}, QUICK)
     answers = [training.predict(one, graph, process, [1], CPU)["expression"] for one in (model, untrained)]
     assert error(answers[0]) < min(error(floors["mean"]), error(floors["nearest"]), error(answers[1]))
@@ -147,14 +149,30 @@ def test_a_spot_in_the_loss_is_hidden_from_what_the_network_reads(monkeypatch):
 
 
 def test_folds_give_a_test_sample_only_its_known_layers():
-    graphs = [toy_graph(k, name) for k, name in enumerate("ABCD")]
-    known = {name: [1] for name in "ABCD"}
-    folds = training.make_folds(graphs, known, [["A", "B"], ["C", "D"], ["E"]])
+    labelled, known = {name: [1, 2, 3] for name in "ABCD"}, {name: [1] for name in "ABCD"}
+    folds = training.make_folds(labelled, known, [["A", "B"], ["C", "D"]])
     assert [fold.test_samples for fold in folds] == [["A", "B"], ["C", "D"]]
     assert folds[0].training_layers == {"A": [1], "B": [1], "C": [1, 2, 3], "D": [1, 2, 3]}
     assert folds[0].target_layers == {"A": [2, 3], "B": [2, 3]}
-    single = training.make_folds(graphs[:1], known, [["A"], ["B"]])
+    single = training.make_folds({"A": [1, 2, 3]}, known, [["A"]])
     assert len(single) == 1 and single[0].training_layers == {"A": [1]}
+    without_known = training.make_folds(labelled, {name: [] for name in "ABCD"}, [["A", "B"], ["C", "D"]])  # 2D
+    assert without_known[1].training_layers == {"A": [1, 2, 3], "B": [1, 2, 3], "C": [], "D": []}
+    assert without_known[1].target_layers == {"C": [1, 2, 3], "D": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("folds, groups", [
+    ([["C", "A"], ["B", "X"], ["Y"]], [["A", "C"], ["B"]]), ("leave_one_out", [["A"], ["B"], ["C"], ["D"], ["E"]]),
+    (2, [["A", "B", "C"], ["D", "E"]]), (9, [["A"], ["B"], ["C"], ["D"], ["E"]]), (None, [list("ABCDE")]), (1, [list("ABCDE")]),
+    ([["A", "B"], ["X"]], [list("ABCDE")])])
+def test_groups_held_out_together(folds, groups):
+    assert training.groups_of(list("EDCBA"), folds) == groups
+
+
+def test_what_is_missing_of_the_folds_is_said():
+    assert absent_of_folds(["A", "C", "D"], [["A", "B"], ["C", "D"], ["E", "F"]]) == [
+        "folds[0]: B not there; tests A alone", "folds[2]: E, F not there; left out"]
+    assert absent_of_folds(["A"], "leave_one_out") == []
 
 
 def test_learning_rate_decays_as_published():

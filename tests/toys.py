@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from dataloader_3d import SampleGraph
+from dataloader import SampleGraph
 from models.cross_attention import patch_neighbourhoods
 from models.encoder import standardise_per_slide
 
@@ -41,7 +41,7 @@ def toy_graph(seed: int = 0, sample: str = "T", noise: float = 0.3) -> SampleGra
     tensor = lambda values: torch.from_numpy(np.ascontiguousarray(values, np.float32))
     layers = torch.from_numpy(layer.astype(np.int64))
     return SampleGraph(
-        sample=sample, barcode=np.array([f"{l}_{i}" for i, l in enumerate(layer)]), pixel=position * 10, registered=position * 10, layer=layers,
+        sample=sample, barcode=np.array([f"{l}_{i}" for i, l in enumerate(layer)]), pixel=position * 10, array=np.tile(grid, (len(LAYERS), 1)), registered=position * 10, layer=layers,
         position=tensor(position), label=tensor(label), has_label=torch.ones(len(layer), dtype=torch.bool),
         feature_sets={"backbone": FEATURES}, feature=standardise_per_slide(tensor(feature), layers),
         region_feature=standardise_per_slide(tensor(means(feature, region)), torch.from_numpy(region_layer)),
@@ -60,5 +60,5 @@ def permuted(graph: SampleGraph, order: torch.Tensor) -> SampleGraph:
     """The same graph with its spots in another order."""
     inverse = torch.argsort(order)
     rows = {name: getattr(graph, name)[order] for name in ("layer", "position", "label", "has_label", "feature", "region_of_spot", "global_of_spot")}
-    numpy_rows = {name: getattr(graph, name)[order.numpy()] for name in ("barcode", "pixel", "registered")}
+    numpy_rows = {name: getattr(graph, name)[order.numpy()] for name in ("barcode", "pixel", "array", "registered")}
     return dataclasses.replace(graph, **rows, **numpy_rows, spot_edges=inverse[graph.spot_edges])

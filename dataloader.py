@@ -1,0 +1,147 @@
+"""Load the graph of one layer as tensors: what `7_make_dataset.py` and `6_pt_construction.py` wrote. What a graph is, for 2D and 3D.
+
+INPUT   npy_information/<sample>/<layer>.npy   structured (n_spots,): barcode, pixel, array, label, feature, region_index, global_index, has_label
+        graph_data/<sample>/<layer>.pt         edges of the spot, region and global graphs and between them; region and global features and labels
+OUTPUT  SampleGraph: every spot of one layer (2D), or of all layers of a tissue block (dataloader_3d.py). The whole graph is in every forward pass.
+"""
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.cli import Context, set_status
+from common.errors import DataError, LayerError
+from common.io import read_npy, read_pt
+from common.layout import Layout
+from models.cross_attention import patch_neighbourhoods
+from models.encoder import GROUPS, standardise_per_slide
+from models.views import spot_views
+
+
+@dataclass(frozen=True)
+class SampleGraph:
+    """Spots, regions and globals of the layers of one sample. n spots, R regions, Q globals, D features, G genes."""
+    sample: str
+    barcode: np.ndarray        # (n,) str
+    pixel: np.ndarray          # (n, 2) level-0 px of the own layer
+    array: np.ndarray          # (n, 2) column and row on the spot array
+    registered: np.ndarray     # (n, 2) level-0 px of the middle layer (2D: of the own one)
+    layer: Tensor              # (n,) int64
+    position: Tensor           # (n, 2) float32, the same in pitches
+    label: Tensor              # (n, G) float32; 0 where has_label is False
+    has_label: Tensor          # (n,) bool
+    feature_sets: dict[str, int]  # width of each feature set: the columns of the three features below
+    feature: Tensor            # (n, D) float32, standardised per slide
+    region_feature: Tensor     # (R, D)
+    global_feature: Tensor     # (Q, D)
+    region_label: Tensor       # (R, G)
+    global_label: Tensor       # (Q, G)
+    region_has_label: Tensor   # (R,) bool
+    global_has_label: Tensor   # (Q,) bool
+    region_layer: Tensor       # (R,) int64
+    global_layer: Tensor       # (Q,) int64
+    region_of_spot: Tensor     # (n,) int64
+    global_of_spot: Tensor     # (n,) int64
+    global_of_region: Tensor   # (R,) int64
+    region_keys: Tensor        # (R, 9) the region and its neighbours, -1 where none
+    global_keys: Tensor        # (Q, 9)
+    spot_edges: Tensor         # (2, E) source -> target; 3D: cross and within together
+    spot_edge_attr: Tensor     # (E, 5) weight, iou, cosine, distance_pitches, layer_difference; 2D: (E, 1) 2.1 - distance_pitches
+    region_edges: Tensor       # (2, E')
+    region_edge_attr: Tensor   # (E', 1)
+    global_edges: Tensor       # (2, E'')
+    global_edge_attr: Tensor   # (E'', 1)
+
+    @property
+    def n_spots(self) -> int:
+        return len(self.layer)
+
+    @property
+    def n_genes(self) -> int:
+        return self.label.shape[1]
+
+    def feature_set(self, name: str) -> Tensor:
+        """(n, width) float32: one feature set of the spots, standardised per slide."""
+        names = list(self.feature_sets)
+        return self.feature.split(list(self.feature_sets.values()), dim=1)[names.index(name)]
+
+    def labelled_layers(self) -> list[int]:
+        """Layers that have measured expression, in z order."""
+        return sorted(int(l) for l in torch.unique(self.layer[self.has_label]))
+
+    def in_layers(self, layers: list[int]) -> Tensor:
+        """(n,) bool: labelled spots of these layers."""
+        return torch.isin(self.layer, torch.tensor(layers, device=self.layer.device)) & self.has_label
+
+    @cached_property
+    def views(self) -> dict[str, np.ndarray]:
+        """Position and looks of every spot, for the Gaussian process: {"position": (n, 2) pitches, "image": ..., "stain": ...}."""
+        features = {group: [self.feature_set(name) for name in names if name in self.feature_sets] for group, names in GROUPS.items()}
+        return spot_views(self.position.numpy(), self.layer.numpy(),
+                          {group: torch.cat(parts, dim=1).numpy() for group, parts in features.items() if parts})
+
+
+def make_graph(sample: str, records: np.ndarray, graph: dict, layer: Tensor, registered: np.ndarray, spot_edges: Tensor,
+               spot_edge_attr: Tensor) -> SampleGraph:
+    """records: structured (n,) of the spots; graph: the dict of step 6 or of 3D step 4; layer: (n,) and, for patches, in `graph`."""
+    region, global_ = graph["region"], graph["global"]
+    return SampleGraph(
+        sample=sample, barcode=records["barcode"], pixel=np.asarray(records["pixel"]), array=np.asarray(records["array"]), registered=registered,
+        layer=layer, position=graph["spot"]["pos"],
+        label=torch.from_numpy(np.ascontiguousarray(records["label"])), has_label=torch.from_numpy(np.ascontiguousarray(records["has_label"])),
+        feature_sets=graph["spot"]["feature_sets"],
+        feature=standardise_per_slide(torch.from_numpy(np.ascontiguousarray(records["feature"])), layer),
+        region_feature=standardise_per_slide(region["x"], region["layer"]), global_feature=standardise_per_slide(global_["x"], global_["layer"]),
+        region_label=region["y"], global_label=global_["y"], region_layer=region["layer"], global_layer=global_["layer"],
+        region_has_label=region["has_label"], global_has_label=global_["has_label"],
+        region_of_spot=_parent(graph["spot", "in", "region"]["edge_index"], len(records)),
+        global_of_spot=_parent(graph["spot", "in", "global"]["edge_index"], len(records)),
+        global_of_region=_parent(graph["region", "in", "global"]["edge_index"], len(region["x"])),
+        region_keys=patch_neighbourhoods(region["pos"], region["layer"]), global_keys=patch_neighbourhoods(global_["pos"], global_["layer"]),
+        spot_edges=spot_edges, spot_edge_attr=spot_edge_attr,
+        region_edges=graph["region", "near", "region"]["edge_index"], region_edge_attr=graph["region", "near", "region"]["edge_attr"],
+        global_edges=graph["global", "near", "global"]["edge_index"], global_edge_attr=graph["global", "near", "global"]["edge_attr"])
+
+
+def _parent(membership: Tensor, n: int) -> Tensor:
+    """(2, n) child -> parent edges as the parent's index per child."""
+    parent = torch.zeros(n, dtype=torch.long)
+    parent[membership[0]] = membership[1]
+    return parent
+
+
+def check_finite(records: np.ndarray, names: tuple[str, ...], file) -> None:
+    """Raises DataError if one of these fields is not finite."""
+    for name in names:
+        if not np.isfinite(records[name]).all():
+            raise DataError(file, f"a {name} that is not finite", "finite numbers", "make the file again with --overwrite")
+
+
+def load_layer(layout: Layout, sample: str, layer: int) -> SampleGraph:
+    """Read one layer's graph. Raises LayerError if a file is missing, DataError if a value is not finite."""
+    records = read_npy(layout.npy(sample, layer), "data_preprocessing/7_make_dataset.py")
+    graph = read_pt(layout.graph(sample, layer), "data_preprocessing/6_pt_construction.py")
+    check_finite(records, ("label", "feature", "pixel"), layout.npy(sample, layer))
+    near = graph["spot", "near", "spot"]
+    for level in ("region", "global"):
+        graph[level]["layer"] = torch.full((len(graph[level]["x"]),), layer)
+    return make_graph(sample, records, graph, torch.full((len(records),), layer), np.asarray(records["pixel"]), near["edge_index"], near["edge_attr"])
+
+
+def load_layers(context: Context, step: str) -> list[SampleGraph]:
+    """Every layer that can be loaded, by sample and number; the others are reported. Raises DataError if none is left."""
+    graphs = []
+    for sample in sorted(context.config.samples):
+        for layer in context.config.layers_of(sample):
+            try:
+                graphs.append(load_layer(context.layout, sample, layer))
+                set_status(context.layout, step, f"{sample}/{layer}", "ok")
+            except LayerError as error:
+                set_status(context.layout, step, f"{sample}/{layer}", f"left out: {error}")
+                print(f"{step}  {sample}/{layer}: left out: {error}", file=sys.stderr)
+    if not graphs:
+        raise DataError(context.layout.root, "no layer with a graph", "npy_information/<sample>/<layer>.npy", "run the numbered steps first (README)")
+    return graphs

@@ -1,0 +1,46 @@
+"""MSAGNet 2D (Zhu et al., CVPR 2025): expression from the picture alone. Of 3D (models/msagnet.py) it lacks the labels: nothing is shown or imputed.
+
+    1 encoder     standardised features of spot, region, global -> (·, width), one shared linear layer; or the spots' own encoder, trained too
+    2 to 5        cross-attention, GAT on the layer's spot, region and global graphs, Transformer, heads (models/levels.py)
+
+    expression = mean + z · basis      mean (G,) of the training layers, basis (rank, G) of their labels
+"""
+import torch
+from torch import Tensor, nn
+
+from models.levels import Levels
+from models.msagnet import Architecture, MSAGNet, Sample
+
+
+class Network2D(nn.Module):
+    """One member."""
+
+    def __init__(self, a: Architecture):
+        super().__init__()
+        self.image = nn.Linear(a.n_components, a.width)
+        self.around = nn.Linear(a.n_components, a.width, bias=False)
+        self.encoded = nn.Linear(a.n_encoder, a.width) if a.n_encoder else None
+        self.levels = Levels(a.width, a.heads, a.depth, a.transformer_layers, 1, a.dropout, a.rank, a.without)
+
+    def forward(self, sample: Sample, edges: Tensor, edge_attr: Tensor, encoded: Tensor | None = None) -> dict[str, Tensor]:
+        """Coefficients of the expression basis: spot (n, rank), region (R, rank), global (Q, rank).
+
+        edges (2, E), edge_attr (E, 1) of the spots; encoded (n, n_encoder): what the trained encoder makes of the spots' pictures.
+        """
+        spot = self.image(sample.spot_x) + self.around(sample.around_x) if encoded is None else self.encoded(encoded)  # (n, width)
+        rows = torch.arange(len(spot), device=spot.device)
+        return self.levels(sample, rows, spot, self.image(sample.region_x), self.image(sample.global_x), edges, edge_attr)
+
+
+class MSAGNet2D(MSAGNet):
+    """The members, the features' projection, the expression basis, and the mean that every prediction starts from."""
+    network = Network2D
+
+    def __init__(self, architecture: Architecture, projection, basis: Tensor, z_scale: Tensor, level_offset: Tensor, mean: Tensor):
+        super().__init__(architecture, projection, basis, z_scale, level_offset)
+        self.register_buffer("mean", mean)  # (n_genes,)
+
+    def forward(self, sample: Sample, edges: Tensor, edge_attr: Tensor, encoded: Tensor | None = None) -> Tensor:
+        """Expression (n, n_genes): mean of the members."""
+        z = torch.stack([member(sample, edges, edge_attr, encoded)["spot"] for member in self.members]).mean(dim=0)
+        return self.mean + self.residual(z)

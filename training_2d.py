@@ -1,0 +1,150 @@
+"""Training and prediction in 2D: the expression of a section from its picture alone (Zhu et al., CVPR 2025; loop and folds in training.py).
+
+The whole graph of one layer is in every pass; the loss is on batch_size of its spots, its labelled regions and globals:
+
+    0.75 MSE + 0.1 (1 - PCC) on spots  +  0.1 (1 - PCC) on regions, on globals  +  0.1 (1 - PCC) between a spot and its own region, its own global
+
+The mean of a layer in training is its own, of a layer that is predicted that of training: what a whole section has more of than another is not asked of
+pictures that are standardised on their slide. Each member keeps the weights that best predict what it does not train on: one of the training samples
+(another one a member); of a single sample one of its layers; of a single layer hidden discs of it. No label of a test layer is seen.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import DataError
+from dataloader import SampleGraph
+from models.discs import discs
+from models.encoder import Projection
+from models.episodes import prepare, to_device
+from models.losses import consistency_loss, level_loss, spot_loss
+from models.msagnet import Architecture, Sample
+from models.msagnet_2d import MSAGNet2D, Network2D
+from models.spot_encoder import SpotEncoder
+from training import MIN_LABELLED_SPOTS, Settings, fit_basis, optimise, patches_of, with_noise
+
+LOSS_SHARE = 0.1
+HELD_OUT_SHARE = 0.2
+DISC_RADII_PITCHES = (2.0, 3.0)
+ENCODER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One layer on the device: the graph, the labels, and which spots, regions and globals are in the loss."""
+    name: str
+    sample: Sample
+    edges: Tensor                   # (2, E)
+    edge_attr: Tensor               # (E, 1)
+    label: Tensor                   # (n, G)
+    region_label: Tensor            # (R, G)
+    global_label: Tensor            # (Q, G)
+    mean: Tensor                    # (G,) of the layer
+    spots: Tensor                   # indices
+    patches: tuple[Tensor, Tensor]  # indices of regions, of globals
+    pictures: object = None         # (n, 224, 224, 3) uint8, read by rows; with an encoder
+    bank: Tensor | None = None      # (n, n_encoder) what the encoder last made of each picture, standardised on the slide
+
+
+def make_lesson(graph: SampleGraph, pool: Tensor, model: MSAGNet2D, device: torch.device, pictures=None) -> Lesson:
+    """pool: (n,) bool, the spots whose label may be used; a patch with a labelled spot outside it is not used."""
+    regions, globals_ = patches_of(graph, pool)
+    outside = graph.has_label & ~pool
+    regions[graph.region_of_spot[outside]] = False
+    globals_[graph.global_of_spot[outside]] = False
+    on = lambda tensor: tensor.to(device)
+    return Lesson(f"{graph.sample}/{int(graph.layer[0])}", to_device(prepare(graph, model.projection), device), on(graph.spot_edges), on(graph.spot_edge_attr),
+                  on(graph.label), on(graph.region_label), on(graph.global_label), on(graph.label[pool].mean(dim=0)), on(torch.where(pool)[0]),
+                  (on(torch.where(regions)[0]), on(torch.where(globals_)[0])), pictures)
+
+
+def build_model(graphs: list[SampleGraph], pools: list[Tensor], settings: Settings, encoder: SpotEncoder | None) -> MSAGNet2D:
+    """Fit the projection (features of all layers), basis and mean (training labels only), and make the network."""
+    projection = Projection.fit(torch.cat([graph.feature for graph in graphs]), graphs[0].feature_sets, torch.Generator().manual_seed(settings.seed))
+    basis, z_scale, level_offset = fit_basis(list(zip(graphs, pools)), settings.rank)
+    mean = torch.stack([graph.label[pool].mean(dim=0) for graph, pool in zip(graphs, pools) if pool.any()]).mean(dim=0)  # (G,)
+    architecture = Architecture(n_genes=basis.shape[1], rank=len(basis), n_components=projection.width, n_encoder=encoder.width if encoder else 0,
+                                n_members=settings.members, width=settings.width, dropout=settings.dropout, without=settings.without)
+    torch.manual_seed(settings.seed)
+    return MSAGNet2D(architecture, projection, basis, z_scale, level_offset, mean)
+
+
+def split(graphs: list[SampleGraph], pools: list[Tensor], member: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """What a member trains on and what it is stopped by: pools of each, (n,) bool a layer."""
+    labelled = [k for k, pool in enumerate(pools) if pool.any()]
+    samples = sorted({graphs[k].sample for k in labelled})
+    if len(samples) > 1:
+        held = [k for k in labelled if graphs[k].sample == samples[(member + seed) % len(samples)]]
+    elif len(labelled) > 1:
+        held = [labelled[(member + seed) % len(labelled)]]
+    else:
+        held, pool = [], pools[labelled[0]]
+        hidden = torch.from_numpy(discs(graphs[labelled[0]].position.numpy(), pool.numpy(), HELD_OUT_SHARE, DISC_RADII_PITCHES, np.random.default_rng([seed, member])))
+        return [pool & ~hidden for pool in pools], [pool & hidden for pool in pools]
+    return ([torch.zeros_like(pool) if k in held else pool for k, pool in enumerate(pools)],
+            [pool if k in held else torch.zeros_like(pool) for k, pool in enumerate(pools)])
+
+
+def train(graphs: list[SampleGraph], pools: list[Tensor], settings: Settings, device: torch.device, log: Callable | None = None,
+          encoder: SpotEncoder | None = None, pictures: list | None = None) -> MSAGNet2D:
+    """Train the network.
+
+    graphs: layers whose pictures may be seen, one a graph; pools: (n,) bool each, the labels that may be used; with an encoder also their pictures, (n, 224,
+    224, 3) uint8 each, read by rows. The encoder is trained in place and becomes model.encoder. Raises as training.train.
+    """
+    n_labelled = sum(int(pool.sum()) for pool in pools)
+    if n_labelled < MIN_LABELLED_SPOTS:
+        raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS}, on training layers with counts and image", "see status.json")
+    model = build_model(graphs, pools, settings, encoder).to(device)
+    if encoder:
+        model.encoder = encoder.to(device)
+    pictures = pictures or [None] * len(graphs)
+    for index, member in enumerate(model.members):
+        lessons, checks = ([make_lesson(graph, pool, model, device, picture) for graph, pool, picture in zip(graphs, part, pictures) if pool.any()]
+                           for part in split(graphs, pools, index, settings.seed))
+        train_member(model, index, lessons, checks, settings, log)
+    return model.eval()
+
+
+def train_member(model: MSAGNet2D, index: int, lessons: list[Lesson], checks: list[Lesson], settings: Settings, log: Callable | None) -> None:
+    """Train one member in place."""
+    member, generator = model.members[index], np.random.default_rng([settings.seed, index])
+    torch.manual_seed(settings.seed * len(model.members) + index)
+
+    def loss_at(iteration: int) -> tuple[Tensor, dict[str, float], str]:
+        lesson = lessons[iteration % len(lessons)]
+        batch = np.sort(generator.permutation(len(lesson.spots))[:settings.batch_size])
+        spots = lesson.spots[torch.from_numpy(batch).to(lesson.spots.device)]
+        return *layer_loss(model, member, lesson, spots, settings.input_noise), lesson.name
+
+    def validate(network: Network2D) -> float:
+        """Loss on the spots that the member does not train on."""
+        with torch.no_grad():
+            return float(np.mean([layer_loss(model, network, lesson, lesson.spots, 0.0)[1]["train/spot"] for lesson in checks]))
+
+    optimise(member, loss_at, settings, log, start=index * settings.max_iterations, validate=validate)
+
+
+def layer_loss(model: MSAGNet2D, member: Network2D, lesson: Lesson, spots: Tensor, input_noise: float) -> tuple[Tensor, dict[str, float]]:
+    """The multi-level loss of one pass; spots: indices of those in the loss."""
+    out = member(with_noise(lesson.sample, input_noise), lesson.edges, lesson.edge_attr)
+    label = lesson.label[spots]  # (b, G)
+    spot = spot_loss(lesson.mean + model.residual(out["spot"][spots]), label, LOSS_SHARE)
+    if "region" not in out:
+        return spot, {"train/spot": spot.item()}
+    regions, globals_ = lesson.patches
+    region = lesson.mean + model.level_offset[0] + model.residual(out["region"])  # (R, G)
+    global_ = lesson.mean + model.level_offset[1] + model.residual(out["global"])  # (Q, G)
+    level = level_loss(region[regions], lesson.region_label[regions], global_[globals_], lesson.global_label[globals_], LOSS_SHARE)
+    consistency = consistency_loss(region[lesson.sample.region_of_spot[spots]], global_[lesson.sample.global_of_spot[spots]], label, LOSS_SHARE)
+    return spot + level + consistency, {"train/spot": spot.item(), "train/level": level.item(), "train/consistency": consistency.item()}
+
+
+@torch.no_grad()
+def predict(model: MSAGNet2D, graph: SampleGraph, device: torch.device, pictures=None) -> np.ndarray:
+    """Every spot of a layer: (n, n_genes) float32, normalised expression. No label is read."""
+    sample = to_device(prepare(graph, model.to("cpu").projection), device)
+    return model.to(device).eval()(sample, graph.spot_edges.to(device), graph.spot_edge_attr.to(device)).cpu().numpy()
