@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from common.cli import Context, set_status
 from common.errors import DataError, LayerError
-from common.io import read_npy, read_pt
+from common.io import open_patches, read_npy, read_pt
 from common.layout import Layout
 from models.cross_attention import patch_neighbourhoods
 from models.encoder import GROUPS, standardise_per_slide
@@ -145,3 +146,24 @@ def load_layers(context: Context, step: str) -> list[SampleGraph]:
     if not graphs:
         raise DataError(context.layout.root, "no layer with a graph", "npy_information/<sample>/<layer>.npy", "run the numbered steps first (README)")
     return graphs
+
+
+class Pictures:
+    """The 224 px pictures of a layer's spots, read from disk by rows. Raises LayerError if a spot has none."""
+
+    def __init__(self, layout: Layout, graph: SampleGraph):
+        self._file = layout.patches(224, graph.sample, int(graph.layer[0]))
+        with open_patches(self._file) as (_, _, names):
+            self._row = pd.Index(names).get_indexer(graph.barcode)  # (n,)
+        if (self._row < 0).any():
+            raise LayerError(self._file, f"no picture for {(self._row < 0).sum()} spots", "one for every spot", "run 1_cropped_multi_level_patch.py again")
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, rows: np.ndarray) -> Tensor:
+        """rows (b,) -> (b, 224, 224, 3) uint8."""
+        order = np.argsort(self._row[rows])  # HDF5 reads in the file's order
+        with open_patches(self._file) as (images, _, _):
+            found = images[self._row[rows][order]]
+        return torch.from_numpy(found[np.argsort(order)])

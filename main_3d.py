@@ -153,13 +153,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-
-    def work() -> int:
-        try:
-            return run(args)
-        except FloatingPointError as error:
-            raise DataError("training", str(error), "a finite loss", "lower --base_lr or check the input with common.cli status") from None
-    return cli.guarded(work)
+    return cli.guarded_training(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ def load_checkpoint(path: Path, genes: list[str], feature_sets: dict[str, int]):
     if checkpoint["feature_sets"] != feature_sets:
         raise DataError(path, f"a checkpoint for the features {checkpoint['feature_sets']}", f"the dataset's, {feature_sets}", "run main_3d.py again")
     state, architecture = checkpoint["state"], checkpoint["architecture"]
-    axes, scale = ({name.removeprefix(f"projection.{kind}_"): value for name, value in state.items() if name.startswith(f"projection.{kind}_")}
-                   for kind in ("axes", "scale"))
-    model = MSAGNet(Architecture(**architecture | {"without": tuple(architecture["without"])}), Projection(axes, scale), state["basis"],
+    model = MSAGNet(Architecture(**architecture | {"without": tuple(architecture["without"])}), Projection.of_state(state), state["basis"],
                     state["z_scale"], state["level_offset"])
     model.load_state_dict(state)
     return model.eval()

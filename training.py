@@ -28,7 +28,7 @@ from models.msagnet import Architecture, Episode, MSAGNet, Network, Sample
 N_EPISODES = (48, 300)       # drawn once a sample: the fewer spots, the more
 EPISODE_SPOTS = 60000        # in all of them together
 LOG_EVERY = 10
-VALIDATE_EVERY = 10
+ENCODER_LR_SHARE = 0.03
 MIN_LABELLED_SPOTS = 20
 JITTER_PITCHES = 0.3
 NOISE_FACTORS = {"spot_x": 1.0, "around_x": 1.0, "region_x": 2.0, "global_x": 4.0}
@@ -51,6 +51,7 @@ class Settings:
     input_noise: float = 0.3     # sd on the features, in units of the first principal component; larger on regions and globals, of which there are few
     without: tuple[str, ...] = ()
     seed: int = 0
+    validate_every: int = 10     # steps; 2D
 
 
 # the loop --------------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def optimise(network: nn.Module, loss_at: Callable, settings: Settings, log: Cal
     network.train()
     for iteration in range(settings.max_iterations):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, iteration)
+            group["lr"] = learning_rate(settings, iteration) * group["scale"]
         loss, parts, name = loss_at(iteration)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration} ({name}); lower --base_lr "
@@ -81,7 +82,7 @@ def optimise(network: nn.Module, loss_at: Callable, settings: Settings, log: Cal
                 kept.lerp_(now, 1 - decay)
         if log and iteration % LOG_EVERY == 0:
             log(start + iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
-        if validate and (iteration + 1) % VALIDATE_EVERY == 0:
+        if validate and (iteration + 1) % settings.validate_every == 0:
             error = validate(average.eval())
             if log:
                 log(start + iteration, {"validation/loss": error})
@@ -96,10 +97,13 @@ def learning_rate(settings: Settings, iteration: int) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    parameters = [one for one in model.parameters() if one.requires_grad]
+    """Of a network; an encoder inside it, which has learned already, takes steps smaller by ENCODER_LR_SHARE."""
+    groups = [{"params": [value for name, value in model.named_parameters() if name.startswith("encoder.") == pretrained], "scale": scale}
+              for pretrained, scale in ((False, 1.0), (True, ENCODER_LR_SHARE))]
+    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
-    return torch.optim.AdamW(parameters, lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
+        return torch.optim.SGD(groups, lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
+    return torch.optim.AdamW(groups, lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
 
 
 # training in 3D --------------------------------------------------------------------------------------

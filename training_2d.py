@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.errors import DataError
-from dataloader import SampleGraph
+from dataloader import Pictures, SampleGraph
 from models.discs import discs
 from models.encoder import Projection
 from models.episodes import prepare, to_device
@@ -45,11 +45,10 @@ class Lesson:
     mean: Tensor                    # (G,) of the layer
     spots: Tensor                   # indices
     patches: tuple[Tensor, Tensor]  # indices of regions, of globals
-    pictures: object = None         # (n, 224, 224, 3) uint8, read by rows; with an encoder
-    bank: Tensor | None = None      # (n, n_encoder) what the encoder last made of each picture, standardised on the slide
+    pictures: Pictures | None       # with an encoder
 
 
-def make_lesson(graph: SampleGraph, pool: Tensor, model: MSAGNet2D, device: torch.device, pictures=None) -> Lesson:
+def make_lesson(graph: SampleGraph, pool: Tensor, model: MSAGNet2D, device: torch.device, pictures: Pictures | None) -> Lesson:
     """pool: (n,) bool, the spots whose label may be used; a patch with a labelled spot outside it is not used."""
     regions, globals_ = patches_of(graph, pool)
     outside = graph.has_label & ~pool
@@ -69,7 +68,10 @@ def build_model(graphs: list[SampleGraph], pools: list[Tensor], settings: Settin
     architecture = Architecture(n_genes=basis.shape[1], rank=len(basis), n_components=projection.width, n_encoder=encoder.width if encoder else 0,
                                 n_members=settings.members, width=settings.width, dropout=settings.dropout, without=settings.without)
     torch.manual_seed(settings.seed)
-    return MSAGNet2D(architecture, projection, basis, z_scale, level_offset, mean)
+    model = MSAGNet2D(architecture, projection, basis, z_scale, level_offset, mean)
+    if encoder:
+        model.members[0].encoder = encoder
+    return model
 
 
 def split(graphs: list[SampleGraph], pools: list[Tensor], member: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -81,26 +83,25 @@ def split(graphs: list[SampleGraph], pools: list[Tensor], member: int, seed: int
     elif len(labelled) > 1:
         held = [labelled[(member + seed) % len(labelled)]]
     else:
-        held, pool = [], pools[labelled[0]]
-        hidden = torch.from_numpy(discs(graphs[labelled[0]].position.numpy(), pool.numpy(), HELD_OUT_SHARE, DISC_RADII_PITCHES, np.random.default_rng([seed, member])))
-        return [pool & ~hidden for pool in pools], [pool & hidden for pool in pools]
-    return ([torch.zeros_like(pool) if k in held else pool for k, pool in enumerate(pools)],
-            [pool if k in held else torch.zeros_like(pool) for k, pool in enumerate(pools)])
+        held = labelled
+    hidden = [pool if k in held else torch.zeros_like(pool) for k, pool in enumerate(pools)]
+    if len(labelled) == 1:
+        only, generator = labelled[0], np.random.default_rng([seed, member])
+        hidden[only] = torch.from_numpy(discs(graphs[only].position.numpy(), pools[only].numpy(), HELD_OUT_SHARE, DISC_RADII_PITCHES, generator))
+    return [pool & ~one for pool, one in zip(pools, hidden)], hidden
 
 
 def train(graphs: list[SampleGraph], pools: list[Tensor], settings: Settings, device: torch.device, log: Callable | None = None,
-          encoder: SpotEncoder | None = None, pictures: list | None = None) -> MSAGNet2D:
+          encoder: SpotEncoder | None = None, pictures: list[Pictures] | None = None) -> MSAGNet2D:
     """Train the network.
 
-    graphs: layers whose pictures may be seen, one a graph; pools: (n,) bool each, the labels that may be used; with an encoder also their pictures, (n, 224,
-    224, 3) uint8 each, read by rows. The encoder is trained in place and becomes model.encoder. Raises as training.train.
+    graphs: layers whose pictures may be seen, one a graph; pools: (n,) bool each, the labels that may be used. An encoder, with the pictures of each layer,
+    is trained too, in place (one member only). Raises as training.train.
     """
     n_labelled = sum(int(pool.sum()) for pool in pools)
     if n_labelled < MIN_LABELLED_SPOTS:
         raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS}, on training layers with counts and image", "see status.json")
     model = build_model(graphs, pools, settings, encoder).to(device)
-    if encoder:
-        model.encoder = encoder.to(device)
     pictures = pictures or [None] * len(graphs)
     for index, member in enumerate(model.members):
         lessons, checks = ([make_lesson(graph, pool, model, device, picture) for graph, pool, picture in zip(graphs, part, pictures) if pool.any()]
@@ -110,27 +111,45 @@ def train(graphs: list[SampleGraph], pools: list[Tensor], settings: Settings, de
 
 
 def train_member(model: MSAGNet2D, index: int, lessons: list[Lesson], checks: list[Lesson], settings: Settings, log: Callable | None) -> None:
-    """Train one member in place."""
+    """Train one member in place. An encoder sees the pictures in the loss anew; of the others what it last made of them is taken."""
     member, generator = model.members[index], np.random.default_rng([settings.seed, index])
     torch.manual_seed(settings.seed * len(model.members) + index)
+    banks = {lesson.name: encode(member, lesson.pictures, lesson.label.device) for lesson in lessons}
 
     def loss_at(iteration: int) -> tuple[Tensor, dict[str, float], str]:
         lesson = lessons[iteration % len(lessons)]
         batch = np.sort(generator.permutation(len(lesson.spots))[:settings.batch_size])
         spots = lesson.spots[torch.from_numpy(batch).to(lesson.spots.device)]
-        return *layer_loss(model, member, lesson, spots, settings.input_noise), lesson.name
+        encoded = banks[lesson.name]
+        if encoded is not None:
+            encoded = encoded.index_copy(0, spots, member.encoder(lesson.pictures[spots.cpu().numpy()].to(spots.device)))
+            banks[lesson.name] = encoded.detach()
+        return *layer_loss(model, member, lesson, spots, settings.input_noise, encoded), lesson.name
 
     def validate(network: Network2D) -> float:
         """Loss on the spots that the member does not train on."""
         with torch.no_grad():
-            return float(np.mean([layer_loss(model, network, lesson, lesson.spots, 0.0)[1]["train/spot"] for lesson in checks]))
+            return float(np.mean([layer_loss(model, network, lesson, lesson.spots, 0.0, encode(network, lesson.pictures, lesson.label.device))[1]["train/spot"]
+                                  for lesson in checks]))
 
     optimise(member, loss_at, settings, log, start=index * settings.max_iterations, validate=validate)
 
 
-def layer_loss(model: MSAGNet2D, member: Network2D, lesson: Lesson, spots: Tensor, input_noise: float) -> tuple[Tensor, dict[str, float]]:
+@torch.no_grad()
+def encode(member: Network2D, pictures: Pictures | None, device: torch.device) -> Tensor | None:
+    """What the member's encoder makes of all pictures of a layer: (n, n_encoder); None without an encoder."""
+    if pictures is None:
+        return None
+    was_training = member.encoder.training
+    member.encoder.eval()
+    parts = [member.encoder(pictures[np.arange(start, min(start + ENCODER_BATCH, len(pictures)))].to(device)) for start in range(0, len(pictures), ENCODER_BATCH)]
+    member.encoder.train(was_training)
+    return torch.cat(parts)
+
+
+def layer_loss(model: MSAGNet2D, member: Network2D, lesson: Lesson, spots: Tensor, input_noise: float, encoded: Tensor | None) -> tuple[Tensor, dict[str, float]]:
     """The multi-level loss of one pass; spots: indices of those in the loss."""
-    out = member(with_noise(lesson.sample, input_noise), lesson.edges, lesson.edge_attr)
+    out = member(with_noise(lesson.sample, input_noise), lesson.edges, lesson.edge_attr, encoded)
     label = lesson.label[spots]  # (b, G)
     spot = spot_loss(lesson.mean + model.residual(out["spot"][spots]), label, LOSS_SHARE)
     if "region" not in out:
@@ -144,7 +163,8 @@ def layer_loss(model: MSAGNet2D, member: Network2D, lesson: Lesson, spots: Tenso
 
 
 @torch.no_grad()
-def predict(model: MSAGNet2D, graph: SampleGraph, device: torch.device, pictures=None) -> np.ndarray:
+def predict(model: MSAGNet2D, graph: SampleGraph, device: torch.device, pictures: Pictures | None = None) -> np.ndarray:
     """Every spot of a layer: (n, n_genes) float32, normalised expression. No label is read."""
     sample = to_device(prepare(graph, model.to("cpu").projection), device)
-    return model.to(device).eval()(sample, graph.spot_edges.to(device), graph.spot_edge_attr.to(device)).cpu().numpy()
+    encoded = encode(model.to(device).eval().members[0], pictures, device)
+    return model(sample, graph.spot_edges.to(device), graph.spot_edge_attr.to(device), encoded).cpu().numpy()

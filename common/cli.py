@@ -87,6 +87,16 @@ def guarded(work: Callable[[], int]) -> int:
         return 2
 
 
+def guarded_training(work: Callable[[], int]) -> int:
+    """guarded, for a training: a loss that is not finite is one line, too."""
+    def one_line() -> int:
+        try:
+            return work()
+        except FloatingPointError as error:
+            raise DataError("training", str(error), "a finite loss", "lower --base_lr or check the input with common.cli check") from None
+    return guarded(one_line)
+
+
 def parse_layers(text: str | None) -> list[int] | None:
     """'1,4' -> [1, 4]. Raises DataError."""
     if text is None:

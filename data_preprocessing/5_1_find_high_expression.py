@@ -32,9 +32,9 @@ def layers_to_read(context: cli.Context) -> list[tuple[str, int]]:
     else:
         units = [(sample, layer) for sample in sorted(config.samples) for layer in config.layers_of(sample)]
     units = [unit for unit in units if layout.counts(*unit).is_file()]
-    if not units:
+    if not units and config.genes in ("top_mean", "hvg"):
         raise DataError(layout.root, f"no counts in any layer ({config.genes_from})", "counts/<sample>/<layer>.h5ad",
-                        "run 0_1_convert_raw.py, or set known_layers to layers with counts")
+                        "run 0_1_convert_raw.py, set known_layers to layers with counts, or set genes to a list")
     return units
 
 
@@ -58,9 +58,11 @@ def read_layers(context: cli.Context, units: list[tuple[str, int]]) -> dict[tupl
 
 
 def read_gene_list(path: Path) -> list[str]:
-    """Gene symbols, one a line; blank lines are passed over. Raises DataError if there is no such file or no gene in it."""
+    """Gene symbols, one a line (blank lines are passed over), or the genes.csv of a run. Raises DataError if there is no such file or no gene in it."""
     if not path.is_file():
         raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line", "correct 'genes' in the config")
+    if path.suffix == ".csv":
+        return io.read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].tolist()
     genes = path.read_text().split()
     if not genes:
         raise DataError(path, "an empty file", "one gene symbol a line", "list the genes")
@@ -93,6 +95,13 @@ def choose_genes(layers: dict, config) -> tuple[pd.DataFrame, int]:
     return table.assign(chosen_by=chosen_by, genes_from=config.genes_from, n_layers=len(layers)), len(shared)
 
 
+def listed_genes(genes: list[str], file: Path) -> pd.DataFrame:
+    """The table genes.csv where nothing was measured: the list as it is. Raises DataError if a gene is there twice."""
+    if len(set(genes)) < len(genes):
+        raise DataError(file, "a gene that is there twice", "every gene once", "remove the doubles")
+    return pd.DataFrame({"gene": genes, "rank": np.arange(1, len(genes) + 1), "mean": 0.0, "chosen_by": f"file:{file.name}", "genes_from": "list", "n_layers": 0})
+
+
 def dataset_job(context: cli.Context) -> cli.Job:
     config, layout = context.config, context.layout
     units = layers_to_read(context)
@@ -101,6 +110,10 @@ def dataset_job(context: cli.Context) -> cli.Job:
         inputs.append(Path(config.genes))
 
     def work() -> str:
+        if not units:
+            genes = read_gene_list(Path(config.genes))
+            io.write_table(layout.genes, listed_genes(genes, Path(config.genes)))
+            return f"{layout.genes}: the {len(genes)} genes of {config.genes}; no layer has counts"
         layers = read_layers(context, units)
         table, n_shared = choose_genes(layers, config)
         io.write_table(layout.genes, table)

@@ -38,8 +38,15 @@ class Backbone:
 
 def load_backbone(name: str, weights: str | None, device: "torch.device") -> Backbone:
     """The encoder of a config's backbone and backbone_weights. Raises DataError if its weights cannot be had."""
-    model, mean, std = _bundled() if name == BUNDLED and weights is None else _timm(name, weights)
+    model, mean, std = load_architecture(name, weights)
     return Backbone(name, weights_digest(model), _frozen(model, device), mean, std, device)
+
+
+def load_architecture(name: str, weights: str | None, pretrained: bool = True):
+    """(model, mean, std) of a timm encoder without its classifier, to be trained on; pretrained False: weights come later. Raises DataError."""
+    if name == BUNDLED and weights is None:
+        return _bundled()
+    return _timm(name, weights, pretrained)
 
 
 def _bundled():
@@ -54,11 +61,11 @@ def _bundled():
     return model, (LITE_MEAN,) * 3, (LITE_STD,) * 3
 
 
-def _timm(name: str, weights: str | None):
+def _timm(name: str, weights: str | None, pretrained: bool):
     import timm
     try:
         fixed = timm.is_model(name) and timm.get_pretrained_cfg(name).fixed_input_size  # a ViT's position embedding is made for one size
-        model = timm.create_model(name, pretrained=weights is None, num_classes=0, **({"img_size": INPUT_PX} if fixed else {}))
+        model = timm.create_model(name, pretrained=pretrained and weights is None, num_classes=0, **({"img_size": INPUT_PX} if fixed else {}))
     except RuntimeError as error:
         raise DataError("backbone", f"'{name}' ({error})", "a timm model with weights",
                         f"correct backbone, set backbone_weights, or use {BUNDLED}") from None

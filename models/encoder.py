@@ -65,6 +65,12 @@ class Projection(nn.Module):
         fitted = {group: fit_pca(values, N_COMPONENTS[group]) for group, values in grouped(feature[rows], widths).items()}
         return cls({group: one[0] for group, one in fitted.items()}, {group: one[1] for group, one in fitted.items()})
 
+    @classmethod
+    def of_state(cls, state: dict[str, Tensor]) -> "Projection":
+        """That of a saved network, whose `projection` it was."""
+        return cls(*({name.removeprefix(f"projection.{kind}_"): value for name, value in state.items() if name.startswith(f"projection.{kind}_")}
+                     for kind in ("axes", "scale")))
+
     @property
     def width(self) -> int:
         return sum(getattr(self, f"axes_{group}").shape[1] for group in self.groups)

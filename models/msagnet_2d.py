@@ -19,7 +19,8 @@ class Network2D(nn.Module):
         super().__init__()
         self.image = nn.Linear(a.n_components, a.width)
         self.around = nn.Linear(a.n_components, a.width, bias=False)
-        self.encoded = nn.Linear(a.n_encoder, a.width) if a.n_encoder else None
+        if a.n_encoder:  # and `encoder`, the SpotEncoder itself, which the training puts in place
+            self.encoded = nn.Linear(a.n_encoder, a.width)
         self.levels = Levels(a.width, a.heads, a.depth, a.transformer_layers, 1, a.dropout, a.rank, a.without)
 
     def forward(self, sample: Sample, edges: Tensor, edge_attr: Tensor, encoded: Tensor | None = None) -> dict[str, Tensor]:
@@ -27,7 +28,10 @@ class Network2D(nn.Module):
 
         edges (2, E), edge_attr (E, 1) of the spots; encoded (n, n_encoder): what the trained encoder makes of the spots' pictures.
         """
-        spot = self.image(sample.spot_x) + self.around(sample.around_x) if encoded is None else self.encoded(encoded)  # (n, width)
+        if encoded is None:
+            spot = self.image(sample.spot_x) + self.around(sample.around_x)  # (n, width)
+        else:
+            spot = self.encoded((encoded - encoded.mean(dim=0)) / encoded.std(dim=0).clamp_min(1e-6))
         rows = torch.arange(len(spot), device=spot.device)
         return self.levels(sample, rows, spot, self.image(sample.region_x), self.image(sample.global_x), edges, edge_attr)
 

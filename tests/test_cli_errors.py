@@ -199,7 +199,7 @@ def test_a_missing_checkpoint_ends_the_run(tmp_path, capsys):  # in this process
     io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
     io.write_table(run.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
     io.write_json(layout.quality("A"), {"middle": 1, "to_middle": {"1": {"accepted": True}}})
-    io.write_json(run.splits, {"method": "msagnet", "folds": [{"index": 0, "test_samples": ["A"], "known_layers": {"A": [1]}, "training_layers": {"A": [1]}}]})
+    io.write_json(run.splits, {"method": "msagnet", "folds": [{"index": 0, "test_samples": ["A"], "known_layers": {"A": [1]}, "training_layers": {"A": [1]}}], "kernels": {}})
     assert predict.main(["--root_path", str(tmp_path), "--save_path", str(run.root), "--gpu", "cpu"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {run.checkpoint(0)}: found no file; expected a checkpoint of main_3d.py") and err.count("\n") == 1

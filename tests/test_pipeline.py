@@ -1,9 +1,11 @@
 """The whole pipeline on a tiny demo stack: contract, truth, no leak, determinism, bad layers."""
 import argparse
 import json
+import shutil
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from common.cli import open_context
 from common.config import load_config, save_config
@@ -11,6 +13,7 @@ from common.io import read_csr, read_h5ad, read_location, read_npy, read_npz, re
 from common.layout import SIZES, Layout, RunLayout
 from conftest import load_script
 from dataloader_3d import load_sample
+from models.metrics import layer_metrics
 from pipeline import FROM_COUNTS, STEPS, copy_of, run, train_and_predict
 
 LAYERS = (1, 2, 3)
@@ -147,7 +150,6 @@ def test_prediction_is_what_was_scored_and_opens_in_scanpy(tiny, trained):
     import matplotlib
     matplotlib.use("Agg")
     import scanpy
-    from models.metrics import layer_metrics
     result = json.loads(trained.metrics_json.read_text())
     for layer in (2, 3):
         adata = read_h5ad(trained.imputed("A", layer))
@@ -253,3 +255,77 @@ def test_unreadable_counts_leave_the_layer_out_and_not_the_sample(tiny, tmp_path
     run(layout.root, STEPS[STEPS.index("5_1_find_high_expression"):])
     assert "Traceback" not in capsys.readouterr().err
     assert sorted(set(read_npy(layout.npy_3d("A"))["layer"])) == [1, 2]
+
+
+# 2D --------------------------------------------------------------------------------------------------
+def two_samples(tiny, root) -> Layout:
+    """A and a copy of it as B, up to what main.py reads, one held out after the other."""
+    layout = Layout(root)
+    for folder in ("npy_information", "graph_data", "gene_expression/counts_224"):
+        for name in "AB":
+            shutil.copytree(tiny.root / folder / "A", root / folder / name)
+    shutil.copy(tiny.genes, layout.genes)
+    config = load_config(tiny.config)
+    save_config(config.model_copy(update={"samples": {name: config.samples["A"] for name in "AB"}, "folds": "leave_one_out"}), layout.config)
+    return layout
+
+
+def main_2d(root, save_path, *options: str) -> int:
+    return load_script("main").main(["--root_path", str(root), "--save_path", str(save_path), "--gpu", "cpu", "--members", "2", "--max_iterations", "20", *options])
+
+
+def test_2d_scores_every_method_by_fold_sample_and_layer_and_goes_on_where_it_stood(tiny, tmp_path, capsys):
+    layout, run_layout = two_samples(tiny, tmp_path / "root"), RunLayout(tmp_path / "run")
+    assert main_2d(layout.root, run_layout.root) == 0
+    first, saved = run_layout.metrics_json.read_bytes(), run_layout.checkpoint(1).read_bytes()
+    result, splits = json.loads(first), json.loads(run_layout.splits.read_text())
+    assert list(result["methods"]) == ["mean", "ridge", "stnet", "msagnet"]
+    for one in result["methods"].values():
+        assert set(one["layers"]) == {f"{name}/{layer}" for name in "AB" for layer in LAYERS} and set(one["samples"]) == {"A", "B"} and set(one["folds"]) == {"0", "1"}
+    assert splits["folds"][0]["training_layers"] == {"A": [], "B": [1, 2, 3]} and splits["folds"][0]["known_layers"] == {"A": []}
+    assert result["methods"]["msagnet"]["samples"]["A"] == result["methods"]["msagnet"]["folds"]["0"]
+    for layer in LAYERS:
+        adata = read_h5ad(run_layout.imputed("B", layer))
+        assert layer_metrics(adata.X, adata.layers["measured"])["mse"] == pytest.approx(result["methods"]["msagnet"]["layers"][f"B/{layer}"]["mse"])
+
+    run_layout.fold_recipe(0).unlink()  # as if it had been killed there
+    capsys.readouterr()
+    assert main_2d(layout.root, run_layout.root) == 0
+    said = capsys.readouterr().out
+    assert "fold 0: tested A" in said and "fold 1: tests B: up to date" in said
+    assert run_layout.metrics_json.read_bytes() == first and run_layout.checkpoint(1).read_bytes() == saved
+    assert main_2d(layout.root, run_layout.root, "--seed", "1") == 0
+    assert "up to date" not in capsys.readouterr().out and run_layout.metrics_json.read_bytes() != first
+
+
+def test_2d_without_folds_trains_on_the_layers_that_are_named(tiny, tmp_path, capsys):
+    run_layout = RunLayout(tmp_path / "run")
+    assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,3", "--method", "ridge") == 0
+    result = json.loads(run_layout.metrics_json.read_text())
+    assert list(result["methods"]) == ["mean", "ridge", "stnet"] and set(result["methods"]["ridge"]["layers"]) == {"A/2"}
+    adata = read_h5ad(run_layout.imputed("A", 2))
+    assert adata.uns["asign"]["method"] == "ridge" and not run_layout.imputed("A", 1).exists() and not run_layout.checkpoint(0).exists()
+    assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,7") == 2
+    assert "training layers [1, 7]; expected layers with counts and image, here [1, 2, 3]" in capsys.readouterr().err
+
+
+def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tmp_path, capsys):
+    trained = RunLayout(tmp_path / "run")
+    assert main_2d(tiny.root, trained.root, "--training_layers", "1") == 0
+    own = Layout(tmp_path / "own")
+    image = tiny.image("A", 2)
+    (own.root / "imgs" / "X").mkdir(parents=True)
+    shutil.copy(image, own.new_image("X", 1, image.suffix))
+    config = load_config(tiny.config).model_copy(update={"samples": None, "folds": None, "genes": str(trained.genes)})
+    save_config(config, own.config)
+    run(own.root, STEPS[:11])
+    given, out = ("--checkpoint", str(trained.checkpoint(0))), RunLayout(tmp_path / "out")
+    assert main_2d(own.root, out.root, *given) == 0
+    there, here = read_h5ad(trained.imputed("A", 2)), read_h5ad(out.imputed("X", 1))
+    assert list(here.var_names) == list(there.var_names) and "measured" not in here.layers and len(here) > 20
+    nearest = cKDTree(there.obsm["spatial"]).query(here.obsm["spatial"])[1]
+    assert np.corrcoef(here.X.ravel() - there.X.mean(axis=0)[None].repeat(len(here), 0).ravel(),
+                       (there.X[nearest] - there.X.mean(axis=0)).ravel())[0, 1] > 0.5  # the same picture, spots a little off
+    save_config(config.model_copy(update={"features": ["backbone"]}), own.config)
+    run(own.root, ["4_feature_extraction", "6_pt_construction", "7_make_dataset"])
+    assert main_2d(own.root, out.root, *given) == 2 and "those of the checkpoint" in capsys.readouterr().err

@@ -62,3 +62,27 @@ def permuted(graph: SampleGraph, order: torch.Tensor) -> SampleGraph:
     rows = {name: getattr(graph, name)[order] for name in ("layer", "position", "label", "has_label", "feature", "region_of_spot", "global_of_spot")}
     numpy_rows = {name: getattr(graph, name)[order.numpy()] for name in ("barcode", "pixel", "array", "registered")}
     return dataclasses.replace(graph, **rows, **numpy_rows, spot_edges=inverse[graph.spot_edges])
+
+
+def layers_of(graph: SampleGraph) -> list[SampleGraph]:
+    """The layers of a sample as graphs of their own, as dataloader.load_layer gives them: no edge across, distances as attributes."""
+    graphs = []
+    for layer in graph.labelled_layers():
+        spots, regions, globals_ = (torch.where(of == layer)[0] for of in (graph.layer, graph.region_layer, graph.global_layer))
+        place = {}
+        for name, rows, n in (("spot", spots, graph.n_spots), ("region", regions, len(graph.region_layer)), ("global", globals_, len(graph.global_layer))):
+            place[name] = torch.full((n,), -1)
+            place[name][rows] = torch.arange(len(rows))
+        edges, region_edges = place["spot"][graph.spot_edges], place["region"][graph.region_edges]
+        within, region_within = (edges >= 0).all(dim=0), (region_edges >= 0).all(dim=0)
+        of_spot = {name: getattr(graph, name)[spots] for name in ("layer", "position", "label", "has_label", "feature")}
+        of_region = {f"region_{name}": getattr(graph, f"region_{name}")[regions] for name in ("feature", "label", "has_label", "layer")}
+        of_global = {f"global_{name}": getattr(graph, f"global_{name}")[globals_] for name in ("feature", "label", "has_label", "layer")}
+        keys = lambda name, rows: torch.where(getattr(graph, f"{name}_keys")[rows] < 0, -1, place[name][getattr(graph, f"{name}_keys")[rows]])
+        graphs.append(dataclasses.replace(
+            graph, **of_spot, **of_region, **of_global, **{name: getattr(graph, name)[spots.numpy()] for name in ("barcode", "pixel", "array", "registered")},
+            region_of_spot=place["region"][graph.region_of_spot[spots]], global_of_spot=place["global"][graph.global_of_spot[spots]],
+            global_of_region=place["global"][graph.global_of_region[regions]], region_keys=keys("region", regions), global_keys=keys("global", globals_),
+            spot_edges=edges[:, within], spot_edge_attr=2.1 - graph.spot_edge_attr[within, 3:4],
+            region_edges=region_edges[:, region_within], region_edge_attr=graph.region_edge_attr[region_within]))
+    return graphs
