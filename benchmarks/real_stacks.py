@@ -8,6 +8,9 @@ Parts
     stacks      HER2-C 2 -> 3, 4 and mouse brain 1 -> 2: floors, Gaussian process, MSAGNet, from raw files by the numbered scripts
     ablation    the same with parts of the network left out
     counts      every HER2 sample, layer 1 -> all others, without images: array positions brought to a common centroid
+    hidden      HER2-C 3 -> 2, 4 and mouse brain 1 -> 2 (half the pitch), of the targets only the image left: a lattice is laid, imputed and
+                brought to the measured positions; beside it the run on the same genes that knew where the spots are
+    confidence  the runs of part stacks (seed 0): error of the most and the least confident quarter of the target spots, by counting noise
 Rows that are there are kept: a run that was stopped goes on where it stood. Delete the CSV, and the runs, after a change of the code.
 
     python benchmarks/real_stacks.py --part stacks --raw_path ../data --work_path ../stacks --n_seeds 5
@@ -15,30 +18,44 @@ Rows that are there are kept: a run that was stopped goes on where it stood. Del
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
+import os
 import subprocess
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from benchmarks import hidden_layers
 from common import cli
 from common.config import load_config
 from common.io import atomic_path, read_h5ad, read_json, read_table, write_table
-from common.layout import REPOSITORY, Layout, RunLayout
+from common.layout import PIPELINE, REPOSITORY, Layout, RunLayout, script_of
+from models.metrics import layer_metrics, pooled_metrics
 
 STACKS = {  # name: raw folder, Snakemake's settings, sample, known layer, target layers
     "HER2-C": ("her2st", ["samples=C", "layers=2,3,4"], "C", 2, (3, 4)),
     "mouse brain": ("visium/mousebrain", ["dataset_config=configs/mousebrain.yaml"], "brain", 1, (2,))}
+HIDDEN = {"HER2-C": (3, (2, 4), None), "mouse brain": (1, (2,), 50.0)}  # known layer, hidden layers, grid_pitch_um
 ABLATION = ("", "levels", "cross_attention", "transformer", "gat", "imputation", "gate")
 METRICS = ("mse", "mae", "pcc_spot", "pcc_gene", "scc_gene")
+ERRORS = ("noise", "mse_per_noise")
 LEVELS = (50, 80, 95)
 N_GENES = 250
 
 
-def script(name: str, *options) -> None:
-    subprocess.run([sys.executable, name, *map(str, options)], cwd=REPOSITORY, check=True)
+def script(name: str, *options) -> tuple[float, float]:
+    """Run it; seconds, and peak memory (MiB) of its largest process."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, name, *map(str, options)], cwd=REPOSITORY)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
 def make_root(args: argparse.Namespace, stack: str) -> Path:
@@ -82,6 +99,50 @@ def run_stack(args: argparse.Namespace, stack: str, seed: int, without: str = ""
     gp_row = {**shared, "method": "gp", **result["methods"]["gp"]["pooled"], **coverage(gp_run, sample, targets), "seconds": took["seconds"],
               "peak_memory_mib": took["peak_memory_mib"]}
     return [*others, gp_row, row, {**shared, "method": "ceiling", **result["ceiling"]["pooled"]}]
+
+
+def run_hidden(args: argparse.Namespace, stack: str) -> list[dict]:
+    """Layers of which only the image is left: a row for the run that knew their spots, two for the lattice (with the cost of all steps)."""
+    root, sample, (known, targets, grid_pitch_um) = make_root(args, stack), STACKS[stack][2], HIDDEN[stack]
+    hidden = root.with_name(f"{root.name}_hidden")
+    hidden_layers.hide_layers(root, hidden, sample, known, grid_pitch_um)
+    steps = [script(script_of(step), "--root_path", hidden) for step in PIPELINE]
+    rows = []
+    for method in ("gp", "msagnet"):
+        knew, did_not = (RunLayout(root.parent / "runs" / f"{one.name}_from_{known}_{method}") for one in (root, hidden))
+        for one, run in ((root, knew), (hidden, did_not)):
+            cost = [script("main_3d.py", "--root_path", one, "--save_path", run.root, "--known_layers", known, "--method", method),
+                    script("predict_3d.py", "--root_path", one, "--save_path", run.root)]
+        seconds, memory = zip(*steps, *cost)
+        scores, n_spots, n_lattice = {"linear": {}, "nearest": {}}, {}, 0
+        for layer in targets:
+            there, lattice = (read_h5ad(run.imputed(sample, layer)) for run in (knew, did_not))
+            n_spots[str(layer)], n_lattice = there.n_obs, n_lattice + lattice.n_obs
+            brought = hidden_layers.brought_to(there.obsm["spatial"], lattice.obsm["spatial"], lattice[:, there.var_names].X)
+            for name, values in brought.items():
+                scores[name][str(layer)] = layer_metrics(values, there.layers["measured"])
+        result = read_json(knew.metrics_json)
+        rows.append({"method": method, **result["methods"][method]["pooled"], "n_spots": sum(n_spots.values())})
+        rows += [{"method": f"{method}, lattice, {name}", **pooled_metrics(one, n_spots), "n_spots": n_lattice, "seconds": sum(seconds),
+                  "peak_memory_mib": max(memory)} for name, one in scores.items()]
+    rows = [{"method": "mean", **result["methods"]["mean"]["pooled"]}, *rows, {"method": "ceiling", **result["ceiling"]["pooled"]}]
+    return [{"stack": stack, "seed": 0, "without": "", **row} for row in rows]
+
+
+def run_confidence(args: argparse.Namespace) -> list[dict]:
+    """Is the confidence informative? Target spots of each stack by quarters of confidence, then of both stacks in one ranking."""
+    rows = []
+    for method, end in (("gp", "_gp"), ("msagnet", "")):
+        spots = {}
+        for stack, (_, _, sample, _, targets) in STACKS.items():
+            run = RunLayout(Path(args.work_path).resolve() / "runs" / f"{stack.replace(' ', '_')}_full_0{end}")
+            if not run.imputed(sample, targets[-1]).is_file():
+                run_stack(args, stack, 0)
+            spots[stack] = pd.concat([hidden_layers.spot_errors(read_h5ad(run.imputed(sample, layer))) for layer in targets])
+        spots["both"] = pd.concat(spots.values())
+        rows += [{"stack": stack, "seed": 0, "without": "", "method": f"{method}, {row.pop('quarter')}", **row}
+                 for stack, one in spots.items() for row in hidden_layers.by_confidence(one)]
+    return rows
 
 
 def her2_config(raw: Path):
@@ -144,21 +205,29 @@ def run_counts(args: argparse.Namespace, sample: str, seed: int) -> list[dict]:
              **({"seconds": seconds} if method == "msagnet" else {})} for method, layers in evaluation.score_layers(graph, targets, predictions).items()]
 
 
-def cases_of(args: argparse.Namespace) -> list[tuple[str, int, str]]:
-    """(stack or sample, seed, left out) of the part."""
+def cases_of(args: argparse.Namespace) -> list[tuple[str, int, str, Callable[[], list[dict]]]]:
+    """(stack, seed, left out, what makes its rows) of the part."""
     if args.part == "counts":
-        return [(sample, seed, "") for sample in sorted(her2_config(Path(args.raw_path) / "her2st").samples) for seed in range(args.n_seeds)]
-    return [(stack, seed, without) for stack in args.stack or STACKS for without in (ABLATION if args.part == "ablation" else ("",)) for seed in range(args.n_seeds)]
+        samples = sorted(her2_config(Path(args.raw_path) / "her2st").samples)
+        return [(f"HER2-{sample}, counts", seed, "", partial(run_counts, args, sample, seed))
+                for sample in samples for seed in range(args.n_seeds)]
+    if args.part == "hidden":
+        return [(stack, 0, "", partial(run_hidden, args, stack)) for stack in args.stack or HIDDEN]
+    if args.part == "confidence":
+        return [("both", 0, "", partial(run_confidence, args))]
+    return [(stack, seed, without, partial(run_stack, args, stack, seed, without)) for stack in args.stack or STACKS
+            for without in (ABLATION if args.part == "ablation" else ("",)) for seed in range(args.n_seeds)]
 
 
 def table(rows: pd.DataFrame) -> str:
     """Markdown: a line a stack, method and part left out; mean ± sd over seeds where there are several."""
-    names = [name for name in (*METRICS, *(f"covered_{level}" for level in LEVELS), "seconds", "peak_memory_mib") if name in rows]
+    covered = (f"covered_{level}" for level in LEVELS)
+    names = [name for name in ("n_spots", *METRICS, *ERRORS, "lower_percent", *covered, "seconds", "peak_memory_mib") if name in rows]
     lines = ["| stack | method | " + " | ".join(names) + " | seeds |", "| --- " * (len(names) + 3) + "|"]
     for (stack, without, method), group in rows.groupby(["stack", "without", "method"], sort=False):
         cells = []
         for name in names:
-            values, digits = group[name].dropna(), 4 if name in METRICS else 1
+            values, digits = group[name].dropna(), 4 if name in METRICS + ERRORS else 0 if name == "n_spots" else 1
             spread = f" ± {values.std():.{digits}f}" if len(values) > 1 and name in METRICS else ""
             cells.append(f"{values.mean():.{digits}f}{spread}" if len(values) else "")
         lines.append(f"| {stack} | {method}{' without ' + without if without else ''} | " + " | ".join(cells) + f" | {len(group)} |")
@@ -167,11 +236,11 @@ def table(rows: pd.DataFrame) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["stacks", "ablation", "counts"], required=True, help="see above")
+    parser.add_argument("--part", choices=["stacks", "ablation", "counts", "hidden", "confidence"], required=True, help="see above")
     parser.add_argument("--raw_path", required=True, help="folder with her2st/ and visium/")
     parser.add_argument("--work_path", default="stacks", help="dataset roots and runs")
     parser.add_argument("--save_path", default=str(REPOSITORY / "benchmarks" / "results"), help="where the tables go")
-    parser.add_argument("--stack", choices=sorted(STACKS), action="append", help="only this one (repeatable; not for counts)")
+    parser.add_argument("--stack", choices=sorted(STACKS), action="append", help="only this one (repeatable; not counts, confidence)")
     parser.add_argument("--n_seeds", type=int, default=5, help="seeds 0, 1, …")
     return parser
 
@@ -179,12 +248,10 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     file = Path(args.save_path) / f"{args.part}.csv"
     rows = read_table(file, ("stack", "seed", "method"), "this benchmark", text=("stack", "method")).fillna({"without": ""}) if file.is_file() else pd.DataFrame()
-    for name, seed, without in cases_of(args):
-        stack = f"HER2-{name}, counts" if args.part == "counts" else name
-        if len(rows) and ((rows["stack"] == stack) & (rows["seed"] == seed) & (rows["without"] == without) & (rows["method"] == "msagnet")).any():
+    for stack, seed, without, work in cases_of(args):
+        if len(rows) and ((rows["stack"] == stack) & (rows["seed"] == seed) & (rows["without"] == without)).any():
             continue
-        new = run_counts(args, name, seed) if args.part == "counts" else run_stack(args, name, seed, without)
-        rows = pd.concat([rows, pd.DataFrame(new)], ignore_index=True)
+        rows = pd.concat([rows, pd.DataFrame(work())], ignore_index=True)
         write_table(file, rows)
         with atomic_path(file.with_suffix(".md")) as target:
             target.write_text(table(rows))

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 
 import training
-from common.io import write_h5ad
-from common.layout import RunLayout
+from benchmarks import hidden_layers
+from common.config import load_config
+from common.io import write_h5ad, write_picture, write_table
+from common.layout import Layout, RunLayout
 from conftest import ROOT
+from data_preprocessing.expression import normalise
 
 
 def load():
@@ -63,3 +66,49 @@ def test_a_sample_without_images_is_imputed_from_its_array_positions(tmp_path, m
     rows = {row["method"]: row for row in real_stacks.run_counts(argparse.Namespace(raw_path=tmp_path), "S", 0)}
     assert set(rows) == {"mean", "nearest", "kernel", "gp", "msagnet"} and rows["mean"]["pcc_gene"] == 0
     assert rows["msagnet"]["mse"] < min(rows["mean"]["mse"], rows["nearest"]["mse"]) and rows["msagnet"]["pcc_gene"] > 0.5
+
+
+# hidden layers ---------------------------------------------------------------------------------------
+def test_of_a_hidden_layer_the_image_alone_is_left(tmp_path):
+    there, new = Layout(tmp_path / "root"), Layout(tmp_path / "hidden")
+    for layer in (1, 2):
+        write_picture(there.new_image("S", layer, ".png"), np.full((4, 4, 3), layer, np.uint8))
+        write_table(there.location("S", layer), pd.DataFrame({"barcode": ["a"], "pixel_x": [1.0], "pixel_y": [2.0]}))
+        write_h5ad(there.counts("S", layer), anndata.AnnData(np.ones((1, 3), np.float32)))
+    write_table(there.genes, pd.DataFrame({"gene": ["G2", "G1"]}))
+    there.config.write_text("dataset: d\npitch_px: 10\ngenes_from: all\nsamples: {S: {layers: [1, 2]}}\n")
+    new.location("S", 1).parent.mkdir(parents=True)
+    new.location("S", 1).write_text("left from another run")
+    hidden_layers.hide_layers(there.root, new.root, "S", 2, 50.0)
+    files = {str(path.relative_to(new.root)) for path in new.root.rglob("*") if not path.is_dir()}
+    assert files == {"dataset.yaml", "genes.txt", "imgs/S/1.png", "imgs/S/2.png", "location/S/2.csv", "counts/S/2.h5ad"}
+    config = load_config(new.config)
+    assert config.samples["S"].known_layers == [2] and config.grid_pitch_um == 50 and config.layers_of("S") == [1, 2]
+    assert open(config.genes).read().split() == ["G2", "G1"] and new.image("S", 1).read_bytes() == there.image("S", 1).read_bytes()
+
+
+def test_a_lattice_is_brought_to_other_places():
+    grid = np.stack(np.meshgrid(np.arange(5.0), np.arange(4.0)), axis=-1).reshape(-1, 2)
+    slope = np.array([[1.0, -2.0], [3.0, 0.5]])
+    inside, outside = np.array([[0.4, 2.9], [3.3, 1.2]]), np.array([[-0.4, 0.1], [9.0, 9.0]])
+    brought = hidden_layers.brought_to(np.concatenate([inside, outside]), grid, grid @ slope)
+    assert np.allclose(brought["linear"][:2], inside @ slope)
+    assert np.allclose(brought["linear"][2:], np.array([[0, 0], [4, 3]]) @ slope)
+    assert np.allclose(brought["nearest"], np.array([[0, 3], [3, 1], [0, 0], [4, 3]]) @ slope)
+
+
+def test_counting_variance_is_that_of_poisson_counts():
+    mean = np.array([20.0, 30.0, 100.0, 300.0])
+    counts = np.random.default_rng(0).poisson(mean, (100_000, 4))
+    found = hidden_layers.counting_variance(np.log(mean / mean.sum())[None], np.array([mean.sum() + 4]))
+    assert found[0] == pytest.approx(normalise(counts).var(axis=0), rel=0.1)
+    assert hidden_layers.counting_variance(np.zeros((1, 4)), np.array([4.0])).max() == 0, "a spot without counts has no noise"
+
+
+def test_quarters_of_confidence():
+    spots = pd.DataFrame({"confidence": [0.1, 0.9, 0.5, 0.6, 0.2, 0.8, 0.4, 0.3], "mse": [4.0, 1, 9, 9, 2, 2, 9, 9],
+                          "noise": [1.0, 1, 9, 9, 0, 2, 9, 9]})
+    most, least = hidden_layers.by_confidence(spots)
+    assert most == {"quarter": "most confident quarter", "n_spots": 2, "mse": 1.5, "noise": 1.5, "mse_per_noise": 1,
+                    "lower_percent": pytest.approx(100 * 5 / 6)}
+    assert least == {"quarter": "least confident quarter", "n_spots": 2, "mse": 3, "noise": 0.5, "mse_per_noise": 6}
