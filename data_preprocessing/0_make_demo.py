@@ -15,7 +15,8 @@ OUTPUT  <root>/dataset.yaml                     the config with samples and laye
 Each sample is one 3D tissue (demo_tissue.py), cut at z = (layer − first) · section_thickness_um, moved (±15°, 2–10 % of the side,
 scale 0.97–1.03) and warped (≤ 0.2 pitch). Expression = cell types in the disc (they are what the picture shows) · smooth programs that no
 picture shows · offsets per patient and layer; counts are negative binomial. One slide of each sample is stained darker or pinker, one later
-section lost a corner.
+section lost a corner. Where a sample has four layers or more, the last but one of the last sample is only photographed: image and truth, no
+location and no counts.
 The same seed gives the same bytes, whatever --num_workers. Source: made up; sizes follow HER2 (README, 'How a number comes about').
 
     python data_preprocessing/0_make_demo.py --root_path demo_data --seed 0
@@ -34,10 +35,11 @@ from common.io import atomic_path, write_h5ad, write_npz, write_table
 from common.layout import REPOSITORY, Layout
 
 STEP = "0_make_demo"
-FORMAT = 1                       # raised when the same options give other data
+FORMAT = 2                       # raised when the same options give other data
 TISSUE_RADIUS_SHARE = 0.31       # of the picture's side
 SPOT_RADIUS_PITCHES = 0.25
 MIN_TISSUE_SHARE = 0.7           # of a spot's disc
+PHOTOGRAPHED_FROM = 4            # layers of a sample: so many, and one is without spots
 N_GENES = 400
 TYPE_GENES = {
     "tumour": "ERBB2 GRB7 STARD3 MIEN1 KRT8 KRT18 KRT19 KRT7 EPCAM MKI67 TOP2A CCND1 MUC1 CDH1 TFF3 XBP1 AZGP1 FASN CLDN4 ELF3 "
@@ -177,6 +179,12 @@ def draw_counts(rng: np.random.Generator, expected: np.ndarray, cellularity: np.
 
 
 # one layer -------------------------------------------------------------------------------------------
+def is_image_only(config: Config, sample: str, layer: int) -> bool:
+    """Is this layer the one without spots and counts?"""
+    layers = config.layers_of(sample)
+    return len(layers) >= PHOTOGRAPHED_FROM and (sample, layer) == (max(config.samples), layers[-2])
+
+
 def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: str, layer: int) -> str:
     """Draw one section, lay spots, count, write everything. Every draw depends on (seed, sample, layer) alone."""
     from data_preprocessing import demo_tissue
@@ -206,14 +214,19 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     counts = draw_counts(of_layer, expected, composition @ RNA_PER_AREA + 0.05)
 
     write_pyramid(layout.new_image(sample, layer, ".tiff"), image, config.um_per_px)
-    write_table(layout.location(sample, layer), location)
-    write_expression(layout, sample, layer, location["barcode"], programs.genes, counts, expected, composition, demo_tissue.TYPES)
+    write_truth(layout, sample, layer, location["barcode"], programs.genes, expected, composition, demo_tissue.TYPES)
     axis = np.linspace(0, size_px - 1, 33)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (33, 33, 2)
     write_npz(layout.truth(sample, layer, ".npz"), matrix=layer_map.matrix, warp_amplitude=layer_map.amplitude,
               warp_frequency=layer_map.frequency, warp_phase=layer_map.phase, barcode=np.array(location["barcode"], dtype=np.str_),
               spot_xy=xy, spot_common_xy=common, grid_xy=grid, grid_displacement=warp(layer_map, grid),
               z_px=np.float64(z_px), torn=np.bool_(layer in torn))
+    if is_image_only(config, sample, layer):
+        for path in (layout.location(sample, layer), layout.counts(sample, layer)):
+            path.unlink(missing_ok=True)
+        return f"image {size_px} px, only photographed"
+    write_table(layout.location(sample, layer), location)
+    write_counts(layout, sample, layer, location["barcode"], programs.genes, counts)
     return f"{len(location)} spots, {np.median(counts.sum(1)):.0f} UMI a spot, image {size_px} px"
 
 
@@ -247,17 +260,23 @@ def write_pyramid(path: Path, image: np.ndarray, um_per_px: float) -> None:
             image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 
-def write_expression(layout: Layout, sample: str, layer: int, barcode, genes: list[str], counts: np.ndarray, expected: np.ndarray,
-                     composition: np.ndarray, types: tuple[str, ...]) -> None:
-    """Counts, and their truth beside."""
+def write_counts(layout: Layout, sample: str, layer: int, barcode, genes: list[str], counts: np.ndarray) -> None:
+    """Raw counts: (n, 400)."""
     import anndata
     import pandas as pd
     from scipy import sparse
+    obs, var = pd.DataFrame(index=pd.Index(np.array(barcode, dtype=object))), pd.DataFrame(index=pd.Index(genes))
+    write_h5ad(layout.counts(sample, layer), anndata.AnnData(sparse.csr_matrix(counts), obs=obs, var=var))
+
+
+def write_truth(layout: Layout, sample: str, layer: int, barcode, genes: list[str], expected: np.ndarray, composition: np.ndarray,
+                types: tuple[str, ...]) -> None:
+    """Noise-free expression (n, 400) and shares of the cell types (n, 5)."""
+    import anndata
+    import pandas as pd
+    obs = pd.DataFrame(composition.astype(np.float32), index=pd.Index(np.array(barcode, dtype=object)), columns=list(types))
     var = pd.DataFrame(index=pd.Index(genes))
-    index = pd.Index(np.array(barcode, dtype=object))
-    write_h5ad(layout.counts(sample, layer), anndata.AnnData(sparse.csr_matrix(counts), obs=pd.DataFrame(index=index), var=var))
-    obs = pd.DataFrame(composition.astype(np.float32), index=index, columns=list(types))
-    write_h5ad(layout.truth(sample, layer, ".h5ad"), anndata.AnnData(expected.astype(np.float32), obs=obs, var=var.copy()))
+    write_h5ad(layout.truth(sample, layer, ".h5ad"), anndata.AnnData(expected.astype(np.float32), obs=obs, var=var))
 
 
 # running ---------------------------------------------------------------------------------------------
@@ -300,8 +319,9 @@ def make_demo(args: argparse.Namespace) -> int:
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """The making of one layer."""
     config, layout, args = context.config, context.layout, context.args
-    outputs = [layout.new_image(sample, layer, ".tiff"), layout.location(sample, layer), layout.counts(sample, layer),
-               layout.truth(sample, layer, ".npz"), layout.truth(sample, layer, ".h5ad")]
+    outputs = [layout.new_image(sample, layer, ".tiff"), layout.truth(sample, layer, ".npz"), layout.truth(sample, layer, ".h5ad")]
+    if not is_image_only(config, sample, layer):
+        outputs += [layout.location(sample, layer), layout.counts(sample, layer)]
     settings = {"format": FORMAT, "seed": args.seed, "size_px": args.size_px, "layers": config.layers_of(sample),
                 "pitch_px": config.pitch_px, "um_per_px": config.um_per_px, "section_thickness_um": config.section_thickness_um}
     return cli.Job(sample, layer, inputs=[], outputs=outputs, settings=settings,

@@ -1,5 +1,6 @@
 """The demo data: same seed, same bytes; the truth it states is the truth it draws and counts."""
 import filecmp
+import shutil
 
 import numpy as np
 import pytest
@@ -66,6 +67,20 @@ def test_config_lists_what_was_made(made):
     config = load_config(made.config)
     assert config.dataset == "demo" and config.layers_of("A") == [1, 2] and config.folds is None
     assert config.scale == pytest.approx(0.25) and config.um_per_px == pytest.approx(200 / PITCH_PX, abs=1e-4)
+
+
+def test_the_last_but_one_of_four_layers_is_only_photographed(tmp_path, monkeypatch):
+    """Of the last sample; what is not missing has the bytes it would have if every layer were measured."""
+    layouts = [Layout(tmp_path / name) for name in ("measured", "made")]
+    options = ["--n_samples", "2", "--n_layers", "4", "--size_px", "544"]
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "is_image_only", lambda *unit: False)
+        assert demo.main(["--root_path", str(layouts[0].root), "--num_workers", "2", *options]) == 0
+    shutil.copytree(layouts[0].root / "counts", layouts[1].root / "counts")  # of an earlier run
+    assert demo.main(["--root_path", str(layouts[1].root), "--num_workers", "2", *options]) == 0
+    everything, made = (data_files(layout) for layout in layouts)
+    assert set(everything) - set(made) == {"location/B/3.csv", "counts/B/3.h5ad"} and set(made) < set(everything)
+    assert filecmp.cmpfiles(*(layout.root for layout in layouts), made, shallow=False) == (made, [], [])
 
 
 def test_slide_is_a_pyramid_with_its_pixel_size(made):
