@@ -163,7 +163,6 @@ def test_prediction_is_what_was_scored_and_opens_in_scanpy(tiny, trained):
 
 
 def test_the_whole_sample_comes_in_one_file_too(tiny, trained):
-    import scanpy
     whole, parts = read_h5ad(trained.imputed_sample("A")), [read_h5ad(trained.imputed("A", layer)) for layer in LAYERS]
     assert whole.obs_names.is_unique and whole.obs_names.tolist() == [f"{layer}_{name}" for layer, one in zip(LAYERS, parts) for name in one.obs_names]
     for name in ("log1p", "sd", "measured"):
@@ -172,10 +171,22 @@ def test_the_whole_sample_comes_in_one_file_too(tiny, trained):
     known, others = whole.obs[whole.obs["known"]], whole.obs[~whole.obs["known"]]
     assert (known["distance_to_known"] == 0).all() and 0 < others["distance_to_known"].median() < 200  # um: a pitch
     assert whole.obs["confidence"].between(0, 1).all() and known["confidence"].mean() > others["confidence"].mean()
-    whole.X = whole.layers["log1p"]
-    scanpy.pp.pca(whole, n_comps=5)
-    scanpy.pp.neighbors(whole)
-    assert np.isfinite(whole.obsm["X_pca"]).all()
+
+
+def test_scanpy_goes_its_usual_way_with_a_prediction(trained):
+    import matplotlib
+    matplotlib.use("Agg")
+    import scanpy
+    for path, layers in ((trained.imputed_sample("A"), list(LAYERS)), (trained.imputed("A", 2), [2])):
+        adata = read_h5ad(path)
+        adata.X = adata.layers["log1p"]
+        scanpy.pp.pca(adata, n_comps=5)
+        scanpy.pp.neighbors(adata)
+        scanpy.tl.umap(adata)
+        scanpy.tl.leiden(adata, flavor="igraph", n_iterations=2)
+        assert np.isfinite(adata.obsm["X_pca"]).all() and np.isfinite(adata.obsm["X_umap"]).all() and adata.obs["leiden"].nunique() > 1
+        axes = scanpy.pl.embedding(adata, basis="spatial", color="leiden", show=False)
+        assert sum(len(one.get_offsets()) for one in axes.collections) == adata.n_obs and sorted(adata.obs["layer"].unique()) == layers
 
 
 @pytest.mark.parametrize("method", ["gp", "kernel"])
