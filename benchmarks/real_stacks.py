@@ -130,7 +130,7 @@ def run_hidden(args: argparse.Namespace, stack: str) -> list[dict]:
 
 
 def run_confidence(args: argparse.Namespace) -> list[dict]:
-    """Is the confidence informative? Target spots of each stack by quarters of confidence, then of both stacks in one ranking."""
+    """Is the confidence informative? Target spots by quarters: of each stack, of both in one ranking, and of both with a quarter of each."""
     rows = []
     for method, end in (("gp", "_gp"), ("msagnet", "")):
         spots = {}
@@ -139,7 +139,8 @@ def run_confidence(args: argparse.Namespace) -> list[dict]:
             if not run.imputed(sample, targets[-1]).is_file():
                 run_stack(args, stack, 0)
             spots[stack] = pd.concat([hidden_layers.spot_errors(read_h5ad(run.imputed(sample, layer))) for layer in targets])
-        spots["both"] = pd.concat(spots.values())
+        ranked = [one.assign(confidence=one["confidence"].rank(pct=True)) for one in spots.values()]
+        spots |= {"both": pd.concat(spots.values()), "both, a quarter of each": pd.concat(ranked)}
         rows += [{"stack": stack, "seed": 0, "without": "", "method": f"{method}, {row.pop('quarter')}", **row}
                  for stack, one in spots.items() for row in hidden_layers.by_confidence(one)]
     return rows
