@@ -115,7 +115,7 @@ def layer_anndata(graph, expression, genes: list[str], depth: float, uns: dict, 
     import numpy as np
     import pandas as pd
     from data_preprocessing.expression import to_log1p
-    obs = pd.DataFrame({"sample": graph.sample, "layer": int(graph.layer[0])}, index=graph.barcode.astype(str))
+    obs = pd.DataFrame({"sample": graph.sample, "layer": int(graph.layer[0]), "known": False}, index=graph.barcode.astype(str))
     adata = anndata.AnnData(expression.astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel.astype(np.float64)
     adata.layers["log1p"] = to_log1p(adata.X, depth)
@@ -168,7 +168,8 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
             predicted["msagnet"] = [training_2d.predict(model, graph, device, pictures_of(graph)) for graph in tested]
         elif args.method == "reference":
             import training_reference
-            model, projection = training_reference.train(graphs, pools, False, seed=args.seed, device=device, log=log)
+            model, projection = training_reference.train(graphs, pools, False, args.seed, device, log)
+            write_pt(run_layout.checkpoint(fold.index), training_reference.checkpoint(model, projection) | {"genes": genes})
             predicted["reference"] = [training_reference.predict(model, graph, torch.zeros_like(graph.has_label), projection) for graph in tested]
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {}}
     for k, graph in enumerate(tested):
@@ -235,7 +236,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = [layout.genes, *(path(graph.sample, int(graph.layer[0])) for graph in graphs for path in (layout.npy, layout.graph))]
     others = {"method": args.method, "encoder": args.encoder, "encoder_weights": args.encoder_weights, "device": device.type}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
-    todo = evaluation.pending(run_layout, folds, recipes, args.method == "msagnet", args.overwrite)
+    todo = evaluation.pending(run_layout, folds, recipes, args.method in ("msagnet", "reference"), args.overwrite)
     work = lambda fold: run_fold(fold, args, graphs, layout, run_layout, settings, device, list(genes["gene"]))
     results = evaluation.run_folds("main", run_layout, folds, recipes, todo, work, min(args.num_workers, len(folds)) if device.type == "cpu" else 1)
 

@@ -1,5 +1,5 @@
 """Train and evaluate MSAGNet 3D: the expression of every section from H&E and the measured expression of the known layers.
-With --method, a Gaussian process or a floor takes its place: nothing is trained, and predict_3d.py uses that.
+With --method, the released arithmetic (reference), a Gaussian process or a floor takes its place, and predict_3d.py uses that.
 
 INPUT   <root>/3D_npy_information/<sample>.npy, 3D_graph_data/<sample>.pt    one 3D graph a sample (data_preprocessing_3d/5 and 4)
         <root>/spot_iou/<sample>.npz, gene_expression/                       for the floors, the noise ceiling and the gene list
@@ -26,13 +26,14 @@ from common.layout import RunLayout
 from common.recipe import file_digest
 
 NETWORK_PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")
-METHODS = ("msagnet", "gp", "kernel", "similarity", "overlap", "nearest", "mean")
+TRAINED = ("msagnet", "reference")
+METHODS = (*TRAINED, "gp", "kernel", "similarity", "overlap", "nearest", "mean")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False)
     parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
-    parser.add_argument("--method", choices=METHODS, default="msagnet", help="what predict_3d.py will use; any but msagnet needs no training")
+    parser.add_argument("--method", choices=METHODS, default="msagnet", help="what predict_3d.py will use; reference: the released arithmetic and recipe; the others need no training")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
     parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
     parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
@@ -62,7 +63,7 @@ def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
 
 
 def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
-    """Train one fold (method msagnet), write its checkpoint and TensorBoard log, score its test samples.
+    """Train one fold (methods msagnet, reference), write its checkpoint and TensorBoard log, score its test samples.
 
     processes: {sample: Gaussian process of its known layers}. Returns scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}
     and the kernels of the test samples.
@@ -70,15 +71,20 @@ def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layou
     from torch.utils.tensorboard import SummaryWriter
     import evaluation
     import training
-    model, started = None, time.perf_counter()
-    if method == "msagnet":
+    import training_reference
+    pools, started = fold.pools(graphs), time.perf_counter()
+    if method in TRAINED:
         with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
             def log(iteration: int, values: dict[str, float]) -> None:
                 for name, value in values.items():
                     writer.add_scalar(name, value, iteration)
-            model = training.train(graphs, fold.pools(graphs), processes, settings, device, log)
-        write_pt(run_layout.checkpoint(fold.index), {
-            "state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
+            if method == "msagnet":
+                model = training.train(graphs, pools, processes, settings, device, log)
+                saved = {"state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict()}
+            else:
+                model, projection = training_reference.train(graphs, [pools[graph.sample] for graph in graphs], True, settings.seed, device, log)
+                saved = training_reference.checkpoint(model, projection)
+        write_pt(run_layout.checkpoint(fold.index), saved | {
             "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "feature_sets": graphs[0].feature_sets,
             "known_layers": fold.known_layers, "training_layers": fold.training_layers})
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {},
@@ -90,7 +96,9 @@ def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layou
         known = fold.known_layers[graph.sample]
         predictions = evaluation.floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
         predictions["gp"] = training.gaussian_process(graph, processes[graph.sample])["expression"]
-        if model is not None:
+        if method == "reference":
+            predictions["reference"] = training_reference.predict(model, graph, graph.in_layers(known), projection)
+        if method == "msagnet":
             predictions["msagnet"] = training.predict(model, graph, processes[graph.sample], known, device)["expression"]
         for name, layers in evaluation.score_layers(graph, targets, predictions).items():
             result["scores"].setdefault(name, {}).update(layers)
@@ -128,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
 
     inputs = [layout.genes, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, {"method": args.method, "device": device.type}) for fold in folds]
-    todo = evaluation.pending(run_layout, folds, recipes, args.method == "msagnet", args.overwrite)
+    todo = evaluation.pending(run_layout, folds, recipes, args.method in TRAINED, args.overwrite)
     given_something = [graph for graph in graphs if known[graph.sample]] if todo else []
     workers = args.num_workers if device.type == "cpu" else 1
     fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), given_something, min(workers, len(graphs)))

@@ -38,19 +38,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_checkpoint(path: Path, genes: list[str], feature_sets: dict[str, int]):
-    """The model in evaluation mode. Raises DataError if it is no checkpoint of main_3d.py, or one of other genes or features."""
-    from models.encoder import Projection
-    from models.msagnet import Architecture, MSAGNet
+def read_checkpoint(path: Path, genes: list[str], feature_sets: dict[str, int]) -> dict:
+    """Raises DataError if it is no checkpoint of main_3d.py, or one of other genes or features."""
     if not path.is_file():
         raise DataError(path, "no file", "a checkpoint of main_3d.py", "run main_3d.py first, or give --save_path")
     checkpoint = read_pt(path)
-    if not {"state", "architecture", "genes", "feature_sets", "known_layers"} <= set(checkpoint):
+    if not {"state", "genes", "feature_sets", "known_layers"} <= set(checkpoint):
         raise DataError(path, f"keys {sorted(checkpoint)}", "a checkpoint of main_3d.py", "give the run folder that main_3d.py wrote, or run it again")
     if checkpoint["genes"] != genes:
         raise DataError(path, "a checkpoint of another gene list", "the genes of the run's genes.csv", "run main_3d.py again")
     if checkpoint["feature_sets"] != feature_sets:
         raise DataError(path, f"a checkpoint for the features {checkpoint['feature_sets']}", f"the dataset's, {feature_sets}", "run main_3d.py again")
+    return checkpoint
+
+
+def network_of(checkpoint: dict):
+    """MSAGNet in evaluation mode."""
+    from models.encoder import Projection
+    from models.msagnet import Architecture, MSAGNet
     state, architecture = checkpoint["state"], checkpoint["architecture"]
     model = MSAGNet(Architecture(**architecture | {"without": tuple(architecture["without"])}), Projection.of_state(state), state["basis"],
                     state["z_scale"], state["level_offset"])
@@ -114,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     device = cli.start_torch(0, args.gpu)
     import evaluation
     import training
+    import training_reference
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from models import gp
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
@@ -141,8 +147,13 @@ def run(args: argparse.Namespace) -> int:
         kernel = gp.Kernel(**splits["kernels"][graph.sample]) if as_in_training else None  # None: chosen on these known layers
         if method == "msagnet":
             path = run_layout.checkpoint(index)
-            model = load_checkpoint(path, genes, graph.feature_sets)
+            model = network_of(read_checkpoint(path, genes, graph.feature_sets))
             predicted = training.predict(model, graph, training.fit_process(graph, known, kernel), known, device, with_sd=True)  # (n_spots, n_genes) each
+            uns["checkpoint_sha256"] = file_digest(path)
+        elif method == "reference":
+            path = run_layout.checkpoint(index)
+            model, projection = training_reference.from_checkpoint(read_checkpoint(path, genes, graph.feature_sets))
+            predicted = {"expression": training_reference.predict(model, graph, graph.in_layers(known), projection)}
             uns["checkpoint_sha256"] = file_digest(path)
         elif method == "gp":
             predicted = training.gaussian_process(graph, training.fit_process(graph, known, kernel), with_sd=True)

@@ -7,6 +7,7 @@ OUTPUT  <save_path>/<part>.csv   a row a stack, method and seed: all metrics, co
 Parts
     stacks      HER2-C 2 -> 3, 4 and mouse brain 1 -> 2: floors, Gaussian process, MSAGNet, from raw files by the numbered scripts
     ablation    the same with parts of the network left out
+    pictures    2D: HER2-C 2, 3 -> 4 and mouse brain 1 -> 2 from the picture alone: mean profile, ridge, ST-Net's head, MSAGNet 2D
     counts      every HER2 sample, layer 1 -> all others, without images: array positions brought to a common centroid
     hidden      HER2-C 3 -> 2, 4 and mouse brain 1 -> 2 (half the pitch), of the targets only the image left: a lattice is laid, imputed and
                 brought to the measured positions; beside it the run on the same genes that knew where the spots are
@@ -40,6 +41,7 @@ STACKS = {  # name: raw folder, Snakemake's settings, sample, known layer, targe
     "HER2-C": ("her2st", ["samples=C", "layers=2,3,4"], "C", 2, (3, 4)),
     "mouse brain": ("visium/mousebrain", ["dataset_config=configs/mousebrain.yaml"], "brain", 1, (2,))}
 HIDDEN = {"HER2-C": (3, (2, 4), None), "mouse brain": (1, (2,), 50.0)}  # known layer, hidden layers, grid_pitch_um
+PICTURES = {"HER2-C": "2,3", "mouse brain": "1"}  # layers that train; the others are scored
 ABLATION = ("", "levels", "cross_attention", "transformer", "gat", "imputation", "gate")
 METRICS = ("mse", "mae", "pcc_spot", "pcc_gene", "scc_gene")
 ERRORS = ("noise", "mse_per_noise")
@@ -99,6 +101,18 @@ def run_stack(args: argparse.Namespace, stack: str, seed: int, without: str = ""
     gp_row = {**shared, "method": "gp", **result["methods"]["gp"]["pooled"], **coverage(gp_run, sample, targets), "seconds": took["seconds"],
               "peak_memory_mib": took["peak_memory_mib"]}
     return [*others, gp_row, row, {**shared, "method": "ceiling", **result["ceiling"]["pooled"]}]
+
+
+def run_pictures(args: argparse.Namespace, stack: str, seed: int) -> list[dict]:
+    """One training in 2D: a row of MSAGNet and, with the first seed, of every other method and the ceiling."""
+    run = RunLayout(Path(args.work_path).resolve() / "runs" / f"{stack.replace(' ', '_')}_2d_{seed}")
+    script("main.py", "--root_path", make_root(args, stack), "--save_path", run.root, "--training_layers", PICTURES[stack], "--seed", seed)
+    result, took = read_json(run.metrics_json), read_json(run.runtime)
+    shared = {"stack": f"{stack}, 2D", "seed": seed, "without": ""}
+    row = {**shared, "method": "msagnet", **result["methods"].pop("msagnet")["pooled"], "seconds": sum(took["training_seconds"].values()),
+           "peak_memory_mib": took["peak_memory_mib"]}
+    others = [{**shared, "method": method, **one["pooled"]} for method, one in result["methods"].items()]
+    return [row] if seed else [*others, row, {**shared, "method": "ceiling", **result["ceiling"]["pooled"]}]
 
 
 def run_hidden(args: argparse.Namespace, stack: str) -> list[dict]:
@@ -212,6 +226,8 @@ def cases_of(args: argparse.Namespace) -> list[tuple[str, int, str, Callable[[],
         samples = sorted(her2_config(Path(args.raw_path) / "her2st").samples)
         return [(f"HER2-{sample}, counts", seed, "", partial(run_counts, args, sample, seed))
                 for sample in samples for seed in range(args.n_seeds)]
+    if args.part == "pictures":
+        return [(f"{stack}, 2D", seed, "", partial(run_pictures, args, stack, seed)) for stack in args.stack or PICTURES for seed in range(args.n_seeds)]
     if args.part == "hidden":
         return [(stack, 0, "", partial(run_hidden, args, stack)) for stack in args.stack or HIDDEN]
     if args.part == "confidence":
@@ -237,7 +253,7 @@ def table(rows: pd.DataFrame) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["stacks", "ablation", "counts", "hidden", "confidence"], required=True, help="see above")
+    parser.add_argument("--part", choices=["stacks", "ablation", "pictures", "counts", "hidden", "confidence"], required=True, help="see above")
     parser.add_argument("--raw_path", required=True, help="folder with her2st/ and visium/")
     parser.add_argument("--work_path", default="stacks", help="dataset roots and runs")
     parser.add_argument("--save_path", default=str(REPOSITORY / "benchmarks" / "results"), help="where the tables go")

@@ -12,7 +12,8 @@ from report_parts.shown import note
 FLOORS = {"mean": "every spot gets the mean of the known sections", "nearest": "the nearest known spot after registration",
           "overlap": "overlap-weighted mean of the known spots that it overlaps",
           "similarity": "mean of the 12 known spots that look most alike", "kernel": "smooth average of the known spots around it"}
-MODELS = {"gp": "Gaussian process on position and image", "msagnet": "MSAGNet, the graph network"}
+MODELS = {"ridge": "ridge regression on the picture's features", "stnet": "ST-Net's linear layer on the picture's features",
+          "gp": "Gaussian process on position and image", "reference": "the released network, its arithmetic and recipe", "msagnet": "MSAGNet, the graph network"}
 SAYS = FLOORS | MODELS
 METRICS = {"mse": ("MSE", "mean squared error, natural-log scale; lower is better"),
            "mae": ("MAE", "mean absolute error, natural-log scale; lower is better"),
@@ -45,19 +46,22 @@ def verdict(run: Run) -> str:
     if run.method not in methods:
         return words + note(run.missing.get("metrics", "No target section has counts: nothing could be scored."))
     value = {method: one["pooled"]["pcc_gene"] for method, one in methods.items()}
-    ceiling = run.metrics["ceiling"]["pooled"]["pcc_gene"]
+    ceiling = run.metrics["ceiling"]["pooled"].get("pcc_gene")
     floor = max((method for method in methods if method in FLOORS), key=value.get)
     bars = [(f"best simple rule: {floor}", value[floor], "floor")]
     bars += [(method, value[method], "model") for method in MODELS if method in methods and method != run.method]
-    bars += [(f"this run: {run.method}", value[run.method], "own"), ("ceiling: all that noisy counts allow", ceiling, "top")]
+    bars.append((f"this run: {run.method}", value[run.method], "own"))
+    perfect = ""
+    if ceiling is not None:
+        bars.append(("ceiling: all that noisy counts allow", ceiling, "top"))
+        perfect = f" A perfect prediction would reach {ceiling:.2f}, because the counts themselves are noisy."
     track = lambda score, kind: f'<span class="track"><i class="{kind}" style="width:{100 * max(score, 0):.1f}%"></i></span>'
     drawn = "".join(f"<div><span>{escape(label)}</span>{track(score, kind)}<b>{score:.3f}</b></div>" for label, score, kind in bars)
     better = [method for method in methods if value[method] > value[run.method]]
     ahead = "ahead of every simple rule" if value[run.method] > value[floor] else "not ahead of the best simple rule"
     behind = "; behind " + ", ".join(f"{method} ({SAYS.get(method, method)}; {value[method]:.2f})" for method in better) if better else ""
     return (f'{words}<p class="big">For the average gene, the predicted pattern of a test section agrees with the measured one at '
-            f'<b>r = {value[run.method]:.2f}</b> (PCC_gene). A perfect prediction would reach {ceiling:.2f}, because the counts themselves '
-            f'are noisy; the best simple rule ({floor}: {FLOORS[floor]}) reaches {value[floor]:.2f}. This run is '
+            f'<b>r = {value[run.method]:.2f}</b> (PCC_gene).{perfect} The best simple rule ({floor}: {FLOORS[floor]}) reaches {value[floor]:.2f}. This run is '
             f'{ahead}{escape(behind)}.</p><div class="scores">{drawn}</div>')
 
 
@@ -75,11 +79,11 @@ def metrics_table(run: Run) -> str:
     sections = []
     for layer in sorted(methods[order[0]]["layers"], key=lambda name: (name.rpartition("/")[0], int(name.rpartition("/")[2]))):
         values = [methods[name]["layers"][layer]["pcc_gene"] for name in order]
-        sections.append(_row(layer, [*values, ceiling["layers"][layer]["pcc_gene"]], [max(values)] * len(values)))
+        sections.append(_row(layer, [*values, ceiling["layers"].get(layer, {}).get("pcc_gene")], [max(values)] * len(values)))
     metrics = "".join(f"<li><b>{name}</b>: {meaning}</li>" for name, meaning in METRICS.values())
     names = "".join(f"<li><b>{name}</b>: {SAYS[name]}</li>" for name in order if name in SAYS)
     return (f'{_table(["method", *(METRICS[metric][0] for metric in NAMES)], rows)}'
-            f'<p>Best of a column in bold. All methods saw the known sections only.</p><ul class="plain">{metrics}'
+            f'<p>Best of a column in bold. No method saw the measurements of the sections that are scored.</p><ul class="plain">{metrics}'
             f'<li><b>ceiling</b>: what a perfect prediction would reach against counts this noisy</li></ul>'
             f'<h4>PCC_gene, section by section</h4>{_table(["section", *order, "ceiling"], sections)}<ul class="plain">{names}</ul>')
 
@@ -100,7 +104,7 @@ def training(run: Run) -> str:
     curves = charts.read_curves(run.run_layout, [fold["index"] for fold in run.folds])
     if not curves:
         no_log = f"no log under {run.run_layout.tensorboard(0).parent}"
-        return note(f"No training curves: {no_log if run.method in (None, 'msagnet') else 'this method needs no training'}.")
+        return note(f"No training curves: {no_log if run.method in (None, 'msagnet', 'reference') else 'this method needs no training'}.")
     return f'<div class="charts">{"".join(charts.line_chart(series, charts.CURVES[tag]) for tag, series in curves.items())}</div>'
 
 

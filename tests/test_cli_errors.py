@@ -216,4 +216,4 @@ def test_a_run_folder_without_a_run_ends_the_run(tmp_path, capsys):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     io.write_pt(tmp_path / "checkpoint.pt", {"state": {}})
     with pytest.raises(DataError, match=r"checkpoint.pt: found keys \['state'\]; expected a checkpoint of main_3d.py"):
-        predict.load_checkpoint(tmp_path / "checkpoint.pt", ["G1"], {"backbone": 4})
+        predict.read_checkpoint(tmp_path / "checkpoint.pt", ["G1"], {"backbone": 4})

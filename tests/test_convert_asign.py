@@ -14,7 +14,7 @@ from conftest import load_script
 from common import cli
 from common.config import load_config
 from common.io import read_csr, read_json, read_location, read_npy, read_pt, read_table
-from common.layout import Layout
+from common.layout import Layout, RunLayout
 from data_preprocessing import archive as written
 from data_preprocessing.readers import asign
 from data_preprocessing_3d.graph import cross_pairs
@@ -101,6 +101,19 @@ def test_the_sample_loads_for_training(archive):
     assert graph.n_spots == 3 * N and graph.feature_sets == {"backbone": WIDTH} and graph.labelled_layers() == list(LAYERS)
     assert torch.equal(graph.region_layer[graph.region_of_spot], graph.layer) and torch.equal(graph.global_layer[graph.global_of_spot], graph.layer)
     assert graph.region_keys.shape == (len(graph.region_layer), 9) and (graph.region_keys >= 0).sum() > 4 * len(graph.region_layer)
+
+
+def test_an_archive_trains_with_both_mains_without_hand_work(archive, tmp_path):
+    _, _, layout = archive
+    of_2d, of_3d = ("--training_layers", "2", "--max_iterations", "30", "--members", "2"), ("--max_iterations", "10", "--members", "1")
+    for name, options, targets in (("main", of_2d, ["C/3", "C/4", "D/3", "D/4"]), ("main_3d", of_3d, ["C/3", "C/4", "D/3", "D/4"])):
+        run_layout = RunLayout(tmp_path / name)
+        assert load_script(name).main(["--root_path", str(layout.root), "--save_path", str(run_layout.root), "--gpu", "cpu", *options]) == 0
+        result = read_json(run_layout.metrics_json)
+        assert list(result["methods"]["msagnet"]["layers"]) == targets and result["ceiling"]["layers"] == {}
+        assert result["methods"]["msagnet"]["pooled"]["mse"] < result["methods"]["mean"]["pooled"]["mse"]
+    assert load_script("predict_3d").main(["--root_path", str(layout.root), "--save_path", str(run_layout.root), "--gpu", "cpu"]) == 0
+    assert run_layout.imputed("C", 3).is_file() and run_layout.imputed("D", 4).is_file()
 
 
 def test_a_second_run_is_skipped(archive, capsys):
