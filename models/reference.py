@@ -123,9 +123,9 @@ class MixingTransformer(nn.Module):
         """(3, n, width) -> the stack as the released code leaves it behind: with the encoding added to the view's rows."""
         return (stack.reshape(-1, DEPTH, stack.shape[2]) + self.positional_encoding).reshape(stack.shape)
 
-    def forward(self, encoded: Tensor) -> Tensor:
-        """(3, n, width) -> (n, width)."""
-        return self.transformer_encoder(encoded.reshape(-1, DEPTH, encoded.shape[2])).mean(dim=1)
+    def forward(self, encoded: Tensor, n_last: int) -> Tensor:
+        """(3, n, width) -> (n_last, width), the last of the view's n rows: no row sees another."""
+        return self.transformer_encoder(encoded.reshape(-1, DEPTH, encoded.shape[2])[-n_last:]).mean(dim=1)
 
 
 class Reference(nn.Module):
@@ -154,7 +154,7 @@ class Reference(nn.Module):
                   (self.gat_layer_1024, global_, global_edges))
         spot, region, global_ = (torch.stack([block(x, edges) for block in blocks]) for blocks, x, edges in levels)  # (3, n, width), …
         tokens = self._joined(spot, region, global_) if self.three_d else (spot, region, global_)
-        heads = [self.gene_head_250(self.transformer(self.transformer.encoded(stack))[-level.shape[1]:])
+        heads = [self.gene_head_250(self.transformer(self.transformer.encoded(stack), level.shape[1]))
                  for stack, level in zip(tokens, (spot, region, global_))]
         if self.three_d:
             gate = torch.sigmoid(self.alpha)
