@@ -49,11 +49,8 @@ class Lesson:
 
 
 def make_lesson(graph: SampleGraph, pool: Tensor, model: MSAGNet2D, device: torch.device, pictures: Pictures | None) -> Lesson:
-    """pool: (n,) bool, the spots whose label may be used; a patch with a labelled spot outside it is not used."""
+    """pool: (n,) bool, the spots whose label may be used."""
     regions, globals_ = patches_of(graph, pool)
-    outside = graph.has_label & ~pool
-    regions[graph.region_of_spot[outside]] = False
-    globals_[graph.global_of_spot[outside]] = False
     on = lambda tensor: tensor.to(device)
     return Lesson(f"{graph.sample}/{int(graph.layer[0])}", to_device(prepare(graph, model.projection), device), on(graph.spot_edges), on(graph.spot_edge_attr),
                   on(graph.label), on(graph.region_label), on(graph.global_label), on(graph.label[pool].mean(dim=0)), on(torch.where(pool)[0]),

@@ -189,12 +189,13 @@ def test_scanpy_goes_its_usual_way_with_a_prediction(trained):
         assert sum(len(one.get_offsets()) for one in axes.collections) == adata.n_obs and sorted(adata.obs["layer"].unique()) == layers
 
 
-@pytest.mark.parametrize("method", ["gp", "kernel"])
-def test_another_method_is_scored_and_given_back_without_training(tiny, trained, tmp_path, method):
+@pytest.mark.parametrize("method", ["gp", "kernel", "reference"])
+def test_another_method_is_scored_and_given_back(tiny, trained, tmp_path, method):
     train_and_predict(tiny.root, tmp_path, "--method", method)
     result, run_layout = json.loads(RunLayout(tmp_path).metrics_json.read_text()), RunLayout(tmp_path)
-    assert "msagnet" not in result["methods"] and not run_layout.checkpoint(0).exists()
-    assert result["methods"] == {name: one for name, one in json.loads(trained.metrics_json.read_text())["methods"].items() if name != "msagnet"}
+    assert run_layout.checkpoint(0).exists() == (method == "reference")
+    assert ({name: one for name, one in result["methods"].items() if name != "reference"}
+            == {name: one for name, one in json.loads(trained.metrics_json.read_text())["methods"].items() if name != "msagnet"})
     adata = read_h5ad(run_layout.imputed("A", 3))
     error = adata.X - adata.layers["measured"]
     assert (error ** 2).mean() == pytest.approx(result["methods"][method]["layers"]["A/3"]["mse"], rel=1e-5)
@@ -316,6 +317,8 @@ def test_2d_without_folds_trains_on_the_layers_that_are_named(tiny, tmp_path, ca
     assert list(result["methods"]) == ["mean", "ridge", "stnet"] and set(result["methods"]["ridge"]["layers"]) == {"A/2"}
     adata = read_h5ad(run_layout.imputed("A", 2))
     assert adata.uns["asign"]["method"] == "ridge" and not run_layout.imputed("A", 1).exists() and not run_layout.checkpoint(0).exists()
+    assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,3", "--method", "reference") == 0
+    assert np.isfinite(read_h5ad(run_layout.imputed("A", 2)).X).all() and "reference" in json.loads(run_layout.metrics_json.read_text())["methods"]
     assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,7") == 2
     assert "training layers [1, 7]; expected layers with counts and image, here [1, 2, 3]" in capsys.readouterr().err
 
