@@ -1,0 +1,104 @@
+"""The released arithmetic on our graphs: no label of a target layer is read, and the graph is what the release makes of it."""
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+import training_reference
+from common import cli
+from common.io import read_pt, write_pt
+from toys import layers_of, toy_graph
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def as_the_mains_begin_but_three_epochs(monkeypatch):
+    cli.start_torch(0, "cpu")
+    monkeypatch.setattr(training_reference.reference, "train", functools.partial(training_reference.reference.train, epochs=3))
+
+
+def stage(three_d: bool):
+    """Graphs, pools and what is shown of the last one: sample A trains, of T layer 1 alone (3D), or nothing (2D)."""
+    samples = [toy_graph(1, "A"), toy_graph(0, "T")]
+    if three_d:
+        known = samples[1].in_layers([1])
+        return samples, [samples[0].has_label, known], known
+    graphs = [layer for sample in samples for layer in layers_of(sample)]
+    return graphs, [graph.has_label & (graph.sample == "A") for graph in graphs], torch.zeros(64, dtype=torch.bool)
+
+
+def spoiled(graph, pool):
+    """The graph with noise for the labels outside the pool, and for those of the patches of other layers."""
+    layers = torch.unique(graph.layer[pool])
+    noise = lambda label, keep: torch.where(keep.unsqueeze(1), label, torch.randn(label.shape, generator=torch.Generator().manual_seed(5)) * 30)
+    return dataclasses.replace(graph, label=noise(graph.label, pool), region_label=noise(graph.region_label, torch.isin(graph.region_layer, layers)),
+                               global_label=noise(graph.global_label, torch.isin(graph.global_layer, layers)))
+
+
+@pytest.mark.parametrize("three_d", [True, False])
+def test_target_labels_enter_nothing(three_d):
+    graphs, pools, shown = stage(three_d)
+    answers = []
+    for given in (graphs, [spoiled(graph, pool) for graph, pool in zip(graphs, pools)]):
+        model, projection = training_reference.train(given, pools, three_d, 0, CPU)
+        answers.append((training_reference.predict(model, given[-1], shown, projection), projection, model.state_dict()))
+    assert np.array_equal(answers[0][0], answers[1][0]) and torch.equal(answers[0][1], answers[1][1])
+    assert all(torch.equal(value, answers[1][2][name]) for name, value in answers[0][2].items())
+
+
+@pytest.mark.parametrize("three_d", [True, False])
+def test_a_checkpoint_gives_the_same_prediction(three_d, tmp_path):
+    graphs, pools, shown = stage(three_d)
+    model, projection = training_reference.train(graphs, pools, three_d, 0, CPU)
+    write_pt(tmp_path / "checkpoint.pt", training_reference.checkpoint(model, projection))
+    again, projection_again = training_reference.from_checkpoint(read_pt(tmp_path / "checkpoint.pt"))
+    one = training_reference.predict(model, graphs[-1], shown, projection)
+    assert one.shape == graphs[-1].label.shape and one.dtype == np.float32 and np.isfinite(one).all() and again.three_d == three_d
+    assert np.array_equal(one, training_reference.predict(again, graphs[-1], shown, projection_again))
+
+
+def test_known_labels_are_used_in_3d_alone():
+    for three_d in (True, False):
+        graphs, pools, _ = stage(three_d)
+        model, projection = training_reference.train(graphs, pools, three_d, 0, CPU)
+        some = torch.arange(graphs[-1].n_spots) < 20
+        answers = [training_reference.predict(model, graphs[-1], shown, projection) for shown in (some, torch.zeros_like(some))]
+        assert np.array_equal(*answers) != three_d
+
+
+def test_the_spot_graph_is_the_samples_own_in_3d_and_the_8_nearest_on_the_array_in_2d():
+    graph = toy_graph(0)
+    layer = layers_of(graph)[0]
+    projection = torch.eye(graph.feature.shape[1])
+    assert torch.equal(training_reference.reference_graph(graph, graph.has_label, projection, True).spot_edges, graph.spot_edges)
+    source, target = training_reference.reference_graph(layer, layer.has_label, projection, False).spot_edges
+    assert (torch.bincount(target) == 8).all()
+    middle = np.flatnonzero((layer.array == 3).all(axis=1))[0]
+    around = layer.array[source[target == middle].numpy()] - 3
+    assert sorted(map(tuple, around.tolist())) == [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    corner = np.flatnonzero((layer.array == 0).all(axis=1))[0]
+    assert (target[source == int(corner)]).numel() < 8  # directed
+
+
+def test_a_patch_with_a_label_outside_the_pool_is_not_in_the_loss():
+    graph = toy_graph(0)
+    pool = graph.in_layers([1, 2])
+    pool[torch.where((graph.region_of_spot == 5))[0][0]] = False  # of layer 2
+    ours = training_reference.reference_graph(graph, pool, torch.eye(graph.feature.shape[1]), True)
+    assert torch.where(ours.region_in_loss)[0].tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert torch.where(ours.global_in_loss)[0].tolist() == [0]
+    unlabelled = dataclasses.replace(graph, has_label=graph.has_label & pool)
+    assert training_reference.reference_graph(unlabelled, pool, torch.eye(graph.feature.shape[1]), True).region_in_loss[:8].all()
+
+
+def test_width_is_112_or_what_there_is_in_multiples_of_the_heads():
+    graph = toy_graph(0)  # 15 patches, 20 features
+    assert training_reference.fit_projection([graph]).shape == (20, 8)
+    assert training_reference.fit_projection([graph, toy_graph(1)]).shape == (20, 16)
+    wide = dataclasses.replace(graph, region_feature=torch.randn(200, 150, generator=torch.Generator().manual_seed(0)), global_feature=torch.zeros(1, 150))
+    projection = training_reference.fit_projection([wide])
+    assert projection.shape == (150, 112)
+    assert 0.5 < (wide.region_feature @ projection).std(dim=0).mean() < 1.5
