@@ -98,7 +98,7 @@ def test_width_is_112_or_what_there_is_in_multiples_of_the_heads():
     graph = toy_graph(0)  # 15 patches, 20 features
     assert training_reference.fit_projection([graph]).shape == (20, 8)
     assert training_reference.fit_projection([graph, toy_graph(1)]).shape == (20, 16)
-    wide = dataclasses.replace(graph, region_feature=torch.randn(200, 150, generator=torch.Generator().manual_seed(0)), global_feature=torch.zeros(1, 150))
+    wide = dataclasses.replace(graph, region_feature=30 * torch.randn(200, 150, generator=torch.Generator().manual_seed(0)), global_feature=torch.zeros(1, 150))
     projection = training_reference.fit_projection([wide])
     assert projection.shape == (150, 112)
     assert 0.5 < (wide.region_feature @ projection).std(dim=0).mean() < 1.5
