@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
     parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
     parser.add_argument("--width", type=int, default=32, help="width of the network")
+    parser.add_argument("--reference_width", type=int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     parser.add_argument("--num_workers", type=int, default=1, help="folds trained side by side on the CPU, one thread each (default 1)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
@@ -168,7 +169,7 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
             predicted["msagnet"] = [training_2d.predict(model, graph, device, pictures_of(graph)) for graph in tested]
         elif args.method == "reference":
             import training_reference
-            model, projection = training_reference.train(graphs, pools, False, args.seed, device, log)
+            model, projection = training_reference.train(graphs, pools, False, args.reference_width, args.seed, device, log)
             write_pt(run_layout.checkpoint(fold.index), training_reference.checkpoint(model, projection) | {"genes": genes})
             predicted["reference"] = [training_reference.predict(model, graph, torch.zeros_like(graph.has_label), projection) for graph in tested]
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {}}
@@ -234,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
 
     inputs = [layout.genes, *(path(graph.sample, int(graph.layer[0])) for graph in graphs for path in (layout.npy, layout.graph))]
-    others = {"method": args.method, "encoder": args.encoder, "encoder_weights": args.encoder_weights, "device": device.type}
+    others = {"method": args.method, "encoder": args.encoder, "encoder_weights": args.encoder_weights, "reference_width": args.reference_width, "device": device.type}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     todo = evaluation.pending(run_layout, folds, recipes, args.method in ("msagnet", "reference"), args.overwrite)
     work = lambda fold: run_fold(fold, args, graphs, layout, run_layout, settings, device, list(genes["gene"]))

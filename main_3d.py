@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
     parser.add_argument("--width", type=int, default=32, help="width of the network")
     parser.add_argument("--without", nargs="*", choices=NETWORK_PARTS, default=[], help="parts of the network to leave out (ablation)")
+    parser.add_argument("--reference_width", type=int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     parser.add_argument("--num_workers", type=int, default=1, help="folds trained side by side on the CPU, one thread each (default 1)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
@@ -62,7 +63,7 @@ def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
                             f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
 
 
-def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
+def run_fold(fold, method: str, reference_width: int, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
     """Train one fold (methods msagnet, reference), write its checkpoint and TensorBoard log, score its test samples.
 
     processes: {sample: Gaussian process of its known layers}. Returns scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}
@@ -82,7 +83,7 @@ def run_fold(fold, method: str, graphs: list, processes: dict, layout, run_layou
                 model = training.train(graphs, pools, processes, settings, device, log)
                 saved = {"state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict()}
             else:
-                model, projection = training_reference.train(graphs, [pools[graph.sample] for graph in graphs], True, settings.seed, device, log)
+                model, projection = training_reference.train(graphs, [pools[graph.sample] for graph in graphs], True, reference_width, settings.seed, device, log)
                 saved = training_reference.checkpoint(model, projection)
         write_pt(run_layout.checkpoint(fold.index), saved | {
             "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "feature_sets": graphs[0].feature_sets,
@@ -135,13 +136,13 @@ def run(args: argparse.Namespace) -> int:
     write_table(run_layout.genes, genes)
 
     inputs = [layout.genes, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
-    recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, {"method": args.method, "device": device.type}) for fold in folds]
+    recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, {"method": args.method, "reference_width": args.reference_width, "device": device.type}) for fold in folds]
     todo = evaluation.pending(run_layout, folds, recipes, args.method in TRAINED, args.overwrite)
     given_something = [graph for graph in graphs if known[graph.sample]] if todo else []
     workers = args.num_workers if device.type == "cpu" else 1
     fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), given_something, min(workers, len(graphs)))
     processes = {graph.sample: process for graph, process in zip(given_something, fitted)}
-    work = lambda fold: run_fold(fold, args.method, graphs, processes, layout, run_layout, settings, device, list(genes["gene"]))
+    work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, layout, run_layout, settings, device, list(genes["gene"]))
     results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, min(workers, len(folds)))
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],

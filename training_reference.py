@@ -1,8 +1,8 @@
 """The released network (models/reference.py) on our graphs, trained by its own recipe: `--method reference` of main.py and main_3d.py.
 
 It reads the features of regions and globals, the edges, and labels of the pool. It differs from the released training in what it may see: no label
-of a target layer trains it or stops it. The released Transformer has 36 width^2 parameters: for a CPU's sake features are reduced to 112 principal
-components (released: 1024 features), fitted on the patches of all layers, no label involved. Their scale hardly acts: every node is given length 1.
+of a target layer trains it or stops it. As released, the features pass an untrained random linear map to `width` numbers (released: 1024), but ONE map for all layers.
+The Transformer has 36 width^2 parameters: 1024 is for a GPU. A narrow one moves less in the recipe's few small steps, down to not learning the mean level.
 """
 from collections.abc import Callable
 
@@ -13,22 +13,15 @@ from torch import Tensor
 from data_preprocessing_3d.neighbours import nearest
 from dataloader import SampleGraph
 from models import reference
-from models.encoder import fit_pca
 from training import patches_of
 
-WIDTH = 112
 HEADS = 8
 K_NEAREST_2D = 8
 
 
-def fit_projection(graphs: list[SampleGraph]) -> Tensor:
-    """(n_features, width): from standardised features of patches to their principal components, scaled as in models/encoder.py.
-
-    width: 112, or what fewer patches or features allow, a multiple of the heads.
-    """
-    features = torch.cat([feature for graph in graphs for feature in (graph.region_feature, graph.global_feature)])  # (R + Q, n_features)
-    axes, scale = fit_pca(features, min(WIDTH, *features.shape) // HEADS * HEADS)
-    return axes / scale
+def draw_projection(n_features: int, width: int, seed: int) -> Tensor:
+    """(n_features, width): of standardised features it makes numbers of variance 1. width: a multiple of the 8 heads."""
+    return torch.randn(n_features, width, generator=torch.Generator().manual_seed(seed)) / n_features ** 0.5
 
 
 def reference_graph(graph: SampleGraph, pool: Tensor, projection: Tensor, three_d: bool) -> reference.ReferenceGraph:
@@ -37,9 +30,6 @@ def reference_graph(graph: SampleGraph, pool: Tensor, projection: Tensor, three_
     Spot edges in 3D are the graph's own; in 2D the 8 nearest on the array (column, row as they are counted), directed.
     """
     regions, globals_ = patches_of(graph, pool)
-    outside = graph.has_label & ~pool
-    regions[graph.region_of_spot[outside]] = False
-    globals_[graph.global_of_spot[outside]] = False
     spot_edges = graph.spot_edges if three_d else torch.from_numpy(np.stack(nearest(graph.array.astype(float), K_NEAREST_2D)))
     return reference.ReferenceGraph(
         region_feature=graph.region_feature @ projection, global_feature=graph.global_feature @ projection,
@@ -48,13 +38,13 @@ def reference_graph(graph: SampleGraph, pool: Tensor, projection: Tensor, three_
         global_label=graph.global_label, region_in_loss=regions, global_in_loss=globals_)
 
 
-def train(graphs: list[SampleGraph], pools: list[Tensor], three_d: bool, seed: int, device: torch.device,
+def train(graphs: list[SampleGraph], pools: list[Tensor], three_d: bool, width: int, seed: int, device: torch.device,
           log: Callable | None = None) -> tuple[reference.Reference, Tensor]:
     """The network and the projection of its features.
 
     graphs: samples (3D) or layers (2D) whose pictures may be seen; pools: (n,) bool each, the labels that may be used. Raises as reference.train.
     """
-    projection = fit_projection(graphs)
+    projection = draw_projection(graphs[0].region_feature.shape[1], width, seed)
     inputs = [reference_graph(graph, pool, projection, three_d) for graph, pool in zip(graphs, pools)]
     return reference.train(inputs, pools, three_d, heads=HEADS, seed=seed, device=device, log=log), projection
 

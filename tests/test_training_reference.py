@@ -43,7 +43,7 @@ def test_target_labels_enter_nothing(three_d):
     graphs, pools, shown = stage(three_d)
     answers = []
     for given in (graphs, [spoiled(graph, pool) for graph, pool in zip(graphs, pools)]):
-        model, projection = training_reference.train(given, pools, three_d, 0, CPU)
+        model, projection = training_reference.train(given, pools, three_d, 16, 0, CPU)
         answers.append((training_reference.predict(model, given[-1], shown, projection), projection, model.state_dict()))
     assert np.array_equal(answers[0][0], answers[1][0]) and torch.equal(answers[0][1], answers[1][1])
     assert all(torch.equal(value, answers[1][2][name]) for name, value in answers[0][2].items())
@@ -52,7 +52,7 @@ def test_target_labels_enter_nothing(three_d):
 @pytest.mark.parametrize("three_d", [True, False])
 def test_a_checkpoint_gives_the_same_prediction(three_d, tmp_path):
     graphs, pools, shown = stage(three_d)
-    model, projection = training_reference.train(graphs, pools, three_d, 0, CPU)
+    model, projection = training_reference.train(graphs, pools, three_d, 16, 0, CPU)
     write_pt(tmp_path / "checkpoint.pt", training_reference.checkpoint(model, projection))
     again, projection_again = training_reference.from_checkpoint(read_pt(tmp_path / "checkpoint.pt"))
     one = training_reference.predict(model, graphs[-1], shown, projection)
@@ -63,7 +63,7 @@ def test_a_checkpoint_gives_the_same_prediction(three_d, tmp_path):
 def test_known_labels_are_used_in_3d_alone():
     for three_d in (True, False):
         graphs, pools, _ = stage(three_d)
-        model, projection = training_reference.train(graphs, pools, three_d, 0, CPU)
+        model, projection = training_reference.train(graphs, pools, three_d, 16, 0, CPU)
         some = torch.arange(graphs[-1].n_spots) < 20
         answers = [training_reference.predict(model, graphs[-1], shown, projection) for shown in (some, torch.zeros_like(some))]
         assert np.array_equal(*answers) != three_d
@@ -94,11 +94,11 @@ def test_a_patch_with_a_label_outside_the_pool_is_not_in_the_loss():
     assert training_reference.reference_graph(unlabelled, pool, torch.eye(graph.feature.shape[1]), True).region_in_loss[:8].all()
 
 
-def test_width_is_112_or_what_there_is_in_multiples_of_the_heads():
-    graph = toy_graph(0)  # 15 patches, 20 features
-    assert training_reference.fit_projection([graph]).shape == (20, 8)
-    assert training_reference.fit_projection([graph, toy_graph(1)]).shape == (20, 16)
-    wide = dataclasses.replace(graph, region_feature=30 * torch.randn(200, 150, generator=torch.Generator().manual_seed(0)), global_feature=torch.zeros(1, 150))
-    projection = training_reference.fit_projection([wide])
-    assert projection.shape == (150, 112)
-    assert 0.5 < (wide.region_feature @ projection).std(dim=0).mean() < 1.5
+def test_the_features_of_all_layers_pass_one_map_of_the_width_asked_for():
+    feature = torch.randn(400, 150, generator=torch.Generator().manual_seed(0))
+    projection = training_reference.draw_projection(150, 64, 3)
+    assert projection.shape == (150, 64) and 0.9 < (feature @ projection).std(dim=0).mean() < 1.1
+    assert torch.equal(projection, training_reference.draw_projection(150, 64, 3))
+    graphs, pools, _ = stage(False)
+    model, drawn = training_reference.train(graphs, pools, False, 16, 3, CPU)
+    assert torch.equal(drawn, training_reference.draw_projection(20, 16, 3))
