@@ -36,14 +36,18 @@ CONTEXT_WIDTHS = (512, 1024)  # reference px
 
 @lru_cache(maxsize=1)
 def open_backbone(name: str, weights: str | None, gpu: str | None, workers: int) -> Backbone:
-    """The encoder on its device, once a process; the workers share the CPU's threads. Raises DataError."""
+    """The encoder on its device, once a process; the workers share the CPU's cores, a batch a core: threads that share a batch wait for each other.
+
+    Raises DataError.
+    """
     import torch
     cli.keep_freed_memory()
     torch.manual_seed(SEED)
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    return load_backbone(name, weights, cli.choose_device(gpu))
+    device = cli.choose_device(gpu)
+    return load_backbone(name, weights, device, max(1, len(os.sched_getaffinity(0)) // workers) if device.type == "cpu" else 1)
 
 
 def feature_sets(config: Config, size: int, img, centre: np.ndarray, slide: Slide | None,

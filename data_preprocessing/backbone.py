@@ -5,6 +5,7 @@ parameters, in order, are those of timm's tf_efficientnet_lite0, whose pooled 12
 with its pooled output and the mean and standard deviation it was trained with. Images are resized to 224 x 224.
 """
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,19 +28,23 @@ LITE_MEAN, LITE_STD = 127 / 255, 128 / 255  # preprocessing of EfficientNet-Lite
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen encoder in evaluation mode: (n, 3, 224, 224) normalised -> (n, D); mean and std of inputs in 0..1, one a channel."""
+    """A frozen encoder in evaluation mode: (n, 3, 224, 224) normalised -> (n, D); mean and std of inputs in 0..1, one a channel.
+
+    n_threads batches are encoded side by side, each with what torch.set_num_threads gives it.
+    """
     name: str
     weights_sha256: str
     model: "torch.nn.Module"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     device: "torch.device"
+    n_threads: int = 1
 
 
-def load_backbone(name: str, weights: str | None, device: "torch.device") -> Backbone:
+def load_backbone(name: str, weights: str | None, device: "torch.device", n_threads: int = 1) -> Backbone:
     """The encoder of a config's backbone and backbone_weights. Raises DataError if its weights cannot be had."""
     model, mean, std = load_architecture(name, weights)
-    return Backbone(name, weights_digest(model), _frozen(model, device), mean, std, device)
+    return Backbone(name, weights_digest(model), _frozen(model, device), mean, std, device, n_threads)
 
 
 def load_architecture(name: str, weights: str | None, pretrained: bool = True):
@@ -139,14 +144,18 @@ class Windows:
 
 
 def extract(backbone: Backbone, images: "np.ndarray | StoredImages | Windows", batch_size: int) -> np.ndarray:
-    """Features of patches: (n, S, S, 3) uint8 -> (n, D) float32. One batch of images is read at a time."""
+    """Features of patches: (n, S, S, 3) uint8 -> (n, D) float32. One batch of images a thread is read at a time."""
     import torch
     mean = torch.tensor(backbone.mean, device=backbone.device).view(1, 3, 1, 1)
     std = torch.tensor(backbone.std, device=backbone.device).view(1, 3, 1, 1)
-    features = []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(to_input(images[start:start + batch_size])).to(backbone.device)
-            batch = batch.permute(0, 3, 1, 2).float().div_(255)  # (n, 3, 224, 224), channels last in memory
-            features.append(backbone.model((batch - mean) / std).float().cpu().numpy())  # (n, D)
+
+    def encode(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            x = torch.from_numpy(batch).to(backbone.device).permute(0, 3, 1, 2).float().div_(255)  # (n, 3, 224, 224), channels last in memory
+            return backbone.model((x - mean) / std).float().cpu().numpy()  # (n, D)
+    features, step = [], batch_size * backbone.n_threads
+    with ThreadPoolExecutor(backbone.n_threads) as pool:
+        for start in range(0, len(images), step):
+            batches = [to_input(images[at:at + batch_size]) for at in range(start, min(start + step, len(images)), batch_size)]
+            features += pool.map(encode, batches)
     return np.concatenate(features)

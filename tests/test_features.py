@@ -1,4 +1,5 @@
 """Step 4: features of patches from a frozen encoder."""
+import dataclasses
 from pathlib import Path
 
 import h5py
@@ -75,6 +76,13 @@ def test_deterministic_and_free_of_batch_and_order(bundled, images):
         np.testing.assert_allclose(backbone.extract(bundled, images, batch_size), first, atol=1e-5)
     order = np.array([3, 0, 4, 2, 1])
     np.testing.assert_allclose(backbone.extract(bundled, images[order], 2), first[order], atol=1e-5)
+
+
+def test_cores_change_no_bit(bundled, images):
+    """Batches are encoded side by side, in whatever order they end."""
+    alone = backbone.extract(bundled, images, 1)
+    for n_threads in (2, 3, 8):
+        np.testing.assert_array_equal(backbone.extract(dataclasses.replace(bundled, n_threads=n_threads), images, 1), alone)
 
 
 def test_larger_patches_are_averaged_down(images):
