@@ -76,7 +76,7 @@ def _timm(name: str, weights: str | None, pretrained: bool):
                         f"correct backbone, set backbone_weights, or use {BUNDLED}") from None
     except OSError as error:
         raise DataError("backbone", f"no download of '{name}' ({type(error).__name__})", "its weights from the hub",
-                        f"put a weight file on disk and name it in backbone_weights, or use {BUNDLED}") from None
+                        f"put a weight file on disk and name it in backbone_weights (main.py: --encoder_weights), or use {BUNDLED}") from None
     if weights is not None:
         _load_file(model, Path(weights))
     data = timm.data.resolve_data_config({}, model=model)

@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
+import torch
 from scipy.spatial import cKDTree
 
 from common.cli import open_context
@@ -343,3 +345,16 @@ def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tm
     save_config(config.model_copy(update={"features": ["backbone"]}), own.config)
     run(own.root, ["4_feature_extraction", "6_pt_construction", "7_make_dataset"])
     assert main_2d(own.root, out.root, *given) == 2 and "those of the checkpoint" in capsys.readouterr().err
+
+
+def test_an_encoder_of_its_own_is_trained_and_kept(tiny, tmp_path, capsys):
+    torch.manual_seed(0)
+    weights = timm.create_model("resnet10t", pretrained=False, num_classes=0).state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    trained, again = RunLayout(tmp_path / "run"), RunLayout(tmp_path / "again")
+    assert main_2d(tiny.root, trained.root, "--training_layers", "1", "--max_iterations", "2", "--batch_size", "4", "--encoder", "resnet10t",
+                   "--encoder_weights", str(tmp_path / "weights.pt")) == 0
+    saved = read_pt(trained.checkpoint(0))["state"]
+    assert not torch.equal(saved["members.0.encoder.model.conv1.0.weight"], weights["conv1.0.weight"]) and not any(name.startswith("members.1.") for name in saved)
+    assert main_2d(tiny.root, again.root, "--checkpoint", str(trained.checkpoint(0))) == 0
+    assert np.array_equal(read_h5ad(again.imputed("A", 3)).X, read_h5ad(trained.imputed("A", 3)).X)
