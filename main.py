@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what the h5ad files hold; reference: the released arithmetic and recipe")
     parser.add_argument("--training_layers", default=None, help="without folds: layers that train, e.g. 1 or 2,3")
     parser.add_argument("--checkpoint", default=None, help="train nothing, score nothing: predict every layer with this network")
-    parser.add_argument("--encoder", default=None, help="train this image encoder too, on the 224 px patches: a timm name, e.g. resnet50 (default: frozen features)")
+    parser.add_argument("--encoder", default=None, help="train this image encoder too, on 224 px patches: a timm name, e.g. resnet50 (default: frozen features)")
     parser.add_argument("--encoder_weights", default=None, help="its weight file (.pt, .pth, .safetensors); default: timm downloads")
     parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
     parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
@@ -70,7 +70,7 @@ def layers_that_train(config, graphs: list, given: list[int] | None, folds: bool
         return {sample: [] for sample in labelled}
     chosen = {}
     for sample, layers in labelled.items():
-        chosen[sample] = sorted(given or config.samples[sample].known_layers or layers[:1])
+        chosen[sample] = sorted(given or config.samples[sample].known_layers or layers[:1]) if layers else []
         if not set(chosen[sample]) <= set(layers):
             raise DataError(f"sample {sample}", f"training layers {chosen[sample]}", f"layers with counts and image, here {layers}",
                             "correct --training_layers; see status.json")
@@ -155,7 +155,7 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
     pools = [graph.in_layers(fold.training_layers[graph.sample]) for graph in graphs]
     tested = [graph for graph in graphs if graph.sample in fold.test_samples and int(graph.layer[0]) not in fold.training_layers[graph.sample]]
     started = time.perf_counter()
-    predicted = baseline_predictions(graphs, pools, tested, settings)
+    predicted = baseline_predictions(graphs, pools, tested, settings) if tested else {}
     with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
         def log(iteration: int, values: dict[str, float]) -> None:
             for name, value in values.items():
@@ -235,7 +235,8 @@ def run(args: argparse.Namespace) -> int:
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
 
     inputs = [layout.genes, *(path(graph.sample, int(graph.layer[0])) for graph in graphs for path in (layout.npy, layout.graph))]
-    others = {"method": args.method, "encoder": args.encoder, "encoder_weights": args.encoder_weights, "reference_width": args.reference_width, "device": device.type}
+    inputs += [Path(args.encoder_weights)] if args.encoder_weights else []
+    others = {"method": args.method, "encoder": args.encoder, "reference_width": args.reference_width, "device": device.type}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     todo = evaluation.pending(run_layout, folds, recipes, args.method in ("msagnet", "reference"), args.overwrite)
     work = lambda fold: run_fold(fold, args, graphs, layout, run_layout, settings, device, list(genes["gene"]))

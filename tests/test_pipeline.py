@@ -321,6 +321,8 @@ def test_2d_without_folds_trains_on_the_layers_that_are_named(tiny, tmp_path, ca
     assert adata.uns["asign"]["method"] == "ridge" and not run_layout.imputed("A", 1).exists() and not run_layout.checkpoint(0).exists()
     assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,3", "--method", "reference") == 0
     assert np.isfinite(read_h5ad(run_layout.imputed("A", 2)).X).all() and "reference" in json.loads(run_layout.metrics_json.read_text())["methods"]
+    assert main_2d(tiny.root, tmp_path / "all", "--training_layers", "1,2,3") == 0  # nothing is left to score: a network for other slides
+    assert RunLayout(tmp_path / "all").checkpoint(0).is_file() and "nothing to score" in capsys.readouterr().out
     assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,7") == 2
     assert "training layers [1, 7]; expected layers with counts and image, here [1, 2, 3]" in capsys.readouterr().err
 
