@@ -202,11 +202,9 @@ def train_member(model: MSAGNet, index: int, lessons: list[Lesson], settings: Se
 def patches_of(graph: SampleGraph, pool: Tensor) -> tuple[Tensor, Tensor]:
     """Regions and globals whose label may be used, (R,) and (Q,) bool: on a layer of the pool, and no labelled spot in them is outside it."""
     layers, outside = torch.unique(graph.layer[pool]), graph.has_label & ~pool
-    regions = torch.isin(graph.region_layer, layers) & graph.region_has_label
-    globals_ = torch.isin(graph.global_layer, layers) & graph.global_has_label
-    regions[graph.region_of_spot[outside]] = False
-    globals_[graph.global_of_spot[outside]] = False
-    return regions, globals_
+    whole = lambda of_spot, n: ~torch.isin(torch.arange(n), of_spot[outside])
+    return (torch.isin(graph.region_layer, layers) & graph.region_has_label & whole(graph.region_of_spot, len(graph.region_layer)),
+            torch.isin(graph.global_layer, layers) & graph.global_has_label & whole(graph.global_of_spot, len(graph.global_layer)))
 
 
 def episode_loss(model: MSAGNet, member: Network, lesson: Lesson, episode: Episode, mean: Tensor, learned: Tensor,

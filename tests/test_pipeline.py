@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from common.cli import open_context
 from common.config import load_config, save_config
-from common.io import read_csr, read_h5ad, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad
+from common.io import read_csr, read_h5ad, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_pt
 from common.layout import SIZES, Layout, RunLayout
 from conftest import load_script
 from dataloader_3d import load_sample
@@ -344,9 +344,8 @@ def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tm
     nearest = cKDTree(there.obsm["spatial"]).query(here.obsm["spatial"])[1]
     assert np.corrcoef(here.X.ravel() - there.X.mean(axis=0)[None].repeat(len(here), 0).ravel(),
                        (there.X[nearest] - there.X.mean(axis=0)).ravel())[0, 1] > 0.5  # the same picture, spots a little off
-    save_config(config.model_copy(update={"features": ["backbone"]}), own.config)
-    run(own.root, ["4_feature_extraction", "6_pt_construction", "7_make_dataset"])
-    assert main_2d(own.root, out.root, *given) == 2 and "those of the checkpoint" in capsys.readouterr().err
+    write_pt(tmp_path / "other.pt", read_pt(trained.checkpoint(0)) | {"feature_sets": {"backbone": 7}})
+    assert main_2d(own.root, out.root, "--checkpoint", str(tmp_path / "other.pt")) == 2 and "those of the checkpoint" in capsys.readouterr().err
 
 
 def test_an_encoder_of_its_own_is_trained_and_kept(tiny, tmp_path, capsys):

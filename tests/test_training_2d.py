@@ -25,7 +25,7 @@ def stack() -> tuple[list, list]:
 
 def test_a_test_layer_is_predicted_from_its_picture_far_better_than_by_the_mean():
     graphs, pools = stack()
-    model = training_2d.train(graphs, pools, training.Settings(max_iterations=150, members=2), CPU)
+    model = training_2d.train(graphs, pools, training.Settings(max_iterations=100, members=1), CPU)
     for graph in graphs[6:]:
         label = graph.label.numpy()
         ours = layer_metrics(training_2d.predict(model, graph, CPU), label)
