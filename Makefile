@@ -1,5 +1,5 @@
 # make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and report.html (about 10 minutes)
-# make test    the tests
+# make test    the tests (WORKERS=2 side by side)
 # make status ROOT=folder    which layer stands at which step, and why
 # Both set up .venv beside the sources first: all that is needed is Python 3.11 or newer.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -32,7 +32,7 @@ demo: install
 	@echo "the report, to open in a browser:"; $(PY) report.py --root_path $(ROOT)
 
 test: install
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile tests
 
 status: install
 	$(PY) -m common.cli status --root_path $(ROOT)
