@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=int, default=32, help="width of the network")
     parser.add_argument("--reference_width", type=int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--num_workers", type=int, default=1, help="folds trained side by side on the CPU, one thread each (default 1)")
+    parser.add_argument("--num_workers", type=int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 

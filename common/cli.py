@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import json
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -78,6 +79,11 @@ def open_context(args: argparse.Namespace) -> Context:
     return Context(chosen, layout, args, config)
 
 
+def n_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def guarded(work: Callable[[], int]) -> int:
     """Run a main function; a DataError becomes one line on stderr and exit code 2."""
     try:
@@ -121,7 +127,6 @@ def start_torch(seed: int, gpu: str | None):
 
 def seed_everything(seed: int) -> None:
     """Seed every generator and ask for deterministic kernels."""
-    import os
     import random
     import numpy as np
     import torch
