@@ -11,6 +11,7 @@ already processed: data_preprocessing/archive.py.
 import gzip
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,3 +158,15 @@ def read_counts(path: Path) -> "anndata.AnnData":
                          "a count >= 0 for every gene", "copy it again")
     return anndata.AnnData(sparse.csr_matrix(values), obs=pd.DataFrame(index=table.index.astype(str).rename(None)),
                            var=pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(genes, dtype=str))))
+
+
+def legacy_layer(files: dict[str, Path], read_location: Callable[[Path], tuple["pd.DataFrame", int]]) -> RawLayer:
+    """A layer of spots and counts in files of their own, or of only spots, or of neither. read_location: as read_spots. Raises as it, read_counts, matched."""
+    image = files.get("image")
+    if "location" not in files:
+        return RawLayer(None, None, image)
+    location, n_unselected = read_location(files["location"])
+    if "counts" not in files:
+        return RawLayer(location, None, image, {"not selected": n_unselected})
+    location, counts, dropped = matched(location, read_counts(files["counts"]), files["counts"], files["location"])
+    return RawLayer(location, counts, image, {"not selected": n_unselected, **dropped})

@@ -13,7 +13,7 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.layout import IMAGE_SUFFIXES
-from data_preprocessing.readers import RawLayer, chosen_image, matched, read_counts, read_spots
+from data_preprocessing.readers import RawLayer, chosen_image, legacy_layer, read_spots
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
@@ -54,13 +54,6 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     Raises DataError if the spot file lacks a column, LayerError if a file cannot be read, spots are missing or nothing is common.
     """
     files = raw_files(raw, config, sample, layer)
-    image = files.get("image")
-    if "location" not in files:
-        if "counts" in files:
-            raise LayerError(raw / "ST-spotfiles" / f"{sample}{layer}_selection.tsv", "no file", "the spots of the counts", "add it")
-        return RawLayer(None, None, image)
-    location, n_unselected = read_spots(files["location"])
-    if "counts" not in files:
-        return RawLayer(location, None, image, {"not selected": n_unselected})
-    location, counts, dropped = matched(location, read_counts(files["counts"]), files["counts"], files["location"])
-    return RawLayer(location, counts, image, {"not selected": n_unselected, **dropped})
+    if "counts" in files and "location" not in files:
+        raise LayerError(raw / "ST-spotfiles" / f"{sample}{layer}_selection.tsv", "no file", "the spots of the counts", "add it")
+    return legacy_layer(files, read_spots)

@@ -16,7 +16,7 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.io import require_columns
 from common.layout import IMAGE_SUFFIXES
-from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, matched, read_counts, read_spots
+from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, legacy_layer, read_spots
 
 SECTION = re.compile(r"(?:HE_)?([^_]+)_([^_.]+)(?:_stdata\.tsv|\.tsv|_stdata\.tsv\.gz|\.tsv\.gz|\.jpe?g|\.png|\.tiff?)")
 
@@ -67,16 +67,9 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     Raises DataError if the spot file lacks a column, LayerError if a file cannot be read, spots are missing or nothing is common.
     """
     files = raw_files(raw, config, sample, layer)
-    image = files.get("image")
-    if "location" not in files:
-        if "counts" in files:
-            raise LayerError(files["counts"], "no spots beside it", "<patient>_<section>.spots.txt", "add it")
-        return RawLayer(None, None, image)
-    location, n_unselected = _read_location(files["location"])
-    if "counts" not in files:
-        return RawLayer(location, None, image, {"not selected": n_unselected})
-    location, counts, dropped = matched(location, read_counts(files["counts"]), files["counts"], files["location"])
-    return RawLayer(location, counts, image, {"not selected": n_unselected, **dropped})
+    if "counts" in files and "location" not in files:
+        raise LayerError(files["counts"], "no spots beside it", "<patient>_<section>.spots.txt", "add it")
+    return legacy_layer(files, _read_location)
 
 
 def _read_location(path: Path) -> tuple[pd.DataFrame, int]:
