@@ -32,7 +32,7 @@ demo: install
 	@echo "the report, to open in a browser:"; $(PY) report.py --root_path $(ROOT)
 
 test: install
-	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile tests
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 status: install
 	$(PY) -m common.cli status --root_path $(ROOT)

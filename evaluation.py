@@ -155,3 +155,11 @@ def runtime(started: float, seconds: dict, device: torch.device) -> dict:
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "torch_geometric": torch_geometric.__version__},
             "hardware": {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "cores": os.cpu_count(),
                          "machine": platform.machine()}}
+
+
+def finish(run: RunLayout, folds: list[Fold], results: list[dict], recipe: dict, started: float, device: torch.device, n_genes: int, genes_from: str) -> None:
+    """Write metrics.json, metrics.csv and runtime.json of all folds, and print the table."""
+    result = gather(folds, results, recipe)
+    write_result(run, result)
+    write_json(run.runtime, runtime(started, {f"fold_{fold.index}": one["training_seconds"] for fold, one in zip(folds, results)}, device))
+    print_result(result, n_genes, genes_from, {name: n for one in results for name, n in one["n_spots"].items()})

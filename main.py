@@ -24,7 +24,7 @@ from pathlib import Path
 from common import cli
 from common.config import absent_of_folds, save_config
 from common.errors import DataError
-from common.io import read_pt, read_table, write_h5ad, write_json, write_pt, write_table
+from common.io import read_pt, read_table, weights_of, write_h5ad, write_json, write_pt, write_table
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -100,12 +100,13 @@ def load_checkpoint(path: Path):
     if not {"state", "architecture", "genes", "feature_sets", "encoder", "depth"} <= set(saved):
         raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py", "give one of runs/<dataset>_2d/fold_<k>/")
     state = saved["state"]
-    model = MSAGNet2D(Architecture(**saved["architecture"] | {"without": tuple(saved["architecture"]["without"])}), Projection.of_state(state), state["basis"],
-                      state["z_scale"], state["level_offset"], state["mean"])
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
-    if encoder:
-        model.members[0].encoder = encoder
-    model.load_state_dict(state)
+    with weights_of(path, "main.py"):
+        model = MSAGNet2D(Architecture(**saved["architecture"] | {"without": tuple(saved["architecture"]["without"])}), Projection.of_state(state),
+                          state["basis"], state["z_scale"], state["level_offset"], state["mean"])
+        if encoder:
+            model.members[0].encoder = encoder
+        model.load_state_dict(state)
     return model.eval(), saved
 
 
@@ -129,7 +130,7 @@ def layer_anndata(graph, expression, genes: list[str], depth: float, uns: dict, 
 def baseline_predictions(graphs: list, pools: list, tested: list, settings) -> dict[str, list]:
     """{method: [(n_spots, n_genes) of each tested graph]}: the mean profile of training, ridge, ST-Net's head."""
     import numpy as np
-    from models import baselines, baselines_2d
+    from models import baselines_2d
     used = [(graph.feature[pool].numpy(), graph.label[pool].numpy()) for graph, pool in zip(graphs, pools) if pool.any()]
     feature, label = (np.concatenate(parts) for parts in zip(*used))
     profile = np.mean([one.mean(axis=0) for _, one in used], axis=0, keepdims=True)
@@ -245,10 +246,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "training_layers": {f"fold_{fold.index}": fold.training_layers for fold in folds},
               "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
-    result = evaluation.gather(folds, results, recipe)
-    evaluation.write_result(run_layout, result)
-    write_json(run_layout.runtime, evaluation.runtime(started, {f"fold_{fold.index}": one["training_seconds"] for fold, one in zip(folds, results)}, device))
-    evaluation.print_result(result, len(genes), config.genes_from, {name: n for one in results for name, n in one["n_spots"].items()})
+    evaluation.finish(run_layout, folds, results, recipe, started, device, len(genes), config.genes_from)
     print(f"\nwrote {run_layout.root}")
     return 0
 

@@ -149,10 +149,7 @@ def run(args: argparse.Namespace) -> int:
                                    "kernels": {sample: kernel for result in results for sample, kernel in result["kernels"].items()}})
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "known_layers": known, "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
-    result = evaluation.gather(folds, results, recipe)
-    evaluation.write_result(run_layout, result)
-    write_json(run_layout.runtime, evaluation.runtime(started, {f"fold_{fold.index}": one["training_seconds"] for fold, one in zip(folds, results)}, device))
-    evaluation.print_result(result, len(genes), config.genes_from, {name: n for one in results for name, n in one["n_spots"].items()})
+    evaluation.finish(run_layout, folds, results, recipe, started, device, len(genes), config.genes_from)
     for sample, layers in refused.items():
         for layer in layers:
             print(f"{sample}/{layer}: its registration was refused: do not trust what is said of this layer; see {layout.quality(sample)}")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import DataError
-from common.io import read_csr, read_json, read_pt, read_table, write_h5ad
+from common.io import read_csr, read_json, read_pt, read_table, weights_of, write_h5ad
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -52,14 +52,15 @@ def read_checkpoint(path: Path, genes: list[str], feature_sets: dict[str, int]) 
     return checkpoint
 
 
-def network_of(checkpoint: dict):
-    """MSAGNet in evaluation mode."""
+def network_of(checkpoint: dict, path: Path):
+    """MSAGNet in evaluation mode. Raises DataError if the checkpoint, read from `path`, is that of another version of the network."""
     from models.encoder import Projection
     from models.msagnet import Architecture, MSAGNet
     state, architecture = checkpoint["state"], checkpoint["architecture"]
-    model = MSAGNet(Architecture(**architecture | {"without": tuple(architecture["without"])}), Projection.of_state(state), state["basis"],
-                    state["z_scale"], state["level_offset"])
-    model.load_state_dict(state)
+    with weights_of(path, "main_3d.py"):
+        model = MSAGNet(Architecture(**architecture | {"without": tuple(architecture["without"])}), Projection.of_state(state), state["basis"],
+                        state["z_scale"], state["level_offset"])
+        model.load_state_dict(state)
     return model.eval()
 
 
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         kernel = gp.Kernel(**splits["kernels"][graph.sample]) if as_in_training else None  # None: chosen on these known layers
         if method == "msagnet":
             path = run_layout.checkpoint(index)
-            model = network_of(read_checkpoint(path, genes, graph.feature_sets))
+            model = network_of(read_checkpoint(path, genes, graph.feature_sets), path)
             predicted = training.predict(model, graph, training.fit_process(graph, known, kernel), known, device, with_sd=True)  # (n_spots, n_genes) each
             uns["checkpoint_sha256"] = file_digest(path)
         elif method == "reference":

@@ -35,6 +35,7 @@ from common.io import atomic_path, read_json, read_picture, read_table, write_ta
 from common.layout import REPOSITORY, Layout
 from common.recipe import file_digest
 from common.slide import open_slide
+from data_preprocessing.stain import colours
 from data_preprocessing.tissue import background_colour, tissue_mask
 from registration.sections import Section, make_views
 from registration.transforms import Transform, affine, apply_to_points, identity, invert, move, rotation
@@ -52,8 +53,7 @@ BLUR_PX = (0.0, 2.5)            # sigma, overview px
 NOISE = 4.0                     # grey levels
 WARP_PITCHES = (0.3, 1.0)       # largest displacement of the smooth warp
 WARP_LENGTH = 0.12              # its length scale, share of the image's longer side
-HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # optical density (Ruifrok & Johnston 2001)
-GOOD_PERCENT, MEDIAN_PERCENT, GOOD_SYN_PERCENT = 0.3, 0.1, 0.6  # of the diagonal
+GOOD_PERCENT, GOOD_SYN_PERCENT = 0.3, 0.6  # of the diagonal
 FAILED_PERCENT = 2.0            # of the diagonal: the gate must notice
 CODE = [Path(__file__), REPOSITORY / "data_preprocessing" / "tissue.py",
         *(REPOSITORY / "registration" / f"{name}.py" for name in ("gate", "matching", "pairing", "quality", "refinement", "sections", "transforms"))]
@@ -192,8 +192,7 @@ def tear(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 def restain(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
     """Another stain, slide shade, focus and noise. (h, w, 3) float 0..255 -> uint8."""
     density = -np.log((np.clip(rgb, 0, 255).astype(np.float32).reshape(-1, 3) + 1) / 256)
-    stains = np.array([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)], np.float32)
-    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    stains = colours().astype(np.float32)
     strength = np.append(np.exp(rng.uniform(*np.log(STAIN_STRENGTH), 2)), 1).astype(np.float32)
     density = density @ (np.linalg.inv(stains) * strength @ stains) + rng.uniform(-0.03, 0.12, 3).astype(np.float32)
     out = (256 * np.exp(-density) - 1).reshape(rgb.shape)

@@ -151,6 +151,15 @@ def read_pt(path: Path, made_by: str = "an earlier step") -> dict:
         return torch.load(path, weights_only=True, map_location="cpu")
 
 
+@contextmanager
+def weights_of(path: Path, made_by: str):
+    """Turn what PyTorch says, in pages, of a checkpoint whose network had other parts into one DataError."""
+    try:
+        yield
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise DataError(path, "weights of a network with other parts", "those of this version", f"run {made_by} again") from error
+
+
 # AnnData ---------------------------------------------------------------------------------------------
 def write_h5ad(path: Path, adata) -> None:
     with atomic_path(path) as temporary:

@@ -35,15 +35,15 @@ DENSITY = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)  # optical 
 UNMIX = np.linalg.inv(colours()).astype(np.float32)
 
 
-def amounts(image: np.ndarray) -> np.ndarray:
-    """Haematoxylin, eosin and residual of every pixel: (h, w, 3) uint8 -> (h, w, 3) float32."""
-    return DENSITY[image] @ UNMIX
+def amounts(density: np.ndarray) -> np.ndarray:
+    """Haematoxylin, eosin and residual of pixels: optical density (n, 3) -> (3 stains, n) float32."""
+    return UNMIX.T @ density.T
 
 
 def statistics(image: np.ndarray) -> np.ndarray:
     """The STATISTICS of one window: (h, w, 3) uint8 -> (18,) float32."""
     density = DENSITY[image].reshape(-1, 3)  # (h w, 3)
-    stains = UNMIX.T @ density.T  # (3 stains, h w)
+    stains = amounts(density)  # (3 stains, h w)
     rank = np.rint(np.array(POINTS) * (len(density) - 1)).astype(int)
     points = np.partition(stains, rank, axis=1)[:, rank]  # (3 stains, 3 points)
     nuclei = stains[0].reshape(image.shape[:2])

@@ -10,7 +10,6 @@ Three kernels speak side by side to the network: the whole one, position alone, 
 from dataclasses import replace
 
 import numpy as np
-from scipy import linalg
 
 from models import gp
 

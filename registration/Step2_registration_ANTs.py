@@ -27,8 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from common import cli
 from common.io import write_picture
 from common.layout import Layout

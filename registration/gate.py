@@ -9,7 +9,7 @@ import numpy as np
 from registration.matching import MIN_INLIER_SHARE, MIN_INLIERS, Match
 from registration.quality import containment, correlation, dice, overlap_correlation, warp_mask
 from registration.sections import View
-from registration.transforms import Transform, compose, describe, in_frames, invert, move
+from registration.transforms import Transform, describe, in_frames, invert, move
 
 SCALE_UM = (0.8, 1.25)          # of both axes: sections of one block are as large as each other
 MAX_SHEAR = 0.15

@@ -14,9 +14,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from registration.quality import warp_density, warp_mask
+from registration.quality import warp_mask
 from registration.sections import View, tissue_length_px
-from registration.transforms import affine, apply_to_points, compose, describe, invert, rotation
+from registration.transforms import affine, apply_to_points, compose, describe, invert, rotation, warp_image
 
 TISSUE_PX = 800                 # longer side of the larger tissue in the matched views
 TOP_KEYPOINTS = 4096
@@ -117,7 +117,7 @@ def match_from(start: np.ndarray, moving: View, target: tuple[np.ndarray, np.nda
     low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
     start = compose(affine(np.eye(2), -low), start)
     shape = tuple((high - low + 1).astype(int)[::-1])
-    points, descriptors = keypoints(warp_density(moving.density, start, shape), warp_mask(moving.mask, start, shape))
+    points, descriptors = keypoints(warp_image(moving.density, start, shape), warp_mask(moving.mask, start, shape))
     rows, columns = mutual_nearest(descriptors, target[1])
     return Pairs(start, points[rows], target[0][columns])
 
@@ -272,7 +272,7 @@ def fits_from_afar(moving: View, fixed: View) -> list[tuple[float, bool, float, 
         for degrees in np.arange(0, 360, FAR_STEP_DEG, dtype=float):
             linear = rotation(degrees)[:, :2] @ (MIRROR[:, :2] if mirrored else np.eye(2))
             laid = affine(linear, half - linear @ centre)  # the tissue's centroid in the middle of a square canvas
-            image = warp_density(here, laid, (2 * half + 1, 2 * half + 1))
+            image = warp_image(here, laid, (2 * half + 1, 2 * half + 1))
             response = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(image, (side, side))), (side, side))
             row, column = np.unravel_index(response.argmax(), response.shape)
             shift = np.array([column - side * (column > side // 2), row - side * (row > side // 2)])

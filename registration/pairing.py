@@ -9,10 +9,10 @@ import numpy as np
 
 from registration.gate import Evidence, degenerate, gather, reasons_against
 from registration.matching import Match, match_centroids, match_outlines
-from registration.quality import judge, warp_density, warp_mask
+from registration.quality import judge, warp_mask
 from registration.refinement import refine
 from registration.sections import View
-from registration.transforms import Transform, affine, compose, in_frames, invert, move
+from registration.transforms import Transform, affine, compose, in_frames, invert, move, warp_image
 
 TISSUE_PX = 320                 # longer side of the larger tissue in the compared views
 MIN_COMMON_SHARE = 0.05         # of the smaller tissue lies within the other, and
@@ -77,7 +77,7 @@ def refined(moving: View, fixed: View, matrix: np.ndarray, kind: str) -> tuple[T
     warped = warp_mask(moving.mask, matrix, fixed.mask.shape)
     common = cv2.erode((warped & fixed.mask).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # a flat piece varies at its rim only
     shown = common.sum() >= MIN_COMMON_SHARE * min(moving.mask.sum(), fixed.mask.sum())
-    contrast = [density[common].std() if shown else 0 for density in (warp_density(moving.density, matrix, fixed.mask.shape), fixed.density)]
+    contrast = [density[common].std() if shown else 0 for density in (warp_image(moving.density, matrix, fixed.mask.shape), fixed.density)]
     return refine(moving, fixed, matrix, kind if min(contrast) > MIN_CONTRAST else "none")
 
 

@@ -11,13 +11,8 @@ from registration.transforms import Transform, warp_image
 SMOOTH_PX = 2.0  # sigma; neighbouring sections share structures, not cells
 
 
-def warp_density(density: np.ndarray, transform: Transform | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """density (h, w) float32 moved onto a canvas of `shape` (rows, columns); 0 outside."""
-    return warp_image(density, transform, shape)
-
-
 def warp_mask(mask: np.ndarray, transform: Transform | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """mask (h, w) bool moved likewise; bool."""
+    """mask (h, w) bool moved onto a canvas of `shape` (rows, columns); bool."""
     return warp_image(mask.astype(np.float32), transform, shape) >= 0.5
 
 
@@ -36,14 +31,14 @@ def containment(a: np.ndarray, b: np.ndarray) -> float:
 def correlation(moving: View, fixed: View, transform: Transform | np.ndarray) -> float:
     """Pearson correlation of the smoothed stain densities over the union of both tissues."""
     mask = warp_mask(moving.mask, transform, fixed.mask.shape)
-    return _pearson(_smooth(warp_density(moving.density, transform, fixed.mask.shape)), _smooth(fixed.density), mask | fixed.mask)
+    return _pearson(_smooth(warp_image(moving.density, transform, fixed.mask.shape)), _smooth(fixed.density), mask | fixed.mask)
 
 
 def overlap_correlation(moving: View, fixed: View, transform: Transform | np.ndarray) -> float:
     """The same inside both tissues alone: nothing of it is the outline's, so a wrong fit scores about 0."""
     shape = fixed.mask.shape
     mask = warp_mask(moving.mask, transform, shape)
-    return _pearson(_smooth_inside(warp_density(moving.density, transform, shape), mask), _smooth_inside(fixed.density, fixed.mask),
+    return _pearson(_smooth_inside(warp_image(moving.density, transform, shape), mask), _smooth_inside(fixed.density, fixed.mask),
                     mask & fixed.mask)
 
 

@@ -11,9 +11,9 @@ import tempfile
 import cv2
 import numpy as np
 
-from registration.quality import judge, warp_density, warp_mask
+from registration.quality import judge, warp_mask
 from registration.sections import View
-from registration.transforms import Transform, Warp, compose, invert, read_itk, smallest_jacobian
+from registration.transforms import Transform, Warp, compose, invert, read_itk, smallest_jacobian, warp_image
 
 ITERATIONS = (60, 30)           # at shrink factors
 SHRINK_FACTORS = (4, 2)
@@ -44,12 +44,12 @@ def refine(moving: View, fixed: View, matrix: np.ndarray, kind: str = "affine") 
     where = compared(warp_mask(moving.mask, matrix, fixed.mask.shape), fixed.mask)
     if kind == "none" or not where.any():
         return best, kept
-    refined = Transform(compose(_ants_affine(warp_density(moving.density, matrix, fixed.mask.shape), fixed.density, where), matrix))
+    refined = Transform(compose(_ants_affine(warp_image(moving.density, matrix, fixed.mask.shape), fixed.density, where), matrix))
     if _is_no_worse(moving, fixed, refined, best):
         best, kept = refined, "affine"
     if kind == "syn":
         where = compared(warp_mask(moving.mask, best.matrix, fixed.mask.shape), fixed.mask)
-        warp = _ants_syn(warp_density(moving.density, best.matrix, fixed.mask.shape), fixed.density, where)
+        warp = _ants_syn(warp_image(moving.density, best.matrix, fixed.mask.shape), fixed.density, where)
         bent = Transform(best.matrix, warp)
         if not folds(warp, fixed.mask) and _is_no_worse(moving, fixed, bent, best):
             best, kept = bent, "syn"

@@ -28,3 +28,8 @@ def load_script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The slowest file first: beside it the other process does the rest (with --no-loadscope-reorder, see the Makefile)."""
+    items.sort(key=lambda item: item.path.name != "test_real_stack.py")

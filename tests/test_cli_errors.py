@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, load_script, script_path
-from PIL import Image
 
 from common import io
 from common.cli import read_status

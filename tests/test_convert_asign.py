@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from archives import COLUMNS, GENES, LAYERS, PITCH_PX, ROWS, WIDTH, save_data, save_objects, spot_dicts, make_truth, write_archive
+from archives import COLUMNS, GENES, LAYERS, PITCH_PX, ROWS, WIDTH, save_data, save_objects, spot_dicts, write_archive
 from conftest import load_script
 
 from common import cli

@@ -1,5 +1,4 @@
 """The whole pipeline on a tiny demo stack: contract, truth, no leak, determinism, bad layers."""
-import argparse
 import json
 import shutil
 
@@ -9,7 +8,6 @@ import timm
 import torch
 from scipy.spatial import cKDTree
 
-from common.cli import open_context
 from common.config import load_config, save_config
 from common.io import read_csr, read_h5ad, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_pt
 from common.layout import SIZES, Layout, RunLayout
@@ -60,7 +58,6 @@ def test_rows_agree_from_location_to_graph(tiny):
 
 def test_a_spot_belongs_to_patches_of_its_own_layer_that_cover_it(tiny):
     """The region and global of a spot lie on its own layer, and are the grid cell its pixel is in."""
-    context = open_context(argparse.Namespace(root_path=str(tiny.root), config=None))
     graph = load_sample(tiny, "A")
     assert (graph.region_layer[graph.region_of_spot] == graph.layer).all() and (graph.global_layer[graph.global_of_spot] == graph.layer).all()
     assert (graph.global_layer[graph.global_of_region] == graph.region_layer).all()
@@ -346,6 +343,24 @@ def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tm
                        (there.X[nearest] - there.X.mean(axis=0)).ravel())[0, 1] > 0.5  # the same picture, spots a little off
     write_pt(tmp_path / "other.pt", read_pt(trained.checkpoint(0)) | {"feature_sets": {"backbone": 7}})
     assert main_2d(own.root, out.root, "--checkpoint", str(tmp_path / "other.pt")) == 2 and "those of the checkpoint" in capsys.readouterr().err
+    saved = read_pt(trained.checkpoint(0))
+    renamed = {name.replace("transformer", "mixer"): value for name, value in saved["state"].items()}
+    write_pt(tmp_path / "older.pt", saved | {"state": renamed})
+    assert main_2d(own.root, out.root, "--checkpoint", str(tmp_path / "older.pt")) == 2
+    error = capsys.readouterr().err
+    assert "older.pt: found weights of a network with other parts; expected those of this version" in error and error.count("\n") == 1
+
+
+def test_the_checkpoint_of_another_version_is_refused_in_one_line(tiny, trained, tmp_path, capsys):
+    shutil.copytree(trained.root, tmp_path / "run")
+    older = RunLayout(tmp_path / "run")
+    saved = read_pt(trained.checkpoint(0))
+    for spoilt in ({"state": {name: value for name, value in saved["state"].items() if "spot_gat" not in name}},
+                   {"architecture": saved["architecture"] | {"n_rounds": 20}}):
+        write_pt(older.checkpoint(0), saved | spoilt)
+        assert load_script("predict_3d").main(["--root_path", str(tiny.root), "--save_path", str(older.root)]) == 2
+        error = capsys.readouterr().err
+        assert "found weights of a network with other parts" in error and error.count("\n") == 1
 
 
 def test_an_encoder_of_its_own_is_trained_and_kept(tiny, tmp_path, capsys):

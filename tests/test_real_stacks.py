@@ -48,8 +48,6 @@ def test_table_gives_mean_and_sd_over_seeds():
 
 def test_a_sample_without_images_is_imputed_from_its_array_positions(tmp_path, monkeypatch):
     """Two layers of one smooth pattern whose arrays do not start at the same place: the network finds the pattern again."""
-    import argparse
-    import gzip
     monkeypatch.setattr(training, "Settings", functools.partial(training.Settings, max_iterations=20, members=1))
     folder = tmp_path / "her2st"
     for name in ("ST-cnts", "ST-spotfiles"):

@@ -19,7 +19,6 @@ from common.layout import Layout, RunLayout
 from conftest import load_script
 from report_parts.charts import nice_ticks
 from report_parts.colours import error_scale, expression_scale, lut
-from report_parts.gather import agreement, choose_genes
 from report_parts.view3d import POSITION_STEPS
 
 report = load_script("report")
