@@ -1,4 +1,4 @@
-# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and report.html (about 10 minutes)
+# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and report.html (about 9 minutes on 2 cores)
 # make test    the tests (WORKERS=2 side by side)
 # make status ROOT=folder    which layer stands at which step, and why
 # Both set up .venv beside the sources first: all that is needed is Python 3.11 or newer.
@@ -38,4 +38,4 @@ status: install
 	$(PY) -m common.cli status --root_path $(ROOT)
 
 clean:
-	rm -rf $(VENV) demo_data runs .snakemake
+	rm -rf $(VENV) demo_data runs/demo runs/demo_2d .snakemake

@@ -7,6 +7,7 @@ OUTPUT  SampleGraph: every spot of one layer (2D), or of all layers of a tissue 
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,9 @@ from common.cli import Context, set_status
 from common.errors import DataError, LayerError
 from common.io import open_patches, read_npy, read_pt
 from common.layout import Layout
+from data_preprocessing.expression import read_genes
 from models.cross_attention import patch_neighbourhoods
-from models.encoder import GROUPS, standardise_per_slide
+from models.encoder import grouped, standardise_per_slide
 from models.views import spot_views
 
 
@@ -64,11 +66,6 @@ class SampleGraph:
     def n_genes(self) -> int:
         return self.label.shape[1]
 
-    def feature_set(self, name: str) -> Tensor:
-        """(n, width) float32: one feature set of the spots, standardised per slide."""
-        names = list(self.feature_sets)
-        return self.feature.split(list(self.feature_sets.values()), dim=1)[names.index(name)]
-
     def labelled_layers(self) -> list[int]:
         """Layers that have measured expression, in z order."""
         return sorted(int(l) for l in torch.unique(self.layer[self.has_label]))
@@ -80,9 +77,8 @@ class SampleGraph:
     @cached_property
     def views(self) -> dict[str, np.ndarray]:
         """Position and looks of every spot, for the Gaussian process: {"position": (n, 2) pitches, "image": ..., "stain": ...}."""
-        features = {group: [self.feature_set(name) for name in names if name in self.feature_sets] for group, names in GROUPS.items()}
-        return spot_views(self.position.numpy(), self.layer.numpy(),
-                          {group: torch.cat(parts, dim=1).numpy() for group, parts in features.items() if parts})
+        features = {group: feature.numpy() for group, feature in grouped(self.feature, self.feature_sets).items()}
+        return spot_views(self.position.numpy(), self.layer.numpy(), features)
 
 
 def make_graph(sample: str, records: np.ndarray, graph: dict, layer: Tensor, registered: np.ndarray, spot_edges: Tensor,
@@ -121,10 +117,20 @@ def check_finite(records: np.ndarray, names: tuple[str, ...], file) -> None:
             raise DataError(file, f"a {name} that is not finite", "finite numbers", "make the file again with --overwrite")
 
 
-def load_layer(layout: Layout, sample: str, layer: int) -> SampleGraph:
-    """Read one layer's graph. Raises LayerError if a file is missing, DataError if a value is not finite."""
+def check_recipe(graph: dict, file: Path, layout: Layout, loaded: list[SampleGraph]) -> None:
+    """Raises LayerError if the labels are of other genes than genes.csv, or the features others than those of the graphs loaded before."""
+    if graph["spot"].get("genes") != read_genes(layout):
+        raise LayerError(file, "labels of another gene list", f"the genes of {layout.genes}, in order", "run 5_2_get_label_of_other_resolution.py and all that follows again")
+    if loaded and graph["spot"]["feature_sets"] != loaded[0].feature_sets:
+        raise LayerError(file, f"features {graph['spot']['feature_sets']}", f"those of {loaded[0].sample}, {loaded[0].feature_sets}",
+                         "run 4_feature_extraction.py and all that follows again, for all samples")
+
+
+def load_layer(layout: Layout, sample: str, layer: int, loaded: list[SampleGraph] = ()) -> SampleGraph:
+    """Read one layer's graph. Raises LayerError if a file is missing or does not go with genes.csv and `loaded`, DataError if a value is not finite."""
     records = read_npy(layout.npy(sample, layer), "data_preprocessing/7_make_dataset.py")
     graph = read_pt(layout.graph(sample, layer), "data_preprocessing/6_pt_construction.py")
+    check_recipe(graph, layout.graph(sample, layer), layout, loaded)
     check_finite(records, ("label", "feature", "pixel"), layout.npy(sample, layer))
     near = graph["spot", "near", "spot"]
     for level in ("region", "global"):
@@ -138,7 +144,7 @@ def load_layers(context: Context, step: str) -> list[SampleGraph]:
     for sample in sorted(context.config.samples):
         for layer in context.config.layers_of(sample):
             try:
-                graphs.append(load_layer(context.layout, sample, layer))
+                graphs.append(load_layer(context.layout, sample, layer, graphs))
                 set_status(context.layout, step, f"{sample}/{layer}", "ok")
             except LayerError as error:
                 set_status(context.layout, step, f"{sample}/{layer}", f"left out: {error}")

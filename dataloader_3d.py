@@ -14,13 +14,14 @@ from common.config import Config
 from common.errors import DataError, LayerError
 from common.io import read_json, read_npy, read_pt
 from common.layout import Layout
-from dataloader import SampleGraph, check_finite, make_graph
+from dataloader import SampleGraph, check_finite, check_recipe, make_graph
 
 
-def load_sample(layout: Layout, sample: str) -> SampleGraph:
-    """Read one sample's graph. Raises LayerError if a file is missing, DataError if a value is not finite."""
+def load_sample(layout: Layout, sample: str, loaded: list[SampleGraph] = ()) -> SampleGraph:
+    """Read one sample's graph. Raises LayerError if a file is missing or does not go with genes.csv and `loaded`, DataError if a value is not finite."""
     records = read_npy(layout.npy_3d(sample), "data_preprocessing_3d/5_build_3d_final_format.py")
     graph = read_pt(layout.graph_3d(sample), "data_preprocessing_3d/4_build_3d_graph.py")
+    check_recipe(graph, layout.graph_3d(sample), layout, loaded)
     check_finite(records, ("label", "feature", "registered"), layout.npy_3d(sample))
     edges, attributes = zip(*((graph["spot", kind, "spot"]["edge_index"], graph["spot", kind, "spot"]["edge_attr"]) for kind in ("cross", "within")))
     return make_graph(sample, records, graph, torch.from_numpy(records["layer"].astype(np.int64)), np.asarray(records["registered"]),
@@ -32,7 +33,7 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
     graphs = []
     for sample in sorted(context.config.samples):
         try:
-            graphs.append(load_sample(context.layout, sample))
+            graphs.append(load_sample(context.layout, sample, graphs))
             set_status(context.layout, step, sample, "ok")
         except LayerError as error:
             set_status(context.layout, step, sample, f"left out: {error}")

@@ -5,6 +5,7 @@ A fold is kept if its recipe (inputs, settings, split, code) is what it was: a r
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,10 +19,12 @@ import torch
 from scipy import sparse
 
 from common.cli import map_workers
+from common.config import Config
+from common.errors import DataError
 from common.io import read_h5ad, read_json, write_json, write_table
 from common.layout import REPOSITORY, Layout, RunLayout
 from common.recipe import files_digest, is_current, make_recipe
-from data_preprocessing.expression import normalise
+from data_preprocessing.expression import known_layers, normalise
 from dataloader import SampleGraph
 from models import baselines, metrics
 from training import Fold, Settings
@@ -63,30 +66,44 @@ def ceilings(layout: Layout, graph: SampleGraph, layers: list[int]) -> dict[str,
 
 
 # folds -----------------------------------------------------------------------------------------------
+def check_gene_choice(layout: Layout, config: Config, seen: dict[str, list[int]]) -> None:
+    """With `genes_from: known` the genes must have been chosen on none but the layers whose labels a run sees. Raises DataError."""
+    if config.genes_from != "known":
+        return
+    for sample, layers in seen.items():
+        chosen_on = known_layers(config, layout, sample)
+        if not set(chosen_on) <= set(layers):
+            raise DataError(layout.genes, f"genes_from: known, chosen on layers {chosen_on} of {sample}", f"the layers {layers} that this run learns from",
+                            f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
+
+
 def fold_recipe(script: Path, root: Path, inputs: list[Path], fold: Fold, settings: Settings, others: dict) -> dict:
     """What the result of a fold depends on."""
+    folders = (REPOSITORY / name for name in ("common", "data_preprocessing", "data_preprocessing_3d", "models"))
     code = files_digest([script, *sorted(REPOSITORY.glob("training*.py")), *sorted(REPOSITORY.glob("dataloader*.py")), Path(__file__),
-                         *sorted((REPOSITORY / "models").glob("*.py")), *sorted((REPOSITORY / "common").glob("*.py"))])
+                         *(file for folder in folders for file in sorted(folder.glob("*.py")))])
     return make_recipe(script.stem, inputs, {"fold": asdict(fold), "settings": asdict(settings), **others}, root, code)
 
 
-def pending(run: RunLayout, folds: list[Fold], recipes: list[dict], trained: bool, overwrite: bool) -> list[Fold]:
-    """The folds that have to be run. trained: each has a checkpoint."""
-    outputs = lambda fold: [run.fold_result(fold.index), *([run.checkpoint(fold.index)] if trained else [])]
-    return [fold for fold, recipe in zip(folds, recipes) if overwrite or not is_current(recipe, run.fold_recipe(fold.index), outputs(fold))]
+def pending(run: RunLayout, folds: list[Fold], recipes: list[dict], outputs: Callable[[Fold], list[Path]], overwrite: bool) -> list[Fold]:
+    """The folds that have to be run. outputs: what a fold leaves beside its result."""
+    return [fold for fold, recipe in zip(folds, recipes)
+            if overwrite or not is_current(recipe, run.fold_recipe(fold.index), [run.fold_result(fold.index), *outputs(fold)])]
 
 
 def run_folds(step: str, run: RunLayout, folds: list[Fold], recipes: list[dict], todo: list[Fold], work: Callable[[Fold], dict], workers: int) -> list[dict]:
-    """Results of all folds, those in `todo` made by work(fold), each written as soon as it is there."""
+    """Results of all folds, those in `todo` made by work(fold), each written as soon as it is there. Older predictions of their samples go."""
     def run_one(fold: Fold) -> str:
         run.fold_recipe(fold.index).unlink(missing_ok=True)
+        for sample in fold.test_samples:
+            shutil.rmtree(run.imputed_folder(sample), ignore_errors=True)
         started = time.perf_counter()
         result = work(fold)
         write_json(run.fold_result(fold.index), result | {"seconds": round(time.perf_counter() - started, 1)})
         write_json(run.fold_recipe(fold.index), recipes[fold.index])
         return f"{step}  fold {fold.index}: tested {', '.join(fold.test_samples)} ({time.perf_counter() - started:.1f} s)"
 
-    with closing(map_workers(run_one, todo, workers)) as lines:
+    with closing(map_workers(run_one, todo, min(workers, len(todo)))) as lines:
         for line in lines:
             print(line, flush=True)
     for fold in folds:
@@ -126,7 +143,7 @@ def write_result(run: RunLayout, result: dict) -> None:
 
 
 def format_table(methods: dict, ceiling: dict) -> str:
-    """The result as a plain table: floors, the Gaussian process, MSAGNet."""
+    """The result as a plain table: floors and baselines, MSAGNet last, the ceiling."""
     lines = [f"{'method':12s} {'MSE':>8s} {'MAE':>8s} {'PCC_spot':>9s} {'PCC_gene':>9s} {'SCC_gene':>9s}"]
     for method in sorted(methods, key=lambda name: (name == "msagnet", list(methods).index(name))):
         row = methods[method]["pooled"]
@@ -146,9 +163,9 @@ def print_result(result: dict, n_genes: int, genes_from: str, n_spots: dict[str,
 
 
 def runtime(started: float, seconds: dict, device: torch.device) -> dict:
-    """What it took and on what: seconds, peak memory, command, versions, hardware."""
+    """What it took and on what: seconds, peak memory of the largest process, command, versions, hardware."""
     import torch_geometric
-    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    peak = {"peak_memory_mib": max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024}
     if device.type == "cuda":
         peak["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
     return {"seconds": round(time.perf_counter() - started, 1), "training_seconds": seconds, **peak, "command": sys.argv,

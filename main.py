@@ -4,7 +4,7 @@ INPUT   <root>/npy_information/<sample>/<layer>.npy, graph_data/<sample>/<layer>
         <root>/gene_expression/    gene list, noise ceiling;   <root>/cropped_imgs/patches_224/    with --encoder
 OUTPUT  <save_path>/metrics.json, metrics.csv    every method on the same test spots, by fold, sample and layer; identical between two runs of one recipe
         <save_path>/fold_<k>/checkpoint.pt       the network of a fold: python main.py --checkpoint FILE predicts with it
-        <save_path>/imputed/<sample>/<layer>.h5ad    every layer that did not train: X (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1));
+        <save_path>/imputed/<sample>/<layer>.h5ad    every layer of a tested sample that did not train: X (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1));
                                                  layers['log1p'], layers['measured'] where there are counts; obsm['spatial'] level-0 px
         <save_path>/splits.json, config.yaml, genes.csv, runtime.json, tensorboard/
 Folds   of the config: each holds samples out, and all labelled layers of the others train. Without folds, or with one sample: --training_layers train (default:
@@ -28,12 +28,13 @@ from common.io import read_pt, read_table, weights_of, write_h5ad, write_json, w
 from common.layout import RunLayout
 from common.recipe import file_digest
 
-METHODS = ("msagnet", "reference", "stnet", "ridge", "mean")
+TRAINED = ("msagnet", "reference")
+METHODS = (*TRAINED, "stnet", "ridge", "mean")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__, sample=True, layer=False)
-    parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>_2d)")
+    parser = cli.make_parser(__doc__, sample=True, layer=False, done=False)
+    parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>_2d; with --checkpoint runs/<dataset>_2d_predicted)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what the h5ad files hold; reference: the released arithmetic and recipe")
     parser.add_argument("--training_layers", default=None, help="without folds: layers that train, e.g. 1 or 2,3")
     parser.add_argument("--checkpoint", default=None, help="train nothing, score nothing: predict every layer with this network")
@@ -102,8 +103,7 @@ def load_checkpoint(path: Path):
     state = saved["state"]
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
     with weights_of(path, "main.py"):
-        model = MSAGNet2D(Architecture(**saved["architecture"] | {"without": tuple(saved["architecture"]["without"])}), Projection.of_state(state),
-                          state["basis"], state["z_scale"], state["level_offset"], state["mean"])
+        model = MSAGNet2D(Architecture.of(saved["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"], state["mean"])
         if encoder:
             model.members[0].encoder = encoder
         model.load_state_dict(state)
@@ -125,6 +125,11 @@ def layer_anndata(graph, expression, genes: list[str], depth: float, uns: dict, 
     if graph.has_label.any() and set(own) == set(genes):
         adata.layers["measured"] = np.where(graph.has_label.numpy()[:, None], graph.label.numpy(), np.float32(np.nan))[:, pd.Index(own).get_indexer(genes)]
     return adata
+
+
+def tested_of(fold, graphs: list) -> list:
+    """The layers that a fold predicts: of its samples those that do not train."""
+    return [graph for graph in graphs if graph.sample in fold.test_samples and int(graph.layer[0]) not in fold.training_layers[graph.sample]]
 
 
 def baseline_predictions(graphs: list, pools: list, tested: list, settings) -> dict[str, list]:
@@ -150,11 +155,13 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
     import torch
     from torch.utils.tensorboard import SummaryWriter
     import evaluation
+    import training
     import training_2d
     from data_preprocessing.expression import depth_of
     from dataloader import Pictures
     pools = [graph.in_layers(fold.training_layers[graph.sample]) for graph in graphs]
-    tested = [graph for graph in graphs if graph.sample in fold.test_samples and int(graph.layer[0]) not in fold.training_layers[graph.sample]]
+    training.check_labelled(f"fold {fold.index}", sum(int(pool.sum()) for pool in pools), f"training layers {fold.training_layers}")
+    tested = tested_of(fold, graphs)
     started = time.perf_counter()
     predicted = baseline_predictions(graphs, pools, tested, settings) if tested else {}
     with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
@@ -186,13 +193,17 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
 
 
 def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> int:
-    """Predict every layer of the root with a network that is there."""
+    """Predict every layer of the root with a network that is there, into a run folder of its own."""
+    import pandas as pd
     import training_2d
+    from data_preprocessing.expression import read_genes
     from dataloader import Pictures, load_layers
     model, saved = load_checkpoint(Path(args.checkpoint))
     graphs = load_layers(context, "main")
-    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(f"{context.config.dataset}_2d")
-    own = list(read_table(context.layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"])
+    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(f"{context.config.dataset}_2d_predicted")
+    own = read_genes(context.layout)
+    write_table(run_layout.genes, pd.DataFrame({"gene": saved["genes"]}))
+    write_json(run_layout.splits, {"method": "msagnet", "folds": []})
     uns = {"method": "msagnet", "checkpoint_sha256": file_digest(Path(args.checkpoint)), "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
     for graph in graphs:
         if graph.feature_sets != saved["feature_sets"]:
@@ -220,9 +231,13 @@ def run(args: argparse.Namespace) -> int:
     graphs = load_layers(context, "main")
     labelled = labelled_of(graphs)
     groups = training.groups_of(list(labelled), config.folds)
-    folds = training.make_folds(labelled, layers_that_train(config, graphs, cli.parse_layers(args.training_layers), len(groups) > 1), groups)
+    folds = training.make_folds(labelled, layers_that_train(config, graphs, cli.parse_layers(args.training_layers, "--training_layers"), len(groups) > 1), groups)
     for line in absent_of_folds(list(labelled), config.folds):
         print(f"main  {line}")
+    if len(folds) == 1:
+        evaluation.check_gene_choice(layout, config, folds[0].training_layers)
+    elif config.genes_from == "known":
+        print("main  the genes were chosen on the known layers of all samples, those that a fold tests too")
     steps_an_epoch = max(1, sum(-(-int(graph.has_label.sum()) // args.batch_size) for graph in graphs))
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=1 if args.encoder else args.members, seed=args.seed,
@@ -239,9 +254,11 @@ def run(args: argparse.Namespace) -> int:
     inputs += [Path(args.encoder_weights)] if args.encoder_weights else []
     others = {"method": args.method, "encoder": args.encoder, "reference_width": args.reference_width, "device": device.type}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
-    todo = evaluation.pending(run_layout, folds, recipes, args.method in ("msagnet", "reference"), args.overwrite)
+    imputed_of = lambda fold: [run_layout.imputed(graph.sample, int(graph.layer[0])) for graph in tested_of(fold, graphs)]
+    outputs = lambda fold: imputed_of(fold) + ([run_layout.checkpoint(fold.index)] if args.method in TRAINED else [])
+    todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
     work = lambda fold: run_fold(fold, args, graphs, layout, run_layout, settings, device, list(genes["gene"]))
-    results = evaluation.run_folds("main", run_layout, folds, recipes, todo, work, min(args.num_workers, len(folds)) if device.type == "cpu" else 1)
+    results = evaluation.run_folds("main", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "training_layers": {f"fold_{fold.index}": fold.training_layers for fold in folds},

@@ -31,7 +31,7 @@ METHODS = (*TRAINED, "gp", "kernel", "similarity", "overlap", "nearest", "mean")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__, sample=True, layer=False)
+    parser = cli.make_parser(__doc__, sample=True, layer=False, done=False)
     parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what predict_3d.py will use; reference: the released arithmetic and recipe; the others need no training")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
@@ -51,16 +51,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_gene_choice(layout, config, known: dict[str, list[int]]) -> None:
-    """With `genes_from: known` the genes must have been chosen on none but the known layers of this run. Raises DataError."""
-    from data_preprocessing.expression import known_layers
-    if config.genes_from != "known":
-        return
-    for sample, layers in known.items():
-        chosen_on = known_layers(config, layout, sample)
-        if not set(chosen_on) <= set(layers):
-            raise DataError(layout.genes, f"genes_from: known, chosen on layers {chosen_on} of {sample}", f"the known layers {layers} of this run",
-                            f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
+def enough_known(graphs: list, known: dict[str, list[int]], layout) -> list:
+    """The samples without those of which known layers have too few labelled spots; these are reported. Raises DataError if none is left."""
+    from common.cli import set_status
+    from training import check_labelled
+    kept, error = [], None
+    for graph in graphs:
+        try:
+            if known[graph.sample]:
+                check_labelled(f"sample {graph.sample}", int(graph.in_layers(known[graph.sample]).sum()), f"known layers {known[graph.sample]}")
+            kept.append(graph)
+        except DataError as one:
+            error = one
+            set_status(layout, "main_3d", graph.sample, f"left out: {error}")
+            print(f"main_3d  {graph.sample}: left out: {error}", file=sys.stderr)
+    if not kept:
+        raise error
+    return kept
 
 
 def run_fold(fold, method: str, reference_width: int, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
@@ -123,7 +130,9 @@ def run(args: argparse.Namespace) -> int:
     given = cli.parse_layers(args.known_layers)
     refused = {graph.sample: refused_layers(layout, graph.sample) for graph in graphs}
     known = {graph.sample: known_layers_of(config, graph, given, refused[graph.sample]) for graph in graphs}
-    check_gene_choice(layout, config, known)
+    graphs = enough_known(graphs, known, layout)
+    known = {graph.sample: known[graph.sample] for graph in graphs}
+    evaluation.check_gene_choice(layout, config, known)
     groups = training.groups_of(list(known), config.folds)
     folds = training.make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
     for line in absent_of_folds(list(known), config.folds):
@@ -131,19 +140,22 @@ def run(args: argparse.Namespace) -> int:
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
-    run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
+    for path in (run_layout.metrics_json, run_layout.splits):
+        path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run_layout.config)
     write_table(run_layout.genes, genes)
 
     inputs = [layout.genes, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
-    recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, {"method": args.method, "reference_width": args.reference_width, "device": device.type}) for fold in folds]
-    todo = evaluation.pending(run_layout, folds, recipes, args.method in TRAINED, args.overwrite)
+    others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known}
+    recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
+    outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
+    todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
     given_something = [graph for graph in graphs if known[graph.sample]] if todo else []
     workers = args.num_workers if device.type == "cpu" else 1
-    fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), given_something, min(workers, len(graphs)))
-    processes = {graph.sample: process for graph, process in zip(given_something, fitted)}
+    fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), given_something, min(workers, len(given_something)))
+    processes = {graph.sample: process for graph, process in zip(given_something, fitted, strict=True)}
     work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, layout, run_layout, settings, device, list(genes["gene"]))
-    results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, min(workers, len(folds)))
+    results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, workers)
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],
                                    "kernels": {sample: kernel for result in results for sample, kernel in result["kernels"].items()}})

@@ -30,7 +30,7 @@ from common.recipe import file_digest
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__, sample=True, layer=True)
+    parser = cli.make_parser(__doc__, sample=True, layer=True, overwrite=False, done=False)
     parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default runs/<dataset>)")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given (default: as in training)")
     parser.add_argument("--fold", type=int, default=None, help="use this fold's checkpoint for every sample")
@@ -56,10 +56,9 @@ def network_of(checkpoint: dict, path: Path):
     """MSAGNet in evaluation mode. Raises DataError if the checkpoint, read from `path`, is that of another version of the network."""
     from models.encoder import Projection
     from models.msagnet import Architecture, MSAGNet
-    state, architecture = checkpoint["state"], checkpoint["architecture"]
+    state = checkpoint["state"]
     with weights_of(path, "main_3d.py"):
-        model = MSAGNet(Architecture(**architecture | {"without": tuple(architecture["without"])}), Projection.of_state(state), state["basis"],
-                        state["z_scale"], state["level_offset"])
+        model = MSAGNet(Architecture.of(checkpoint["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"])
         model.load_state_dict(state)
     return model.eval()
 

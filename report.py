@@ -1,7 +1,7 @@
 """Make ONE HTML page of a run that opens anywhere, without network: what was known, how good it is, and maps to look at.
 
-INPUT   <save_path>/metrics.json, splits.json, runtime.json, config.yaml, genes.csv, tensorboard/    of main_3d.py
-        <save_path>/imputed/<sample>/<layer>.h5ad    of predict_3d.py
+INPUT   <save_path>/metrics.json, splits.json, runtime.json, config.yaml, genes.csv, tensorboard/    of main_3d.py or main.py
+        <save_path>/imputed/<sample>/<layer>.h5ad    of predict_3d.py or main.py
         <root>/tissue/, registration/                H&E overviews, overlays, quality.json (the gate's verdict of every pair)
 OUTPUT  <save_path>/report.html                      self-contained; the same bytes for the same inputs; its path is printed
 
@@ -29,8 +29,8 @@ SIDE_PX = ((6, 860), (12, 680), (10**9, 500))  # up to so many sections: longer 
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__, sample=True, layer=False)
-    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default runs/<dataset>)")
+    parser = cli.make_parser(__doc__, sample=True, layer=False, overwrite=False, done=False)
+    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py or main.py (default runs/<dataset>)")
     parser.add_argument("--genes", default=None, metavar="A,B", help="genes to map (default: the best predicted, the median, and markers)")
     return parser
 

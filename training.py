@@ -4,8 +4,8 @@ Training is mask-and-predict. In every step some training labels of one sample a
 of) the hidden ones:
     layer episode   one labelled layer is hidden, the sample's other training layers are shown     (samples with several training layers)
     disc episode    discs of 0.8 to 3 pitches of the training layers are hidden, at most 25 % of the spots
-What imputation says of a hidden spot comes from the shown ones alone. No label of a target layer is ever in a training pool: not in the loss, not
-shown, not in the mean, not in the basis.
+What imputation says of a hidden spot comes from the shown ones; only the mean of their layer and the basis know all training spots. No label of a
+target layer is ever in a training pool: not in the loss, not shown, not in the mean, not in the basis.
 Every known spot trains every member: with parts of them held out for validation, hidden discs of the known layer were predicted 1 % worse
 (benchmarks/README.md). So nothing is stopped early: the steps are few, and the weights kept are the running average at the end.
 """
@@ -31,6 +31,7 @@ LOG_EVERY = 10
 ENCODER_LR_SHARE = 0.03
 MIN_LABELLED_SPOTS = 20
 JITTER_PITCHES = 0.3
+LOSS_OF_PCC, LOSS_OF_LEVELS = 0.25, 0.125
 NOISE_FACTORS = {"spot_x": 1.0, "around_x": 1.0, "region_x": 2.0, "global_x": 4.0}
 
 
@@ -52,6 +53,10 @@ class Settings:
     without: tuple[str, ...] = ()
     seed: int = 0
     validate_every: int = 10     # steps; 2D
+
+    def __post_init__(self) -> None:
+        if self.width < Architecture.heads or self.width % Architecture.heads:
+            raise DataError("--width", self.width, f"a multiple of the {Architecture.heads} attention heads", f"e.g. --width {8 * Architecture.heads}")
 
 
 # the loop --------------------------------------------------------------------------------------------
@@ -104,6 +109,30 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
     return torch.optim.AdamW(groups, lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
+
+
+def check_labelled(who: str, n_spots: int, layers: str) -> None:
+    """Raises DataError if that is too few to learn from."""
+    if n_spots < MIN_LABELLED_SPOTS:
+        raise DataError(who, f"{n_spots} labelled spots on {layers}", f"at least {MIN_LABELLED_SPOTS}", "give others, with counts and image; see status.json")
+
+
+def multi_level_loss(model: MSAGNet, out: dict[str, Tensor], spot_z: Tensor, spots: Tensor, mean: Tensor, lesson, of_pcc: float,
+                     of_levels: float) -> tuple[Tensor, dict[str, float]]:
+    """The loss on b spots, and with regions and globals in `out` the multi-level one (models/losses.py); its parts by name.
+
+    spot_z: (b, rank) predicted of `spots` (b,), rows of the lesson's sample; mean: (G,) that predictions start from; lesson: labels and patches.
+    """
+    label = lesson.label[spots]  # (b, G)
+    spot = spot_loss(mean + model.residual(spot_z), label, of_pcc)
+    if "region" not in out:
+        return spot, {"train/spot": spot.item()}
+    regions, globals_ = lesson.patches
+    region = mean + model.level_offset[0] + model.residual(out["region"])  # (R, G)
+    global_ = mean + model.level_offset[1] + model.residual(out["global"])  # (Q, G)
+    level = level_loss(region[regions], lesson.region_label[regions], global_[globals_], lesson.global_label[globals_], of_levels)
+    consistency = consistency_loss(region[lesson.sample.region_of_spot[spots]], global_[lesson.sample.global_of_spot[spots]], label, of_levels)
+    return spot + level + consistency, {"train/spot": spot.item(), "train/level": level.item(), "train/consistency": consistency.item()}
 
 
 # training in 3D --------------------------------------------------------------------------------------
@@ -161,10 +190,7 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], processes: dict[s
     graphs: samples whose images may be seen; pools: {sample: (n,) bool} labels that may be used; processes: {sample: process} whose kernels
     impute. log: callable(iteration, {name: value}). Raises DataError if there is no label, FloatingPointError if the loss is not finite.
     """
-    n_labelled = sum(int(pool.sum()) for pool in pools.values())
-    if n_labelled < MIN_LABELLED_SPOTS:
-        raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS}, on known layers with counts, image, registration",
-                        "see status.json")
+    check_labelled("training", sum(int(pool.sum()) for pool in pools.values()), "the training layers")
     model = build_model(graphs, pools, settings)
     generator = np.random.default_rng(settings.seed)
     lessons = []
@@ -214,17 +240,7 @@ def episode_loss(model: MSAGNet, member: Network, lesson: Lesson, episode: Episo
     mean: (G,) of the shown spots; learned: hidden spots in the loss, by their place in the episode.
     """
     out = member(with_noise(lesson.sample, input_noise), episode)
-    spots = episode.rows[learned]
-    label = lesson.label[spots]  # (n_learned, G)
-    spot = spot_loss(mean + model.residual(out["spot"][learned]), label)
-    if not member.has("levels"):
-        return spot, {"train/spot": spot.item()}
-    regions, globals_ = lesson.patches
-    region = mean + model.level_offset[0] + model.residual(out["region"])  # (R, G)
-    global_ = mean + model.level_offset[1] + model.residual(out["global"])  # (Q, G)
-    level = level_loss(region[regions], lesson.region_label[regions], global_[globals_], lesson.global_label[globals_])
-    consistency = consistency_loss(region[lesson.sample.region_of_spot[spots]], global_[lesson.sample.global_of_spot[spots]], label)
-    return spot + level + consistency, {"train/spot": spot.item(), "train/level": level.item(), "train/consistency": consistency.item()}
+    return multi_level_loss(model, out, out["spot"][learned], episode.rows[learned], mean, lesson, LOSS_OF_PCC, LOSS_OF_LEVELS)
 
 
 def with_noise(sample: Sample, sd: float) -> Sample:
@@ -255,9 +271,7 @@ def predict(model: MSAGNet, graph: SampleGraph, process: gp.GaussianProcess, kno
 def fit_process(graph: SampleGraph, known_layers: list[int], kernel: gp.Kernel | None = None) -> gp.GaussianProcess:
     """The Gaussian process (models/gp.py) of a sample, chosen (or with a given kernel) and fitted on its known layers alone. Raises DataError."""
     known, views = graph.in_layers(known_layers).numpy(), graph.views
-    if known.sum() < MIN_LABELLED_SPOTS:
-        raise DataError(f"sample {graph.sample}", f"{known.sum()} labelled spots on known layers {known_layers}", f"at least {MIN_LABELLED_SPOTS}",
-                        "give layers with counts, image and registration by --known_layers; see status.json")
+    check_labelled(f"sample {graph.sample}", int(known.sum()), f"known layers {known_layers}")
     return gp.fit(graph.label.numpy()[known], {name: view[known] for name, view in views.items()}, graph.layer.numpy()[known], kernel)
 
 

@@ -15,16 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import DataError
 from dataloader import Pictures, SampleGraph
 from models.discs import discs
 from models.encoder import Projection
 from models.episodes import prepare, to_device
-from models.losses import consistency_loss, level_loss, spot_loss
 from models.msagnet import Architecture, Sample
 from models.msagnet_2d import MSAGNet2D, Network2D
 from models.spot_encoder import SpotEncoder
-from training import MIN_LABELLED_SPOTS, Settings, fit_basis, optimise, patches_of, with_noise
+from training import Settings, check_labelled, fit_basis, multi_level_loss, optimise, patches_of, with_noise
 
 LOSS_SHARE = 0.1
 HELD_OUT_SHARE = 0.2
@@ -48,11 +46,11 @@ class Lesson:
     pictures: Pictures | None       # with an encoder
 
 
-def make_lesson(graph: SampleGraph, pool: Tensor, model: MSAGNet2D, device: torch.device, pictures: Pictures | None) -> Lesson:
-    """pool: (n,) bool, the spots whose label may be used."""
+def make_lesson(graph: SampleGraph, pool: Tensor, sample: Sample, device: torch.device, pictures: Pictures | None) -> Lesson:
+    """pool: (n,) bool, the spots whose label may be used; sample: the prepared graph, on the device."""
     regions, globals_ = patches_of(graph, pool)
     on = lambda tensor: tensor.to(device)
-    return Lesson(f"{graph.sample}/{int(graph.layer[0])}", to_device(prepare(graph, model.projection), device), on(graph.spot_edges), on(graph.spot_edge_attr),
+    return Lesson(f"{graph.sample}/{int(graph.layer[0])}", sample, on(graph.spot_edges), on(graph.spot_edge_attr),
                   on(graph.label), on(graph.region_label), on(graph.global_label), on(graph.label[pool].mean(dim=0)), on(torch.where(pool)[0]),
                   (on(torch.where(regions)[0]), on(torch.where(globals_)[0])), pictures)
 
@@ -95,13 +93,12 @@ def train(graphs: list[SampleGraph], pools: list[Tensor], settings: Settings, de
     graphs: layers whose pictures may be seen, one a graph; pools: (n,) bool each, the labels that may be used. An encoder, with the pictures of each layer,
     is trained too, in place (one member only). Raises as training.train.
     """
-    n_labelled = sum(int(pool.sum()) for pool in pools)
-    if n_labelled < MIN_LABELLED_SPOTS:
-        raise DataError("training", f"{n_labelled} labelled spots", f"at least {MIN_LABELLED_SPOTS}, on training layers with counts and image", "see status.json")
-    model = build_model(graphs, pools, settings, encoder).to(device)
-    pictures = pictures or [None] * len(graphs)
+    check_labelled("training", sum(int(pool.sum()) for pool in pools), "the training layers")
+    model = build_model(graphs, pools, settings, encoder)
+    samples = [to_device(prepare(graph, model.projection), device) for graph in graphs]
+    model, pictures = model.to(device), pictures or [None] * len(graphs)
     for index, member in enumerate(model.members):
-        lessons, checks = ([make_lesson(graph, pool, model, device, picture) for graph, pool, picture in zip(graphs, part, pictures) if pool.any()]
+        lessons, checks = ([make_lesson(graph, pool, sample, device, picture) for graph, pool, sample, picture in zip(graphs, part, samples, pictures) if pool.any()]
                            for part in split(graphs, pools, index, settings.seed))
         train_member(model, index, lessons, checks, settings, log)
     return model.eval()
@@ -147,16 +144,7 @@ def encode(member: Network2D, pictures: Pictures | None, device: torch.device) -
 def layer_loss(model: MSAGNet2D, member: Network2D, lesson: Lesson, spots: Tensor, input_noise: float, encoded: Tensor | None) -> tuple[Tensor, dict[str, float]]:
     """The multi-level loss of one pass; spots: indices of those in the loss."""
     out = member(with_noise(lesson.sample, input_noise), lesson.edges, lesson.edge_attr, encoded)
-    label = lesson.label[spots]  # (b, G)
-    spot = spot_loss(lesson.mean + model.residual(out["spot"][spots]), label, LOSS_SHARE)
-    if "region" not in out:
-        return spot, {"train/spot": spot.item()}
-    regions, globals_ = lesson.patches
-    region = lesson.mean + model.level_offset[0] + model.residual(out["region"])  # (R, G)
-    global_ = lesson.mean + model.level_offset[1] + model.residual(out["global"])  # (Q, G)
-    level = level_loss(region[regions], lesson.region_label[regions], global_[globals_], lesson.global_label[globals_], LOSS_SHARE)
-    consistency = consistency_loss(region[lesson.sample.region_of_spot[spots]], global_[lesson.sample.global_of_spot[spots]], label, LOSS_SHARE)
-    return spot + level + consistency, {"train/spot": spot.item(), "train/level": level.item(), "train/consistency": consistency.item()}
+    return multi_level_loss(model, out, out["spot"][spots], spots, lesson.mean, lesson, LOSS_SHARE, LOSS_SHARE)
 
 
 @torch.no_grad()

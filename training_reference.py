@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import DataError
 from data_preprocessing_3d.neighbours import nearest
 from dataloader import SampleGraph
 from models import reference
@@ -44,6 +45,8 @@ def train(graphs: list[SampleGraph], pools: list[Tensor], three_d: bool, width: 
 
     graphs: samples (3D) or layers (2D) whose pictures may be seen; pools: (n,) bool each, the labels that may be used. Raises as reference.train.
     """
+    if width < HEADS or width % HEADS:
+        raise DataError("--reference_width", width, f"a multiple of the {HEADS} attention heads", "e.g. --reference_width 128")
     projection = draw_projection(graphs[0].region_feature.shape[1], width, seed)
     inputs = [reference_graph(graph, pool, projection, three_d) for graph, pool in zip(graphs, pools)]
     return reference.train(inputs, pools, three_d, heads=HEADS, seed=seed, device=device, log=log), projection

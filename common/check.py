@@ -44,8 +44,10 @@ class Root:
 
     def read(self, path: Path, reader: Callable):
         """reader(path), or None for a missing or faulty file."""
-        if path in self.wrong or not path.is_file():
-            return None
+        return None if path in self.wrong or not path.is_file() else self.own(path, reader)
+
+    def own(self, path: Path, reader: Callable):
+        """reader(path), kept for the checks of other files. Raises what the reader raises."""
         if path not in self._read:
             self._read[path] = reader(path)
         return self._read[path]
@@ -58,7 +60,7 @@ class Root:
         return self.read(self.layout.patches_csv(size, sample, layer), read_patches)
 
     def genes(self) -> list[str] | None:
-        table = self.read(self.layout.genes, lambda path: io.read_table(path, ("gene",), text=("gene",)))
+        table = self.read(self.layout.genes, read_genes)
         return None if table is None else table["gene"].tolist()
 
     def widths(self, sample: str, layer: int) -> dict[str, int] | None:
@@ -69,7 +71,7 @@ class Root:
         return self.read(self.layout.spot_regist(sample), read_stack)
 
     def records(self, sample: str, layer: int) -> np.ndarray | None:
-        return self.read(self.layout.npy(sample, layer), lambda path: io.read_npy(path, mmap=True))
+        return self.read(self.layout.npy(sample, layer), read_mapped)
 
 
 def read_patches(path: Path):
@@ -78,6 +80,14 @@ def read_patches(path: Path):
 
 def read_stack(path: Path):
     return io.read_table(path, ("sample", "layer", "barcode", "registered_x", "registered_y"), text=("sample", "barcode"))
+
+
+def read_genes(path: Path):
+    return io.read_table(path, ("gene", "rank"), text=("gene",))
+
+
+def read_mapped(path: Path) -> np.ndarray:
+    return io.read_npy(path, mmap=True)
 
 
 def picture_shape(path: Path) -> tuple[int, int]:
@@ -143,7 +153,7 @@ def image(root: Root, path: Path, sample: str, layer: int) -> None:
 
 
 def location(root: Root, path: Path, sample: str, layer: int) -> None:
-    demand(len(io.read_location(path)) > 0, "no spot", "a row a spot")
+    demand(len(root.own(path, io.read_location)) > 0, "no spot", "a row a spot")
 
 
 def counts(root: Root, path: Path, sample: str, layer: int) -> None:
@@ -161,7 +171,7 @@ def demand_raw(matrix) -> None:
 
 
 def thumbnail_info(root: Root, path: Path, sample: str, layer: int) -> None:
-    info = io.read_json(path)
+    info = root.own(path, io.read_json)
     demand_keys(info, ("width_px", "height_px", "scale", "tissue_share"))
     demand(len(info["scale"]) == 2 and min(info["scale"]) >= 1, f"scale {info['scale']}", "level-0 px per thumbnail px, x and y, 1 or more")
 
@@ -183,7 +193,7 @@ def mask(root: Root, path: Path, sample: str, layer: int) -> None:
 
 def patches_csv(size: int):
     def check(root: Root, path: Path, sample: str, layer: int) -> None:
-        table, window = read_patches(path), root.config.of_layer(sample, layer).window_px(size)
+        table, window = root.own(path, read_patches), root.config.of_layer(sample, layer).window_px(size)
         demand(table["patch_name"].is_unique, "a patch_name twice", "unique names")
         demand(table[list(PATCH_COLUMNS[1:])].dtypes.eq("int64").all(), "positions that are no whole numbers", "whole level-0 px")
         right = (table[["width", "height"]] == window).all(axis=None)
@@ -237,15 +247,17 @@ def features(size: int):
 
 
 def genes(root: Root, path: Path, sample: None, layer: None) -> None:
-    table = io.read_table(path, ("gene", "rank"), text=("gene",))
-    demand(0 < len(table) <= root.config.n_genes, f"{len(table)} genes", f"up to {root.config.n_genes} by dataset.yaml")
+    table = root.own(path, read_genes)
+    demand(len(table) > 0, "no gene", "a row a gene")
+    if root.config.genes in ("top_mean", "hvg"):  # a list of genes is taken whole
+        demand(len(table) <= root.config.n_genes, f"{len(table)} genes", f"up to {root.config.n_genes} by dataset.yaml")
     demand(table["gene"].is_unique and table["gene"].notna().all(), "a gene twice or without name", "unique names")
     demand(table["rank"].tolist() == list(range(1, len(table) + 1)), "ranks out of order", "1, 2, 3, …")
 
 
 def member_counts(size: int):
     def check(root: Root, path: Path, sample: str, layer: int) -> None:
-        adata = io.read_h5ad(path)
+        adata = root.own(path, io.read_h5ad)
         demand_raw(adata.X)
         demand_rows_and_genes(root, adata, size, sample, layer)
         spots = root.read(root.layout.member_counts(224, sample, layer), io.read_h5ad)
@@ -294,7 +306,8 @@ def graph_nodes(root: Root, stored: dict, n_spots: int | None) -> dict[str, int]
     """The nodes of a graph and who belongs to whom; {level: number of nodes}."""
     near = [(level, "near", level) for level in LEVELS.values()]
     demand_keys(stored, ("spot", *LEVELS.values(), *((member, "in", owner) for member, owner in MEMBERSHIPS), *near))
-    demand_keys(stored["spot"], ("pos", "feature_sets"))
+    demand_keys(stored["spot"], ("pos", "feature_sets", "genes"))
+    demand_names(stored["spot"]["genes"], root.genes(), "genes", "genes.csv")
     demand_array(stored["spot"]["pos"].numpy(), "spot pos", "f4", n_spots, 2)
     sizes, known_genes = {"spot": len(stored["spot"]["pos"])}, root.genes()
     for level in LEVELS.values():
@@ -321,7 +334,7 @@ def near_edges(stored: dict, level: str, n: int) -> None:
 
 
 def records(root: Root, path: Path, sample: str, layer: int) -> None:
-    table, location = io.read_npy(path, mmap=True), root.read(root.layout.location(sample, layer), io.read_location)
+    table, location = root.own(path, read_mapped), root.read(root.layout.location(sample, layer), io.read_location)
     known_genes, widths = root.genes(), root.widths(sample, layer)
     demand_fields(table, None if known_genes is None else len(known_genes), sum(widths.values()) if widths else None)
     demand(not table["label"][~table["has_label"]].any(), "a label where has_label is false", "0 there")
@@ -377,7 +390,7 @@ def quality(root: Root, path: Path, sample: str, layer: None) -> None:
 
 
 def spot_regist(root: Root, path: Path, sample: str, layer: None) -> None:
-    stack = read_stack(path)
+    stack = root.own(path, read_stack)
     demand((stack["sample"] == sample).all(), "rows of another sample", f"sample {sample}")
     demand(np.isfinite(stack[["registered_x", "registered_y"]].to_numpy(float)).all(), "a position that is not finite", "registered px")
     demand(stack["layer"].is_monotonic_increasing, "layers out of order", "rows in z order, layer by layer")
@@ -394,7 +407,7 @@ def registered_contours(root: Root, path: Path, sample: str, layer: None) -> Non
 def sparse(lowest: float, highest: float):
     """Square, symmetric, between layers; values in [lowest, highest]."""
     def check(root: Root, path: Path, sample: str, layer: None) -> None:
-        matrix, stack = io.read_csr(path), root.stack(sample)
+        matrix, stack = root.own(path, io.read_csr), root.stack(sample)
         n = matrix.shape[0] if stack is None else len(stack)
         demand(matrix.shape == (n, n), f"shape {matrix.shape}", f"({n}, {n}), the rows of spot_regist/{sample}.csv")
         matrix.check_format(full_check=True)
@@ -414,7 +427,7 @@ def sparse(lowest: float, highest: float):
 
 def combined(root: Root, path: Path, sample: str, layer: None) -> None:
     sparse(-1.0001, 2)(root, path, sample, layer)
-    matrix, parts = io.read_csr(path), [root.read(one(sample), io.read_csr) for one in (root.layout.spot_iou, root.layout.similarity)]
+    matrix, parts = root.own(path, io.read_csr), [root.read(one(sample), io.read_csr) for one in (root.layout.spot_iou, root.layout.similarity)]
     if all(part is not None for part in parts):
         rest = matrix - parts[0] - parts[1]
         demand(matrix.nnz == parts[1].nnz and not (np.abs(rest.data) > 1e-4).any(), "weights that are not IoU + cosine",

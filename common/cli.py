@@ -9,6 +9,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -51,14 +52,20 @@ class Job:
 
 
 # options ---------------------------------------------------------------------------------------------
-def make_parser(docstring: str, sample: bool = True, layer: bool = True, workers: bool = False) -> argparse.ArgumentParser:
-    """A parser with the options that every script takes; its --help shows the script's docstring."""
+def make_parser(docstring: str, sample: bool = True, layer: bool = True, workers: bool = False, overwrite: bool = True,
+                done: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options that every script takes, and those asked for; its --help shows the script's docstring.
+
+    overwrite: for a script that skips what is up to date; done: for one that runs jobs (run_jobs).
+    """
     parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
     parser.add_argument("--config", default=None, help="YAML of the dataset (default: <root>/dataset.yaml)")
-    parser.add_argument("--overwrite", action="store_true", help="make the output again even if it is up to date")
-    parser.add_argument("--done", default=None, metavar="FILE",
-                        help="for the workflow: write this marker at the end and exit 0 although a layer was left out")
+    if overwrite:
+        parser.add_argument("--overwrite", action="store_true", help="make the output again even if it is up to date")
+    if done:
+        parser.add_argument("--done", default=None, metavar="FILE",
+                            help="for the workflow: write this marker at the end and exit 0 although a layer was left out")
     if sample:
         parser.add_argument("--sample", action="append", default=None, metavar="NAME", help="only this sample (repeatable)")
     if layer:
@@ -103,14 +110,14 @@ def guarded_training(work: Callable[[], int]) -> int:
     return guarded(one_line)
 
 
-def parse_layers(text: str | None) -> list[int] | None:
-    """'1,4' -> [1, 4]. Raises DataError."""
+def parse_layers(text: str | None, option: str = "--known_layers") -> list[int] | None:
+    """'1,4' -> [1, 4]. Raises DataError naming the option."""
     if text is None:
         return None
     try:
         return sorted({int(part) for part in text.split(",")})
     except ValueError:
-        raise DataError("--known_layers", repr(text), "layer numbers separated by commas", "e.g. --known_layers 1,4") from None
+        raise DataError(option, repr(text), "layer numbers separated by commas", f"e.g. {option} 1,4") from None
 
 
 # seeds and device ------------------------------------------------------------------------------------
@@ -270,11 +277,16 @@ def _locked(path: Path):
 
 
 def set_status(layout: Layout, step: str, name: str, text: str) -> None:
-    """Note in status.json how a step ended for one layer, sample or the dataset: {name: {step: text}}."""
+    """Note in status.json how a step ended for one layer, sample or the dataset: {name: {step: text}}, names in natural order."""
     with _locked(layout.status):
         status = read_status(layout)
         status.setdefault(name, {})[step] = text
-        write_json(layout.status, {key: dict(sorted(status[key].items(), key=lambda one: in_order(one[0]))) for key in sorted(status)})
+        write_json(layout.status, {key: dict(sorted(status[key].items(), key=lambda one: in_order(one[0]))) for key in sorted(status, key=natural)})
+
+
+def natural(name: str) -> list[str | int]:
+    """Sorts 'block/2' before 'block/10'."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def read_status(layout: Layout) -> dict[str, dict[str, str]]:
@@ -316,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["status", "check", "steps"])
     parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
-    parser.set_defaults(config=None)
+    parser.add_argument("--config", default=None, help="of check: YAML of the dataset (default: <root>/dataset.yaml)")
     args = parser.parse_args(argv)
     if args.command == "steps":
         print(*(script_of(step).relative_to(REPOSITORY) for step in PIPELINE), sep="\n")

@@ -40,7 +40,7 @@ class SampleConfig(_Strict):
     layers: list[int] | None = Field(None, description="layers in z order; default: all found")
     known_layers: list[int] | None = Field(None, description="layers whose expression the model may see; default: the first with counts")
     skip: list[int] = Field([], description="layers to leave out; the registration chain bridges them")
-    raw: dict[int, str] = Field({}, description="layer: its raw folder (visium) or file (stnet, h5ad), relative to raw_path")
+    raw: dict[int, str] = Field({}, description="layer: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
     images: dict[int, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
     pixel_size_um: dict[int, Annotated[float, Field(gt=0, strict=False)]] = Field(
         {}, description="layer: um per level-0 px, where layers differ; step 0_1 measures it on the spots of visium and h5ad data")

@@ -223,12 +223,15 @@ class RunLayout:
     def tensorboard(self, fold: int) -> Path:
         return self.root / "tensorboard" / f"fold_{fold}"
 
+    def imputed_folder(self, sample: str) -> Path:
+        return self.root / "imputed" / sample
+
     def imputed(self, sample: str, layer: int) -> Path:
-        return self.root / "imputed" / sample / f"{layer}.h5ad"
+        return self.imputed_folder(sample) / f"{layer}.h5ad"
 
     def imputed_sample(self, sample: str) -> Path:
         """All layers of a sample in one."""
-        return self.root / "imputed" / sample / "sample.h5ad"
+        return self.imputed_folder(sample) / "sample.h5ad"
 
     @property
     def metrics_json(self) -> Path:

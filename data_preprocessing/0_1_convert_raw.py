@@ -216,9 +216,11 @@ def convert_archive(context: cli.Context, raw: Path) -> int:
     save_config(config, layout.config)
 
     def sample_job(sample: str) -> cli.Job:
-        return cli.Job(sample, None, asign.sample_files(raw, sample), [layout.genes, *archive.outputs(layout, config, raw, sample)],
+        names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
+        pictures = [len(list(asign.picture_folder(raw, name).glob("*.png"))) for name in names.values()]  # how many: there are too many to read
+        return cli.Job(sample, None, [layout.genes, *asign.sample_files(raw, sample)], archive.outputs(layout, config, raw, sample),
                        lambda: archive.write_sample(raw, layout, config, sample),
-                       {"format": "asign", "pitch_px": config.pitch_px, "layers": config.layers_of(sample)})
+                       {"format": "asign", "pitch_px": config.pitch_px, "layers": names, "pictures": pictures})
     return cli.run_jobs(STEP, __file__, context, [(sample, None) for sample in samples], lambda unit: sample_job(unit[0]))
 
 

@@ -16,7 +16,6 @@ Source: Zhu et al., CVPR 2025 (backbone).
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
-import os
 from functools import lru_cache
 
 import numpy as np
@@ -47,7 +46,7 @@ def open_backbone(name: str, weights: str | None, gpu: str | None, workers: int)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     device = cli.choose_device(gpu)
-    return load_backbone(name, weights, device, max(1, len(os.sched_getaffinity(0)) // workers) if device.type == "cpu" else 1)
+    return load_backbone(name, weights, device, max(1, cli.n_cores() // workers) if device.type == "cpu" else 1)
 
 
 def feature_sets(config: Config, size: int, img, centre: np.ndarray, slide: Slide | None,

@@ -57,18 +57,6 @@ def read_layers(context: cli.Context, units: list[tuple[str, int]]) -> dict[tupl
     return layers
 
 
-def read_gene_list(path: Path) -> list[str]:
-    """Gene symbols, one a line (blank lines are passed over), or the genes.csv of a run. Raises DataError if there is no such file or no gene in it."""
-    if not path.is_file():
-        raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line", "correct 'genes' in the config")
-    if path.suffix == ".csv":
-        return io.read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].tolist()
-    genes = path.read_text().split()
-    if not genes:
-        raise DataError(path, "an empty file", "one gene symbol a line", "list the genes")
-    return genes
-
-
 def choose_genes(layers: dict, config) -> tuple[pd.DataFrame, int]:
     """The table genes.csv and the number of genes that every layer shares. Raises DataError if nothing is eligible."""
     shared = expression.shared_genes([adata.var_names.tolist() for adata in layers.values()])
@@ -82,7 +70,7 @@ def choose_genes(layers: dict, config) -> tuple[pd.DataFrame, int]:
         chosen_by, chosen = "hvg_seurat", expression.variable_genes(list(layers.values()), eligible, config.n_genes)
     else:
         file = Path(config.genes)
-        listed = set(read_gene_list(file))
+        listed = set(expression.read_gene_list(file))
         chosen_by, chosen = f"file:{file.name}", [gene for gene in eligible if gene in listed]
         if not chosen:
             raise DataError(file, f"none of its {len(listed)} genes in all {len(layers)} layers", "gene names as in the counts",
@@ -111,7 +99,7 @@ def dataset_job(context: cli.Context) -> cli.Job:
 
     def work() -> str:
         if not units:
-            genes = read_gene_list(Path(config.genes))
+            genes = expression.read_gene_list(Path(config.genes))
             io.write_table(layout.genes, listed_genes(genes, Path(config.genes)))
             return f"{layout.genes}: the {len(genes)} genes of {config.genes}; no layer has counts"
         layers = read_layers(context, units)

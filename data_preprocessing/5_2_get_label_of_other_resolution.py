@@ -44,7 +44,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     outputs = [layout.member_counts(size, sample, layer) for size in SIZES]
 
     def work() -> str:
-        genes = io.read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"].tolist()
+        genes = expression.read_genes(layout)
         adata = io.read_h5ad(counts_file, "0_1_convert_raw.py")
         expression.check_counts(adata, counts_file)
         location = io.read_location(layout.location(sample, layer))

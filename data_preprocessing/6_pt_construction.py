@@ -30,16 +30,16 @@ from data_preprocessing.patches import read_patch_table
 STEP = "6_pt_construction"
 
 
-def read_level(layout, size: int, sample: str, layer: int, n_genes: int) -> dict[str, np.ndarray]:
+def read_level(layout, size: int, sample: str, layer: int, genes: list[str]) -> dict[str, np.ndarray]:
     """Feature x, label y, has_label and grid position pos of the region (512) or global (1024) patches of a layer."""
     table = read_patch_table(layout, size, sample, layer)
     names = table["patch_name"].tolist()
     feature = expression.read_feature(layout.features(size, sample, layer), names)  # (R, D)
-    y, has_label = np.zeros((len(names), n_genes), np.float32), np.zeros(len(names), bool)
+    y, has_label = np.zeros((len(names), len(genes)), np.float32), np.zeros(len(names), bool)
     if layout.counts(sample, layer).is_file():
         label_file = layout.expression(size, sample, layer)
         labels = io.read_h5ad(label_file, "5_3_normalization.py")
-        if labels.obs_names.tolist() != names or labels.n_vars != n_genes:
+        if labels.obs_names.tolist() != names or labels.var_names.tolist() != genes:
             raise LayerError(label_file, "patches or genes of another run", "those of patches_csv and genes.csv",
                              "run steps 5_2 and 5_3 again")
         y, has_label = np.asarray(labels.X, np.float32), labels.obs["n_spots"].to_numpy() > 0
@@ -53,12 +53,12 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     inputs += [path(size, sample, layer) for size in (512, 1024) for path in (layout.patches_csv, layout.features, layout.expression)]
 
     def work() -> str:
-        n_genes = len(io.read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",)))
+        genes = expression.read_genes(layout)
         location = io.read_location(layout.location(sample, layer))
-        levels = {level: read_level(layout, size, sample, layer, n_genes) for level, size in (("region", 512), ("global", 1024))}
+        levels = {level: read_level(layout, size, sample, layer, genes) for level, size in (("region", 512), ("global", 1024))}
         owners = expression.read_memberships(layout, sample, layer, location)
         graph = build_graph(location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px, levels, *owners)
-        graph["spot"]["feature_sets"] = expression.feature_widths(layout.features(1024, sample, layer))
+        graph["spot"] |= {"feature_sets": expression.feature_widths(layout.features(1024, sample, layer)), "genes": genes}
         io.write_pt(target, graph)
         sizes = [f"{len(graph[level]['pos'])} {level}s with {graph[level, 'near', level]['edge_index'].shape[1]} edges" for level in ("spot", *levels)]
         return f"{', '.join(sizes)}; {int(graph['region']['has_label'].sum())} regions labelled"

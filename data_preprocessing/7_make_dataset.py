@@ -23,14 +23,14 @@ from data_preprocessing.records import spot_records
 STEP = "7_make_dataset"
 
 
-def read_labels(layout, sample: str, layer: int, barcodes: list[str], n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+def read_labels(layout, sample: str, layer: int, barcodes: list[str], genes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Normalised label (n_spots, n_genes) float32, 0 where there is none, and has_label (n_spots,) bool."""
-    label, has_label = np.zeros((len(barcodes), n_genes), np.float32), np.zeros(len(barcodes), bool)
+    label, has_label = np.zeros((len(barcodes), len(genes)), np.float32), np.zeros(len(barcodes), bool)
     if layout.counts(sample, layer).is_file():
         file = layout.expression(224, sample, layer)
         labels = io.read_h5ad(file, "5_3_normalization.py")
-        if labels.n_vars != n_genes:
-            raise LayerError(file, f"{labels.n_vars} genes", f"the {n_genes} of genes.csv", "run steps 5_2 and 5_3 again")
+        if labels.var_names.tolist() != genes:
+            raise LayerError(file, f"{labels.n_vars} genes of another run", f"the {len(genes)} of genes.csv", "run steps 5_2 and 5_3 again")
         row = labels.obs_names.get_indexer(barcodes)  # (n_spots,)
         has_label = row >= 0
         label[has_label] = labels.X[row[has_label]]
@@ -44,15 +44,15 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
               layout.global_pairs_csv(sample, layer), layout.expression(224, sample, layer)]
 
     def work() -> str:
-        n_genes = len(io.read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",)))
+        genes = expression.read_genes(layout)
         location = io.read_location(layout.location(sample, layer))
         barcodes = location["barcode"].tolist()
         feature = expression.read_feature(layout.features(224, sample, layer), barcodes)  # (n_spots, D)
-        label, has_label = read_labels(layout, sample, layer, barcodes, n_genes)
+        label, has_label = read_labels(layout, sample, layer, barcodes, genes)
         region_of_spot, global_of_spot, _ = expression.read_memberships(layout, sample, layer, location)
         records = spot_records(location, feature, label, has_label, region_of_spot, global_of_spot)
         io.write_npy(target, records)
-        return f"{len(records)} spots, {int(has_label.sum())} with a label, feature width {feature.shape[1]}, {n_genes} genes"
+        return f"{len(records)} spots, {int(has_label.sum())} with a label, feature width {feature.shape[1]}, {len(genes)} genes"
 
     return cli.Job(sample, layer, inputs, [target], work, {"has_counts": layout.counts(sample, layer).is_file()})
 

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from common.config import CONTOUR_RADIUS_PX, REFERENCE_PITCH_PX, Config
-from common.errors import DataError
+from common.errors import DataError, LayerError
 from common.io import write_csr, write_json, write_npy, write_patches, write_pt, write_table
 from common.layout import Layout
+from data_preprocessing.expression import read_gene_list, read_genes
 from data_preprocessing.graph import build_graph
 from data_preprocessing.readers import spot_pitch_px
-from data_preprocessing.readers.asign import ArchiveLayer, read_layers, read_weights, stack_file
+from data_preprocessing.readers.asign import ArchiveLayer, Stack, picture_folder, read_layers, read_weights, stack_file
 from data_preprocessing.records import spot_records, stack_records
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ FEATURE_SET = "backbone"
 
 
 # one layer -------------------------------------------------------------------------------------------
-def location_of(layer: ArchiveLayer, path: Path, pitch_px: float) -> pd.DataFrame:
+def location_of(layer: ArchiveLayer, pitch_px: float) -> pd.DataFrame:
     """The location table; neighbours lie pitch_px apart. i, j: of the barcode `IxJ`, else the nearest place on the array."""
-    pitches = layer.position / spot_pitch_px(pd.DataFrame(layer.position, columns=["pixel_x", "pixel_y"]), path)
+    pitches = layer.position / spot_pitch_px(pd.DataFrame(layer.position, columns=["pixel_x", "pixel_y"]), layer.path)
     named = [re.fullmatch(r"(\d+)x(\d+)", barcode) for barcode in layer.barcode]
     array = np.array([[int(one[1]), int(one[2])] for one in named]) if all(named) else np.rint(pitches).astype(np.int64)
     pixel = pitches * pitch_px
@@ -137,13 +138,10 @@ def parts_of(weight: np.ndarray, overlap: np.ndarray) -> tuple[np.ndarray, np.nd
 
 # writing ---------------------------------------------------------------------------------------------
 def write_genes(layout: Layout, config: Config, n_genes: int) -> None:
-    """genes.csv: the names of `config.genes` if that is a file, else gene_1, gene_2, …: an archive does not tell them. Raises DataError."""
+    """genes.csv: the names of `config.genes` if that is a file, else gene_1, gene_2, …: an archive does not tell them. Raises as read_gene_list."""
     names = [f"gene_{rank}" for rank in range(1, n_genes + 1)]
     if config.genes not in ("top_mean", "hvg"):
-        file = Path(config.genes)
-        if not file.is_file():
-            raise DataError(file, "no file", f"the names of the archive's {n_genes} genes, one a line", "correct 'genes'")
-        names = file.read_text().split()
+        names = read_gene_list(Path(config.genes))
         if len(names) != n_genes or len(set(names)) != n_genes:
             raise DataError(config.genes, f"{len(set(names))} gene names", f"the {n_genes} of the archive's labels, in their order",
                             "correct the list")
@@ -162,21 +160,23 @@ def outputs(layout: Layout, config: Config, raw: Path, sample: str) -> list[Path
 def write_sample(raw: Path, layout: Layout, config: Config, sample: str) -> str:
     """Convert one sample; returns a line on what it has. Raises DataError, LayerError."""
     names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
-    layers = read_layers(raw, sample, names)
+    stack = Stack(stack_file(raw, sample))
+    layers = read_layers(raw, sample, names, stack)
     locations, records, graphs, n_pictures = {}, {}, {}, 0
     for layer, one in layers.items():
-        location = locations[layer] = location_of(one, raw / "npy_information" / sample / names[layer], config.pitch_px)
+        location = locations[layer] = location_of(one, config.pitch_px)
         graphs[layer] = layer_graph(one, location, config.pitch_px)
+        graphs[layer]["spot"]["genes"] = read_genes(layout)
         records[layer] = spot_records(location, one.feature, one.label, one.label.any(axis=1), one.region.owner, one.global_.owner)
         write_table(layout.location(sample, layer), location)
         write_pt(layout.graph(sample, layer), graphs[layer])
         write_npy(layout.npy(sample, layer), records[layer])
         n_pictures += write_pictures(raw, layout, sample, layer, names[layer], location)
     line = f"layers {', '.join(f'{layer} ({names[layer]}): {len(one)} spots' for layer, one in locations.items())}, {n_pictures} pictures"
-    if len(layers) < 2 or not stack_file(raw, sample).is_file():
+    if len(layers) < 2 or not stack.path.is_file():
         return line
     spot_names = [f"{names[layer]}_{barcode}" for layer, one in layers.items() for barcode in one.barcode]
-    weights = read_weights(raw, sample, spot_names, np.repeat(list(layers), [len(one) for one in locations.values()]))
+    weights = read_weights(raw, sample, spot_names, np.repeat(list(layers), [len(one) for one in locations.values()]), stack)
     return f"{line}; {write_stack(layout, config, sample, weights, locations, records, graphs)}"
 
 
@@ -210,12 +210,20 @@ def write_stack(layout: Layout, config: Config, sample: str, weights: "sparse.cs
 
 
 def write_pictures(raw: Path, layout: Layout, sample: str, layer: int, name: str, location: pd.DataFrame) -> int:
-    """The spot patches as step 1 writes them, if the archive has all of this layer; returns how many."""
-    from PIL import Image
-    paths = [raw / "cropped_imgs" / "patch_224" / name / f"{barcode}.png" for barcode in location["barcode"]]
+    """The spot patches as step 1 writes them, if the archive has all of this layer; returns how many. Raises LayerError."""
+    paths = [picture_folder(raw, name) / f"{barcode}.png" for barcode in location["barcode"]]
     if not all(path.is_file() for path in paths):
         return 0
-    images = (np.asarray(Image.open(path).convert("RGB").resize((224, 224))) for path in paths)
     centre = np.rint(location[["pixel_x", "pixel_y"]].to_numpy()).astype(np.int64)
-    write_patches(layout.patches(224, sample, layer), images, 224, centre, location["barcode"].tolist())
+    write_patches(layout.patches(224, sample, layer), map(read_picture, paths), 224, centre, location["barcode"].tolist())
     return len(paths)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A spot's picture: (224, 224, 3) uint8. Raises LayerError."""
+    from PIL import Image
+    try:
+        return np.asarray(Image.open(path).convert("RGB").resize((224, 224)))
+    except Exception as error:  # every decoder raises its own
+        raise LayerError(path, f"a picture that cannot be read ({error})", "an RGB picture of a spot",
+                         "copy it again, or remove it: the layer is converted without pictures") from None

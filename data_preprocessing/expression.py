@@ -38,6 +38,23 @@ def check_counts(adata, file: Path) -> None:
             raise DataError(file, f"{what} {names[names.duplicated()][0]} twice", f"unique {what}s", "sum or rename them")
 
 
+def read_genes(layout: Layout) -> list[str]:
+    """The chosen genes, in the order of every label."""
+    return read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"].tolist()
+
+
+def read_gene_list(path: Path) -> list[str]:
+    """Gene symbols, one a line (blank lines are passed over), or the genes.csv of a run. Raises DataError if there is no such file or no gene in it."""
+    if not path.is_file():
+        raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line", "correct 'genes' in the config")
+    if path.suffix == ".csv":
+        return read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].tolist()
+    genes = path.read_text().split()
+    if not genes:
+        raise DataError(path, "an empty file", "one gene symbol a line", "list the genes")
+    return genes
+
+
 def shared_genes(gene_lists: list[list[str]], exclude_prefixes: list[str] = ()) -> list[str]:
     """Genes of every list, sorted by name, without those that start with an excluded prefix."""
     shared = set.intersection(*map(set, gene_lists)) if gene_lists else set()

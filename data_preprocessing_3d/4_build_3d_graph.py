@@ -29,11 +29,11 @@ STEP = "4_build_3d_graph"
 
 
 def read_layer_graphs(layout, sample: str, layers: list[int]) -> dict[int, dict]:
-    """{layer: graph of step 6}. Raises LayerError if feature widths or gene numbers differ between layers."""
+    """{layer: graph of step 6}. Raises LayerError if feature widths or genes differ between layers."""
     graphs = {layer: io.read_pt(layout.graph(sample, layer), "6_pt_construction.py") for layer in layers}
-    recipes = {(*one["spot"]["feature_sets"].items(), one["region"]["y"].shape[1]) for one in graphs.values()}
+    recipes = {(*one["spot"]["feature_sets"].items(), *one["spot"]["genes"]) for one in graphs.values()}
     if len(recipes) > 1:
-        raise LayerError(f"graph_data/{sample}", "layers with different numbers of features or genes", "one recipe for all layers",
+        raise LayerError(f"graph_data/{sample}", "layers with different features or genes", "one recipe for all layers",
                          "run steps 4 to 6 again")
     return graphs
 

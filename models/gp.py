@@ -27,7 +27,6 @@ MAX_RANK = 16
 BLOCK = 2048
 N_STANDARD_ERRORS = 2.0
 MAX_PASSES = 3
-LEVELS = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,10 @@ class GaussianProcess:
     mean: np.ndarray               # (G,)
     basis: np.ndarray              # (r, G), orthonormal rows
     cholesky: np.ndarray           # (m, m), lower: of K + noise
-    score: np.ndarray              # (m, r) of the known labels
-    spot_noise: np.ndarray         # (m,)
     shrinkage: np.ndarray          # (r,) on every predicted score
     coefficient: np.ndarray        # (m, r), shrinkage included
     amplitude: np.ndarray          # (r,) signal variance of a component per unit of the kernel
     noise: np.ndarray              # (G,) variance of what the process does not explain: rank, counting, the section's own offset
-    quantile: dict[float, float]   # level -> half width of its interval in predicted standard deviations, from the hidden discs
 
 
 # kernel ----------------------------------------------------------------------------------------------
@@ -128,12 +124,10 @@ class Draw:
 
 
 def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, seed: int, n_draws: int = N_DRAWS) -> list[Draw]:
-    """Discs of a single known layer; of several, each layer in turn."""
+    """Discs of a single known layer; of several, each layer in turn of which the others are large enough for a basis."""
     generator = np.random.default_rng(seed)
-    layers = np.unique(layer)
-    if len(layers) > 1:
-        hidings = [layer == one for one in layers]
-    else:
+    hidings = [layer == one for one in np.unique(layer) if (layer != one).sum() >= MAX_RANK]
+    if not hidings:
         order = np.lexsort((position[:, 1], position[:, 0]))  # the order in which the spots are given must not matter
         everyone, place = np.ones(len(label), bool), np.argsort(order)
         hidings = [discs(position[order], everyone, HIDDEN_SHARE, DISC_RADII_PITCHES, generator)[place] for _ in range(n_draws)]
@@ -237,8 +231,8 @@ def choose_kernel(hidings: Hidings, start: Kernel, grid: dict[str, tuple] = GRID
 
 
 # fit and answer --------------------------------------------------------------------------------------
-def calibration(hidings: Hidings, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[float, float]]:
-    """From the hidden spots: shrinkage (r,), amplitude (r,), noise (G,) and the interval half widths {level: standard deviations}.
+def calibration(hidings: Hidings, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """From the hidden spots: shrinkage (r,), amplitude (r,), noise (G,).
 
     Shrinkage is the slope of the true on the predicted scores, at most 1: what is noise in a component is not passed on.
     """
@@ -253,9 +247,7 @@ def calibration(hidings: Hidings, kernel: Kernel) -> tuple[np.ndarray, np.ndarra
     rest = np.concatenate([residual - shrinkage * mean @ basis for residual, mean, _, _, basis in parts])  # (N, G)
     explained = np.concatenate([variance[:, None] * (amplitude @ basis ** 2) for _, _, variance, _, basis in parts])  # (N, G)
     square = (rest ** 2).mean(axis=0)
-    noise = np.maximum(square - explained.mean(axis=0), 0.1 * square)
-    ratio = np.abs(rest) / np.sqrt(explained + noise)
-    return shrinkage, amplitude, noise, {level: float(np.quantile(ratio, level)) for level in LEVELS}
+    return shrinkage, amplitude, np.maximum(square - explained.mean(axis=0), 0.1 * square)
 
 
 def offset_variance(label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray, kernel: Kernel, shrinkage: np.ndarray) -> float:
@@ -290,14 +282,14 @@ def fit(label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray | Non
         label, layer, views = label[rows], layer[rows], {name: view[rows] for name, view in views.items()}
     hidings = Hidings(label, views, layer, seed)
     kernel = choose_kernel(hidings, Kernel()) if kernel is None else kernel
-    shrinkage, amplitude, noise, quantile = calibration(hidings, kernel)
+    shrinkage, amplitude, noise = calibration(hidings, kernel)
     noise = noise * (1 + offset_variance(label, views, layer, kernel, shrinkage) / noise.mean())
     residual, mean = centred(label, layer, np.ones(len(label), bool))
     basis = leading_directions(residual, spot_weights(label), kernel.rank)
     score, spot_noise, shrinkage = residual @ basis.T, kernel.noise * hidings.noise_factor, shrinkage[:len(basis)]
     cholesky = linalg.cholesky(covariance(kernel, squared_distances(views, views)) + np.diag(spot_noise), lower=True, overwrite_a=True)
     coefficient = linalg.cho_solve((cholesky, True), score) * shrinkage
-    return GaussianProcess(kernel, views, mean, basis, cholesky, score, spot_noise, shrinkage, coefficient, amplitude[:len(basis)], noise, quantile)
+    return GaussianProcess(kernel, views, mean, basis, cholesky, shrinkage, coefficient, amplitude[:len(basis)], noise)
 
 
 def predict(process: GaussianProcess, views: dict[str, np.ndarray], with_variance: bool = True) -> dict[str, np.ndarray]:

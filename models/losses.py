@@ -13,16 +13,16 @@ def one_minus_pcc(predicted: Tensor, label: Tensor) -> Tensor:
     return (1 - pcc).mean()
 
 
-def spot_loss(predicted: Tensor, label: Tensor, of_pcc: float = 0.25) -> Tensor:
-    """0.75 MSE + 0.25 (2D: 0.1) (1 - PCC) on spots."""
+def spot_loss(predicted: Tensor, label: Tensor, of_pcc: float) -> Tensor:
+    """0.75 MSE + of_pcc (3D: 0.25, 2D: 0.1) (1 - PCC) on spots."""
     return 0.75 * torch.mean((predicted - label) ** 2) + of_pcc * one_minus_pcc(predicted, label)
 
 
-def level_loss(region: Tensor, region_label: Tensor, global_: Tensor, global_label: Tensor, factor: float = 0.125) -> Tensor:
-    """0.125 (2D: 0.1) (1 - PCC) on the labelled regions + the same on the labelled globals."""
+def level_loss(region: Tensor, region_label: Tensor, global_: Tensor, global_label: Tensor, factor: float) -> Tensor:
+    """factor (3D: 0.125, 2D: 0.1) (1 - PCC) on the labelled regions + the same on the labelled globals."""
     return factor * (one_minus_pcc(region, region_label) + one_minus_pcc(global_, global_label))
 
 
-def consistency_loss(region_of_spot: Tensor, global_of_spot: Tensor, label: Tensor, factor: float = 0.125) -> Tensor:
-    """0.125 (2D: 0.1) (1 - PCC) between a spot's label and the prediction of its own region + of its own global."""
+def consistency_loss(region_of_spot: Tensor, global_of_spot: Tensor, label: Tensor, factor: float) -> Tensor:
+    """factor (3D: 0.125, 2D: 0.1) (1 - PCC) between a spot's label and the prediction of its own region + of its own global."""
     return factor * (one_minus_pcc(region_of_spot, label) + one_minus_pcc(global_of_spot, label))

@@ -24,12 +24,11 @@ from models.encoder import Projection
 from models.levels import Levels
 
 GATE = 0.75  # share of imputation in the answer
-PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")  # each can be left out, for the ablation
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes the shapes of the network. without: names of PARTS that are left out."""
+    """Everything that fixes the shapes of the network. without: parts that are left out (levels, cross_attention, gat, transformer, imputation, gate)."""
     n_genes: int
     rank: int
     n_components: int        # of the features
@@ -45,6 +44,11 @@ class Architecture:
 
     def as_dict(self) -> dict:
         return asdict(self) | {"without": list(self.without)}
+
+    @classmethod
+    def of(cls, saved: dict) -> "Architecture":
+        """From as_dict(). Raises TypeError, KeyError if it is that of another version."""
+        return cls(**saved | {"without": tuple(saved["without"])})
 
 
 @dataclass(frozen=True)

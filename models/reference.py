@@ -229,7 +229,7 @@ def train(graphs: list[ReferenceGraph], pools: list[Tensor], three_d: bool, *, h
         shown = (torch.rand(len(rows), generator=generator) < SHOWN_SHARE).to(device)
         value = loss(model(*batch.inputs(shown)), batch, three_d)
         if not torch.isfinite(value):
-            raise FloatingPointError(f"the loss is {value.item()} at iteration {iteration}; lower --base_lr (now {base_lr})")
+            raise FloatingPointError(f"the loss is {value.item()} at iteration {iteration}")
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

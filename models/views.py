@@ -29,7 +29,7 @@ def surroundings(position: np.ndarray, layer: np.ndarray, sigma_pitches: float =
 
 
 def look(feature: np.ndarray, position: np.ndarray, layer: np.ndarray, n_components: int) -> np.ndarray:
-    """(n, D) raw features -> (n, 2 · components): scaled components and their surroundings, over sqrt(2)."""
+    """(n, D) features, here standardised on their slides -> (n, 2 · components): scaled components and their surroundings, over sqrt(2)."""
     standard = standardise_per_slide(torch.from_numpy(np.ascontiguousarray(feature, np.float32)), torch.from_numpy(np.ascontiguousarray(layer)))
     axes, scale = fit_pca(standard, n_components)
     own = (standard @ axes / scale).double().numpy()  # (n, components)

@@ -40,11 +40,11 @@ def lut(name: str) -> np.ndarray:
     return np.rint(matplotlib.colormaps[name](np.linspace(-1 / 254, 1, 256).clip(0, 1))[:, :3] * 255).astype(np.uint8)
 
 
-def expression_scale(*values: np.ndarray) -> Scale:
-    """The scale that holds all values: measured (n,) and predicted (m,) of one gene in all sections, doublings over the known mean."""
+def expression_scale(*values: np.ndarray, unit: str = "mean of the known sections") -> Scale:
+    """The scale that holds all values: measured (n,) and predicted (m,) of one gene in all sections, doublings over `unit`."""
     ends = np.array([np.percentile(one[np.isfinite(one)], PERCENTILES) for one in values])  # each by itself: a dense grid has many spots
     low, high = _widened(ends[:, 0].min(), ends[:, 1].max())
-    return Scale(low, high, EXPRESSION, fold_ticks(low, high), "expression; 1× = mean of the known sections (log₂ scale)")
+    return Scale(low, high, EXPRESSION, fold_ticks(low, high), f"expression; 1× = {unit} (log₂ scale)")
 
 
 def error_scale(errors: np.ndarray) -> Scale:

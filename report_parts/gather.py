@@ -1,6 +1,7 @@
 """What a run left behind, read for the report: every layer's role and prediction, the numbers, and the genes to show."""
 import difflib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from common.io import read_h5ad, read_json, read_table
 from common.layout import Layout, RunLayout
 from models.metrics import pearson
 
+NOTHING_TRAINED = "This run applied a network that was there (main.py --checkpoint); it trained and scored nothing."
+OF_CHECKPOINT = {"metrics": NOTHING_TRAINED, "runtime": "main.py --checkpoint writes no runtime.json.", "config": "main.py --checkpoint writes no config.yaml."}
 MAX_MARKERS = 4
 MARKERS = {  # shown by default where the run has them, the first four; and what a pathologist reads from them
     "ERBB2": "HER2: amplified tumour", "ESR1": "oestrogen receptor", "MKI67": "dividing cells", "KRT19": "epithelium, tumour",
@@ -24,14 +27,28 @@ class LayerOfRun:
     """One section of a sample."""
     sample: str
     layer: int
-    role: str             # known: measured, the method saw it; target: measured, hidden from it; image-only: not measured
+    role: str             # known: measured, the method saw it; training: measured, a 2D run learned from it; target: measured, hidden;
+                          # image-only: not measured
     adata: object | None  # its imputed AnnData
-    problem: str | None   # why there is no prediction
+    problem: str | None   # why there is no prediction, if one is expected
 
     @property
     def measured(self) -> np.ndarray | None:
         """(n_spots, n_genes), NaN for a spot without counts; None if the layer was not measured."""
         return None if self.adata is None else self.adata.layers.get("measured")
+
+    @cached_property
+    def agreement(self) -> np.ndarray:
+        """Pearson correlation of predicted and measured of each gene over the measured spots: (n_genes,)."""
+        spots = np.isfinite(self.measured).all(axis=1)  # (n_spots,)
+        return pearson(np.asarray(self.adata.X)[spots], self.measured[spots], axis=0)
+
+    @cached_property
+    def spot_distance_px(self) -> float:
+        """Median distance of a spot to its nearest neighbour, level-0 px; infinite for a lone spot."""
+        from scipy.spatial import cKDTree
+        pixel = self.adata.obsm["spatial"]
+        return float(np.median(cKDTree(pixel).query(pixel, k=2)[0][:, 1])) if len(pixel) > 1 else np.inf
 
 
 @dataclass(frozen=True)
@@ -61,9 +78,27 @@ class Run:
     def folds(self) -> list[dict]:
         return self.splits["folds"] if self.splits else []
 
+    @property
+    def flat(self) -> bool:
+        return is_2d(self.splits)
+
+    @property
+    def untested(self) -> bool:
+        return predicts_only(self.splits)
+
     def refused(self, one: LayerOfRun) -> bool:
-        """The layer's way to the middle of the stack was refused by the gate."""
-        return not ((self.quality[one.sample] or {}).get("to_middle", {}).get(str(one.layer), {}).get("accepted", True))
+        """The layer's way to the middle of the stack, which a 2D run does not need, was refused by the gate."""
+        return not self.flat and not ((self.quality[one.sample] or {}).get("to_middle", {}).get(str(one.layer), {}).get("accepted", True))
+
+
+def is_2d(splits: dict | None) -> bool:
+    """main.py made the run: each section by itself, no stack."""
+    return splits is not None and "kernels" not in splits
+
+
+def predicts_only(splits: dict | None) -> bool:
+    """main.py --checkpoint made the run: nothing was trained, nothing scored."""
+    return is_2d(splits) and not splits["folds"]
 
 
 def read_run(context: cli.Context, run_layout: RunLayout) -> Run:
@@ -79,15 +114,18 @@ def read_run(context: cli.Context, run_layout: RunLayout) -> Run:
             missing[purpose] = str(error)
 
     splits = attempt("splits", read_json, run_layout.splits, "main_3d.py")
-    metrics = attempt("metrics", read_json, run_layout.metrics_json, "main_3d.py")
-    runtime = attempt("runtime", read_json, run_layout.runtime, "main_3d.py")
-    table = attempt("genes", read_table, run_layout.genes, ("gene",), "main_3d.py", ("gene",))
+    made_by = "main.py" if is_2d(splits) else "main_3d.py"
+    metrics = attempt("metrics", read_json, run_layout.metrics_json, made_by)
+    runtime = attempt("runtime", read_json, run_layout.runtime, made_by)
+    table = attempt("genes", read_table, run_layout.genes, ("gene",), made_by, ("gene",))
     genes = [] if table is None else list(table["gene"])
-    samples = {name: [read_layer(context, run_layout, splits, genes, name, layer) for layer in context.config.samples[name].layers]
+    samples = {name: [read_layer(context, run_layout, splits, genes, name, layer) for layer in context.config.layers_of(name)]
                for name in samples_of_run(context.config, run_layout, splits)}
     quality = {name: attempt(f"quality {name}", read_json, context.layout.quality(name), "registration/Step3_registertoMiddle_ANTs.py")
                for name in samples}
     run_config = attempt("config", load_config, run_layout.config)
+    if predicts_only(splits):
+        missing |= {purpose: text for purpose, text in OF_CHECKPOINT.items() if purpose in missing}
     return Run(context.all_samples, run_config, context.layout, run_layout, splits, metrics, runtime, genes, samples, quality, missing)
 
 
@@ -95,16 +133,19 @@ def samples_of_run(config: Config, run_layout: RunLayout, splits: dict | None) -
     """The config's samples that the run tested or predicted; all if it names none."""
     tested = {name for fold in (splits or {"folds": []})["folds"] for name in fold["test_samples"]}
     chosen = [name for name in sorted(config.samples)
-              if name in tested or any(run_layout.imputed(name, layer).is_file() for layer in config.samples[name].layers)]
+              if name in tested or any(run_layout.imputed(name, layer).is_file() for layer in config.layers_of(name))]
     return chosen or sorted(config.samples)
 
 
 def read_layer(context: cli.Context, run_layout: RunLayout, splits: dict | None, genes: list[str], sample: str, layer: int) -> LayerOfRun:
-    adata, problem, file = None, None, run_layout.imputed(sample, layer)
+    folds = [fold for fold in (splits or {"folds": []})["folds"] if sample in fold["test_samples"]]
+    if is_2d(splits) and any(layer in fold["training_layers"].get(sample, []) for fold in folds):
+        return LayerOfRun(sample, layer, "training", None, None)  # not predicted
+    adata, problem, file, made_by = None, None, run_layout.imputed(sample, layer), "main.py" if is_2d(splits) else "predict_3d.py"
     try:
-        adata = read_h5ad(file, "predict_3d.py")
+        adata = read_h5ad(file, made_by)
         if list(adata.var_names) != genes:
-            raise LayerError(file, "another gene list than the run's", f"the {len(genes)} genes of genes.csv", "run predict_3d.py again")
+            raise LayerError(file, "another gene list than the run's", f"the {len(genes)} genes of genes.csv", f"run {made_by} again")
     except LayerError as error:
         adata, problem = None, str(error)
         status = cli.read_status(context.layout).get(f"{sample}/{layer}", {})
@@ -112,7 +153,7 @@ def read_layer(context: cli.Context, run_layout: RunLayout, splits: dict | None,
     if adata is not None:
         known = bool(adata.obs["known"].any())
     else:
-        known = any(layer in fold["known_layers"].get(sample, []) for fold in (splits or {"folds": []})["folds"])
+        known = any(layer in fold["known_layers"].get(sample, []) for fold in folds)
     measured = (adata is not None and "measured" in adata.layers) or context.layout.counts(sample, layer).is_file()
     return LayerOfRun(sample, layer, "known" if known else "target" if measured else "image-only", adata, problem)
 
@@ -120,14 +161,8 @@ def read_layer(context: cli.Context, run_layout: RunLayout, splits: dict | None,
 # genes -----------------------------------------------------------------------------------------------
 def gene_agreement(layers: list[LayerOfRun], n_genes: int) -> np.ndarray:
     """Pearson correlation of predicted and measured, per target layer and gene: (n_target_layers, n_genes)."""
-    rows = [agreement(one) for one in layers if one.role == "target" and one.measured is not None]
+    rows = [one.agreement for one in layers if one.role == "target" and one.measured is not None]
     return np.array(rows).reshape(-1, n_genes)
-
-
-def agreement(one: LayerOfRun) -> np.ndarray:
-    """Pearson correlation of predicted and measured of each gene over a layer's measured spots: (n_genes,)."""
-    spots = np.isfinite(one.measured).all(axis=1)  # (n_spots,)
-    return pearson(np.asarray(one.adata.X)[spots], one.measured[spots], axis=0)
 
 
 def choose_genes(run: Run, asked: str | None) -> dict[str, str]:

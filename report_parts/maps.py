@@ -5,7 +5,7 @@ from html import escape
 import numpy as np
 
 from report_parts.colours import CONFIDENCE, Scale, error_scale, expression_scale
-from report_parts.gather import LayerOfRun, Run, agreement
+from report_parts.gather import LayerOfRun, Run
 from report_parts.pictures import spot_map
 from report_parts.shown import Shown, note, tissue
 from report_parts.view3d import plane_of, scene
@@ -19,12 +19,12 @@ class GeneView:
     name: str
     why: str
     column: int
-    mean: float          # of the known sections, natural-log scale
+    mean: float          # of the known sections, else of all predictions; natural-log scale
     expression: Scale
     error: Scale
 
     def doublings(self, values: np.ndarray) -> np.ndarray:
-        """(n_spots, n_genes) natural-log scale -> (n_spots,) log2 of the fold over the known sections' mean."""
+        """(n_spots, n_genes) natural-log scale -> (n_spots,) log2 of the fold over the mean."""
         return (np.asarray(values[:, self.column], np.float64) - self.mean) / np.log(2)
 
     def misses(self, one: LayerOfRun) -> np.ndarray:
@@ -35,26 +35,25 @@ class GeneView:
 def gene_views(run: Run, chosen: dict[str, str]) -> list[GeneView]:
     """The chosen genes with their scales; none without a prediction."""
     layers = [one for one in run.layers if one.adata is not None]
-    known = [one.measured for one in layers if one.role == "known" and one.measured is not None] or [one.adata.X for one in layers]
+    known = [one.measured for one in layers if one.role == "known" and one.measured is not None]
+    unit = "mean of the known sections" if known else "mean of the predictions"
     views = []
     for name, why in chosen.items() if layers else ():
         column = run.genes.index(name)
-        mean = float(np.nanmean(np.concatenate([np.asarray(values)[:, column] for values in known])))
+        mean = float(np.nanmean(np.concatenate([np.asarray(values)[:, column] for values in known or [one.adata.X for one in layers]])))
         plain = GeneView(name, why, column, mean, None, None)
         measured = [one for one in layers if one.measured is not None]
         values = [np.concatenate([plain.doublings(one.adata.X) for one in layers])]
         values += [np.concatenate([plain.doublings(one.measured) for one in measured])] if measured else []
         errors = np.concatenate([plain.misses(one) for one in measured]) if measured else np.zeros(0)
-        views.append(GeneView(name, why, column, mean, expression_scale(*values), error_scale(errors)))
+        views.append(GeneView(name, why, column, mean, expression_scale(*values, unit=unit), error_scale(errors)))
     return views
 
 
 def spot_diameter_px(run: Run, one: LayerOfRun) -> float:
     """Level-0 px: that of the array's spots, or the distance of this layer's spots where that is less (a dense grid)."""
-    from scipy.spatial import cKDTree
-    pixel, config = one.adata.obsm["spatial"], run.config.of_layer(one.sample, one.layer)
-    own_pitch = np.median(cKDTree(pixel).query(pixel, k=2)[0][:, 1]) if len(pixel) > 1 else np.inf
-    return float(min(SPOT_SHARE[config.array] * config.pitch_px, own_pitch))
+    config = run.config.of_layer(one.sample, one.layer)
+    return min(SPOT_SHARE[config.array] * config.pitch_px, one.spot_distance_px)
 
 
 def gene_maps(run: Run, layers: list[Shown], gene: GeneView) -> str:
@@ -69,11 +68,12 @@ def _map_row(run: Run, one: Shown, gene: GeneView) -> str:
     draw = lambda what, values, scale: _map(one, diameter_px, f"{gene.name}, {what}", what, values, scale)
     predicted = draw("predicted", gene.doublings(adata.X), gene.expression)
     if one.of.measured is None:
-        maps, says = f'<div class="none">not measured</div>{predicted}', ""
+        why = "not measured" if one.of.role == "image-only" else "no measurement of these genes"
+        maps, says = f'<div class="none">{why}</div>{predicted}', ""
     else:
         measured = draw("measured", gene.doublings(one.of.measured), gene.expression)
         maps = measured + predicted + draw("predicted ÷ measured", gene.misses(one.of), gene.error)
-        says = f"r = {agreement(one.of)[gene.column]:.2f}" if one.of.role == "target" else "the method saw it"
+        says = f"r = {one.of.agreement[gene.column]:.2f}" if one.of.role == "target" else "the method saw it"
     return f'<div class="row"><p><b>{one.name}</b> <span>{one.dot}</span> <span>{says}</span></p>{maps}</div>'
 
 
@@ -100,12 +100,14 @@ def confidence(run: Run, layers: list[Shown]) -> str:
 
 
 def rotatable(run: Run, layers: list[Shown], genes: list[GeneView]) -> str:
+    if run.flat:
+        return note("No 3D view: a 2D run looks at each section by itself; there is no stack to turn.")
     planes = [plane_of(one.of.adata, one.picture, spot_diameter_px(run, one.of), [gene.doublings(one.of.adata.X) for gene in genes],
                        [gene.expression for gene in genes], f"{one.name} ({one.of.role})", one.style)
-              for one in layers if one.of.adata is not None]
+              for one in layers if one.of.adata is not None and "spatial_3d" in one.of.adata.obsm]
     planes = [plane for plane in planes if plane is not None]
     if not planes or not genes:
-        return note("No 3D view: there is no prediction to show.")
+        return note("No 3D view: there is no prediction to show in space.")
     options = "".join(f'<option value="{number}">{escape(gene.name)}</option>' for number, gene in enumerate(genes))
     return (f'<div class="view3d"><div class="controls"><label>Gene <select name="gene">{options}</select></label>'
             f'<label>Stretch z <input name="stretch" type="range" min="1" max="3"><output></output></label>'

@@ -6,10 +6,10 @@ import yaml
 
 from models.metrics import NAMES
 from report_parts import charts
-from report_parts.gather import Run
+from report_parts.gather import NOTHING_TRAINED, Run
 from report_parts.shown import note
 
-FLOORS = {"mean": "every spot gets the mean of the known sections", "nearest": "the nearest known spot after registration",
+FLOORS = {"mean": "every spot gets the mean of the known (2D: training) sections", "nearest": "the nearest known spot after registration",
           "overlap": "overlap-weighted mean of the known spots that it overlaps",
           "similarity": "mean of the 12 known spots that look most alike", "kernel": "smooth average of the known spots around it"}
 MODELS = {"ridge": "ridge regression on the picture's features", "stnet": "ST-Net's linear layer on the picture's features",
@@ -21,8 +21,9 @@ METRICS = {"mse": ("MSE", "mean squared error, natural-log scale; lower is bette
            "pcc_gene": ("PCC_gene", "the number to look at: correlation over the spots of a section, for the average gene. "
                                     "Is the pattern right? 0 = no pattern"),
            "scc_gene": ("SCC_gene", "the same by rank (Spearman)")}
-ROLES = {"known": "measured; the method saw it", "target": "measured, but hidden from the method: the test",
-         "image-only": "only photographed: imputed"}
+ROLES = {"known": "measured; the method saw it", "training": "measured; the network learned from it, so it is not predicted",
+         "target": "measured, but hidden from the method: the test", "image-only": "only photographed: imputed"}
+UNTESTED = {"target": "measured, but not shown to the network here; whether it had learned from this section, this run cannot tell"}
 
 
 def headline(run: Run) -> str:
@@ -33,7 +34,8 @@ def headline(run: Run) -> str:
         name = f'Sample {escape(sample)}: {_counted(len(layers), "section")}'
         rows.append(f'<div class="sample"><h3>{name}</h3><ol class="chips">{chips}</ol></div>')
     roles = [role for role in ROLES if any(one.role == role for one in run.layers)]
-    meaning = "".join(f'<li><i class="dot {role}"></i><b>{role}</b>: {ROLES[role]}</li>' for role in roles)
+    says = ROLES | (UNTESTED if run.untested else {})
+    meaning = "".join(f'<li><i class="dot {role}"></i><b>{role}</b>: {says[role]}</li>' for role in roles)
     return f'{"".join(rows)}<ul class="plain">{meaning}</ul>{verdict(run)}'
 
 
@@ -103,6 +105,8 @@ def _row(name: str, values: list[float | None], best: list[float], kind: str = "
 def training(run: Run) -> str:
     curves = charts.read_curves(run.run_layout, [fold["index"] for fold in run.folds])
     if not curves:
+        if run.untested:
+            return note(NOTHING_TRAINED)
         no_log = f"no log under {run.run_layout.tensorboard(0).parent}"
         return note(f"No training curves: {no_log if run.method in (None, 'msagnet', 'reference') else 'this method needs no training'}.")
     return f'<div class="charts">{"".join(charts.line_chart(series, charts.CURVES[tag]) for tag, series in curves.items())}</div>'

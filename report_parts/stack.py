@@ -7,19 +7,35 @@ from common.io import read_picture
 from report_parts.gather import Run
 from report_parts.shown import Shown, image, note, tissue
 
+MADE_BY = "registration/Step3_registertoMiddle_ANTs.py"
 PANEL_PX, STACK_PX = 460, 720  # longer side of the pictures
 
 
 def stack(run: Run, sample: str, layers: list[Shown]) -> str:
     """Sections, how each pair was laid on each other, and what the gate says of it."""
     quality, thumbnails = run.quality[sample], _thumbnails(run, layers)
+    if run.flat:
+        return thumbnails + note("No registration: a 2D run looks at each section by itself.")
     if quality is None:
         return thumbnails + note(f"No registration: {run.missing[f'quality {sample}']}")
-    pairs = "".join(_pair(run, sample, pair) for pair in quality["pairs"])
+    pairs = "".join(_pair(run, sample, pair) for pair in quality["pairs"]) or _without_pairs(quality)
     together = _picture_or_note(run.layout.stack_view(sample), STACK_PX, "All sections in the frame of the middle one, with its outline")
     left_out = f'Left out of the stack: {", ".join(map(str, quality["left_out"]))}.' if quality["left_out"] else ""
     return (thumbnails + (note(left_out) if left_out else "") +
-            f'<h4>Registration, pair by pair</h4>{pairs or note("One section: nothing to register.")}<h4>The whole stack</h4>{together}')
+            f'<h4>Registration, pair by pair</h4>{pairs}<h4>The whole stack</h4>{together}')
+
+
+def _without_pairs(quality: dict) -> str:
+    """One section, or a processed archive, whose sections are each laid onto the middle one by the archive's weights."""
+    if len(quality["layers"]) == 1:
+        return note("One section: nothing to register.")
+    lines = []
+    for layer, one in quality["to_middle"].items():
+        refused = '<span class="bad">REFUSED: only shifted onto the centroid of the middle section</span>'
+        verdict = '<span class="good">accepted</span>' if one["accepted"] else refused
+        agreeing = f'{one["agreeing"]:.0%} of its spots agree with their heaviest partners; {verdict}'
+        lines.append(f'<li><b>Section {escape(layer)}</b>: {"the middle one" if layer == str(quality["middle"]) else agreeing}</li>')
+    return f'<ul class="plain">{"".join(lines)}</ul>'
 
 
 def _thumbnails(run: Run, layers: list[Shown]) -> str:
@@ -64,6 +80,6 @@ def _panels(run: Run, sample: str, moving: int, fixed: int) -> str:
 
 def _picture_or_note(path: Path, side_px: int, caption: str) -> str:
     try:
-        return f'<figure class="whole">{image(read_picture(path), side_px, caption)}<figcaption>{caption}</figcaption></figure>'
+        return f'<figure class="whole">{image(read_picture(path, MADE_BY), side_px, caption)}<figcaption>{caption}</figcaption></figure>'
     except LayerError as error:
         return note(f"No picture: {error}")

@@ -53,7 +53,7 @@ def spoil(layout):
     kept = {}
 
     def change_and_remember(path, change):
-        kept[path] = path.read_bytes()
+        kept.setdefault(path, path.read_bytes())
         change(path)
     yield change_and_remember
     for path, content in kept.items():
@@ -179,6 +179,7 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
      "an edge in one direction only", "6_pt_construction.py"),
     (lambda l: l.graph("S", 2), tensors(lambda g: g["region"]["x"].fill_(torch.inf)), "a region x that is not finite", "6_pt_construction.py"),
     (lambda l: l.graph("S", 1), tensors(lambda g: g["spot"].update(feature_sets={"backbone": 8})), "feature_sets", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()), "belongs; expected the 6 genes of genes.csv", "6_pt_"),
     (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"), "a file that cannot be read", "6_pt_construction.py"),
     (lambda l: l.contours("S", 1), array(lambda c: c + 3), "contours 3 px off their spots", "Step0_original_contour_generation.py"),
     (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(matrix=[[1, 1, 0], [1, 1, 0]])), "a matrix without inverse", "Step1_affine"),
@@ -242,6 +243,36 @@ def test_a_missing_file_is_no_fault_and_a_missing_image_is(layout, spoil, capsys
     finally:
         image.unlink()
     assert code == 2 and [line.split(", ")[0] for line in faults] == [f"{image}: found a link to nothing; expected the layer's H&E; fix: correct it"]
+
+
+def test_only_a_chosen_number_of_genes_is_a_limit(layout, spoil, capsys):
+    """A list of genes is taken whole by step 5_1, however long; top_mean and hvg are cut at n_genes."""
+    n = len(pd.read_csv(layout.genes))
+    for genes, faults in (("mine.txt", 0), ("top_mean", 1), ("hvg", 1)):
+        spoil(layout.config, lambda path: save_config(toy_config([1, 2], genes=genes, n_genes=n - 1), path))
+        found = check(layout, capsys)[2]
+        assert len(found) == faults and all(f"{n} genes; expected up to {n - 1} by dataset.yaml" in line for line in found)
+
+
+def test_another_config_may_be_given(layout, tmp_path, capsys):
+    save_config(toy_config([1, 2], n_genes=1), tmp_path / "other.yaml")
+    assert cli.main(["check", "--root_path", str(layout.root), "--config", str(tmp_path / "other.yaml")]) == 2
+    assert "expected up to 1 by dataset.yaml" in capsys.readouterr().out
+
+
+def test_a_file_is_read_once(layout, capsys, monkeypatch):
+    read = []
+
+    def noted(name, function):
+        def call(path, *arguments, **options):
+            read.append((name, path))
+            return function(path, *arguments, **options)
+        return call
+
+    for name in ("read_location", "read_table", "read_h5ad", "read_csr", "read_npy", "read_npz", "read_json", "read_pt", "read_picture"):
+        monkeypatch.setattr(io, name, noted(name, getattr(io, name)))
+    assert check(layout, capsys)[0] == 0
+    assert len(read) > 40 and sorted(one for one in set(read) if read.count(one) > 1) == []
 
 
 def test_a_bad_config_is_one_line(layout, spoil, capsys):

@@ -67,7 +67,9 @@ def test_help_tells_what_goes_in_and_out(answers, name):
     assert docstring.strip() in answer.stdout
     assert "\nINPUT " in docstring and "\nOUTPUT " in docstring
     assert f"\n    python {name} " in docstring.replace("CUDA_VISIBLE_DEVICES=0 ", "")  # one working command
-    assert all(option in answer.stdout for option in ("--root_path", "--config", "--overwrite"))
+    assert "--root_path" in answer.stdout and "--config" in answer.stdout
+    assert ("--overwrite" in answer.stdout) == (name not in ("predict_3d.py", "report.py"))  # these two make their files anew each time
+    assert ("--done" in answer.stdout) == ("/" in name)  # the steps alone run jobs
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -185,7 +187,7 @@ def write_3d_graph(layout: Layout) -> None:
     edges = lambda columns: {"edge_index": torch.zeros(2, 0, dtype=torch.long), "edge_attr": torch.zeros(0, columns)}
     members = lambda n: {"edge_index": torch.stack([torch.arange(n), torch.zeros(n, dtype=torch.long)])}
     io.write_pt(layout.graph_3d("A"), {
-        "spot": {"pos": torch.zeros(2, 2), "layer": torch.ones(2, dtype=torch.long), "feature_sets": {"backbone": 4}}, "region": patch, "global": patch,
+        "spot": {"pos": torch.zeros(2, 2), "layer": torch.ones(2, dtype=torch.long), "feature_sets": {"backbone": 4}, "genes": ["G1", "G2", "G3"]}, "region": patch, "global": patch,
         ("spot", "cross", "spot"): edges(5), ("spot", "within", "spot"): edges(5), ("region", "near", "region"): edges(1),
         ("global", "near", "global"): edges(1), ("spot", "in", "region"): members(2), ("spot", "in", "global"): members(2),
         ("region", "in", "global"): members(1)})

@@ -583,6 +583,13 @@ def test_status_command(root, capsys):
     assert capsys.readouterr().err.startswith(f"error: {root / 'nowhere'}: found no folder")
 
 
+def test_status_has_layer_2_before_layer_10(tmp_path):
+    layout = Layout(tmp_path)
+    for name in ("block/10", "block/2", "dataset", "block", "block/1", "b10/1", "b9/1"):
+        cli.set_status(layout, STEP, name, "ok")
+    assert list(cli.read_status(layout)) == ["b9/1", "b10/1", "block", "block/1", "block/2", "block/10", "dataset"]
+
+
 def test_errors_survive_the_way_between_processes():
     for error in (BAD_LAYER, BAD_FORM):
         back = pickle.loads(pickle.dumps(error))
@@ -597,6 +604,8 @@ def test_parse_layers():
     for text in ("", "1,", "one", "1;2", "1.5"):
         with pytest.raises(DataError, match="--known_layers: found .* layer numbers separated by commas"):
             cli.parse_layers(text)
+    with pytest.raises(DataError, match="^--training_layers: found 'one'; .*fix: e.g. --training_layers 1,4$"):
+        cli.parse_layers("one", "--training_layers")
 
 
 # paths -----------------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def same_content(one: Layout, other: Layout, sample: str) -> None:
     for layer in LAYERS:
         assert np.array_equal(read_npy(one.npy(sample, layer)), read_npy(other.npy(sample, layer)))
         first, second = read_pt(one.graph(sample, layer)), read_pt(other.graph(sample, layer))
-        assert all(torch.equal(first[kind][name], second[kind][name]) for kind in first for name in first[kind] if name != "feature_sets")
+        assert all(torch.equal(value, second[kind][name]) if torch.is_tensor(value) else value == second[kind][name]
+                   for kind in first for name, value in first[kind].items())
 
 
 # what is written -------------------------------------------------------------------------------------
@@ -158,6 +159,33 @@ def test_pictures_become_patches_and_some_layers_can_be_chosen(tmp_path):
         assert np.unique(read_npy(layout.npy_3d("C"))["layer"]).tolist() == layers
 
 
+def test_pictures_that_come_later_are_taken_and_a_broken_one_leaves_its_sample_out(tmp_path, capsys):
+    raw, layout = tmp_path / "raw", Layout(tmp_path / "root")
+    write_archive(raw, parts="2d")
+    assert run(raw, layout.root) == 0 and not layout.patches(224, "C", 2).exists()
+    write_archive(raw, parts="2d pictures")
+    cut = raw / "cropped_imgs/patch_224/D3/0x0.png"
+    cut.write_bytes(cut.read_bytes()[:100])
+    capsys.readouterr()
+    assert run(raw, layout.root) == 0
+    error = capsys.readouterr().err
+    assert f"D: left out: {cut}: found a picture that cannot be read" in error and error.count("\n") == 1
+    assert layout.patches(224, "C", 2).is_file() and not layout.patches(224, "D", 3).exists()
+
+
+def test_the_config_orders_the_layers(tmp_path, capsys):
+    truth = write_archive(tmp_path / "raw", ("C",))["C"]
+    config, layout = tmp_path / "c.yaml", Layout(tmp_path / "root")
+    text = "dataset: mine\nraw_format: asign\npitch_px: 272\nsamples: {C: {raw: {1: C4, 2: C2, 5: C3}}}\n"
+    for samples, code in ((text.replace("raw: {1: C4, 2: C2, 5: C3}", ""), 0), (text, 0), (text.replace("C3", "C9"), 2)):
+        config.write_text(samples)
+        assert run(tmp_path / "raw", layout.root, "--config", str(config)) == code
+    captured = capsys.readouterr()
+    assert load_config(layout.config).samples["C"].raw == {1: "C4", 2: "C2", 5: "C3"} and "up to date" not in captured.out
+    assert np.array_equal(read_npy(layout.npy("C", 1))["label"], truth.label[truth.layer == 4])
+    assert "found no C9 (samples.C.raw); expected one of C2, C3, C4" in captured.err and captured.err.count("\n") == 1
+
+
 def test_genes_get_the_names_of_a_list(tmp_path, capsys):
     write_archive(tmp_path / "raw", ("C",), "2d")
     names = [f"G{k}" for k in range(GENES)]
@@ -165,6 +193,11 @@ def test_genes_get_the_names_of_a_list(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(f"dataset: mine\nraw_format: asign\npitch_px: 272\ngenes: {tmp_path / 'list.txt'}\n")
     assert run(tmp_path / "raw", tmp_path / "root", "--config", str(tmp_path / "c.yaml")) == 0
     assert read_table(Layout(tmp_path / "root").genes)["gene"].tolist() == names
+    (tmp_path / "genes.csv").write_text("gene,rank\n" + "".join(f"{name},{rank}\n" for rank, name in enumerate(names[::-1], 1)))
+    (tmp_path / "of_run.yaml").write_text((tmp_path / "c.yaml").read_text().replace("list.txt", "genes.csv"))  # the genes.csv of a run
+    assert run(tmp_path / "raw", tmp_path / "root", "--config", str(tmp_path / "of_run.yaml")) == 0
+    assert read_table(Layout(tmp_path / "root").genes)["gene"].tolist() == names[::-1]
+    assert "up to date" not in capsys.readouterr().out  # the graphs name the genes
     (tmp_path / "list.txt").write_text("\n".join(names[1:]))
     assert run(tmp_path / "raw", tmp_path / "root", "--config", str(tmp_path / "c.yaml")) == 2
     assert f"found {GENES - 1} gene names; expected the {GENES} of" in capsys.readouterr().err
@@ -281,6 +314,38 @@ def test_a_broken_sample_is_left_out_and_the_other_goes_on(tmp_path, capsys, spo
     error = capsys.readouterr().err
     assert "D: left out: " in error and message in error and error.count("\n") == 1
     assert Layout(tmp_path / "root").npy("C", 2).exists()
+
+
+@pytest.mark.parametrize("parts, config", [("3d csv", ""), ("3d csv", "samples: {C: {}, D: {layers: [3, 4], known_layers: [3]}}\nfolds: [[C], [D]]\n"),
+                                           ("2d 3d csv", "")])
+def test_a_broken_3d_file_is_that_of_its_sample_alone(tmp_path, capsys, parts, config):
+    """A sample that has its 2D files is converted without it."""
+    raw, layout = tmp_path / "raw", Layout(tmp_path / "root")
+    write_archive(raw, parts=parts)
+    cut = raw / "3D_npy_information/D.npy"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    (tmp_path / "c.yaml").write_text(f"dataset: mine\nraw_format: asign\npitch_px: 272\n{config}")
+    assert run(raw, layout.root, "--config", str(tmp_path / "c.yaml")) == 0
+    error, whole = capsys.readouterr().err, "2d" in parts
+    assert f"D: {'only its 2D files are listed' if whole else 'left out'}: {cut}: found a file that cannot be read" in error
+    assert error.count("\n") == 1
+    assert layout.npy_3d("C").is_file() and layout.npy_3d("D").exists() == whole
+
+
+def test_a_3d_file_is_read_once_to_list_and_once_to_convert(tmp_path, monkeypatch):
+    write_archive(tmp_path / "raw", parts="3d")  # no table of weights: the names of the spots are needed again for the edges
+    read, taken = asign.read_spot_dicts, []
+    monkeypatch.setattr(asign, "read_spot_dicts", lambda path: taken.append(path.name) or read(path))
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    assert taken == ["C.npy", "D.npy", "C.npy", "C.npy", "D.npy"]  # listed, how many genes, converted
+
+
+def test_spots_in_one_place_name_the_file_they_are_in(tmp_path, capsys):
+    truth = write_archive(tmp_path / "raw", parts="2d")["C"]
+    path = tmp_path / "raw/npy_information/C/C2.npy"
+    save_objects(path, [{**spot, "position": np.zeros(2)} for spot in spot_dicts(truth, "C")[:N]])
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    assert f"C: left out: {path}: found {N} spots whose distance cannot be measured" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_one_line(tmp_path, capsys):

@@ -118,9 +118,16 @@ def test_one_bad_layer_leaves_the_others(raw, tmp_path, capsys):
     add_layer(raw, "D", 1, {"90x90": [1, 2, 3]}, SPOTS)  # nothing in common
     add_layer(raw, "D", 2, COUNTS, None)  # no spots
     add_layer(raw, "D", 3, {"2x5": [1, -2, 3]}, SPOTS)  # no count
+    add_layer(raw, "D", 4, {"2x5,1": [], "2x6,2": []}, SPOTS, genes="")  # comma-separated
+    add_layer(raw, "D", 5, COUNTS, SPOTS)
+    (raw / "ST-spotfiles/D5_selection.tsv").write_text("")
+    add_layer(raw, "D", 6, COUNTS, [(*spot[:4], 0) for spot in SPOTS])  # none selected
+    add_layer(raw, "D", 7, COUNTS, [])
+    add_layer(raw, "D", 8, COUNTS, SPOTS)
+    (raw / "ST-cnts/D8.tsv.gz").write_bytes(gzip.compress(b"\tG1\n2x5\t1\n2x5\t1\n"))  # a spot twice
     assert run(raw, tmp_path / "root") == 0
     status = json.loads((tmp_path / "root/status.json").read_text())
-    for name in ("A/1", "D/1", "D/2", "D/3"):
+    for name in ("A/1", *(f"D/{layer}" for layer in range(1, 9))):
         assert status[name]["0_1_convert_raw"].startswith("left out: "), name
     assert status["B/1"]["0_1_convert_raw"] == "ok"
     assert "fix:" in capsys.readouterr().err

@@ -96,6 +96,34 @@ def test_counts_without_spots_leave_the_layer_out(tmp_path, capsys):
     assert "BC1/2: left out" in (line := capsys.readouterr().err) and "BC1_C2.tsv.gz: found no spots beside it" in line
 
 
+@pytest.mark.parametrize("content", [gzip.compress(b",X,Y\n2x5,600,1500\n" * 99)[:-9], b"", gzip.compress(b"")], ids=["cut", "empty", "packed"])
+def test_a_broken_spot_file_leaves_its_layer_out(tmp_path, capsys, content):
+    for section in ("C1", "C2"):
+        add_section(tmp_path / "raw", "BC1", section, parts="counts spots image" if section == "C1" else "counts image")
+    (tmp_path / "raw" / "spots_BC1_C2.csv.gz").write_bytes(content)
+    assert run(tmp_path / "raw", tmp_path / "root") == 0
+    error = capsys.readouterr().err
+    assert "BC1/2: left out: " in error and "spots_BC1_C2.csv.gz: found a table that cannot be read" in error and error.count("\n") == 1
+    assert Layout(tmp_path / "root").counts("BC1", 1).is_file()
+
+
+def test_names_in_capitals_slides_and_images_of_the_config_are_layers(tmp_path):
+    raw, layout = tmp_path / "raw", Layout(tmp_path / "root")
+    add_section(raw, "BC1", "C1")
+    for old, new in (("BC1_C1.jpg", "he_bc1_C1.JPG"), ("BC1_C1.tsv.gz", "BC1_C1.TSV.GZ"), ("BC1_C1.spots.txt", "BC1_c1.Spots.txt")):
+        (raw / old).rename(raw / new)
+    (raw / "BC1_C2.svs").write_bytes(b"a slide")
+    (raw / "BC1_D1.JPG").write_bytes(b"a picture")
+    (raw / "extra.png").write_bytes(b"of the config")
+    samples = "samples: {BC1: {images: {7: extra.png}}, BC2: {images: {1: extra.png}}}\n"
+    (tmp_path / "config.yaml").write_text(f"dataset: mine\nraw_format: stnet\npitch_px: 300\n{samples}")
+    assert run(raw, layout.root, "--config", str(tmp_path / "config.yaml")) == 0
+    assert {name: one.layers for name, one in load_config(layout.config).samples.items()} == {"BC1": [1, 2, 3, 7], "BC2": [1]}
+    assert [layout.image("BC1", layer).read_bytes()[:9] for layer in (1, 2, 3, 7)] == [b"BC1_C1: n", b"a slide", b"a picture", b"of the co"]
+    assert len(read_location(layout.location("BC1", 1))) == 3 and read_h5ad(layout.counts("BC1", 1)).shape == (3, 3)
+    assert not layout.location("BC1", 2).exists() and layout.image("BC2", 1).read_bytes() == b"of the config"
+
+
 @pytest.mark.parametrize("spoil, found", [("nothing", "no section"), ("named", "no section BC1_X9.tsv.gz"), ("annotation", "pixel_x"),
                                           ("columns", "columns x, y")])
 def test_a_wrong_form_is_one_line(tmp_path, capsys, spoil, found):

@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
@@ -43,8 +44,7 @@ def test_two_spots_by_hand():
     k = 2 * np.exp(-0.5)
     matrix = np.array([[2.5, k], [k, 2.5]])
     process = gp.GaussianProcess(kernel, known, np.array([10.0]), np.ones((1, 1)), np.linalg.cholesky(matrix),
-                                 np.array([[1.0], [-1.0]]), np.full(2, 0.5), np.ones(1), np.linalg.solve(matrix, [[1.0], [-1.0]]), np.ones(1),
-                                 np.array([0.25]), {})
+                                 np.ones(1), np.linalg.solve(matrix, [[1.0], [-1.0]]), np.ones(1), np.array([0.25]))
     answer = gp.predict(process, target)
     a = (2 - k) / (2.5 - k)  # the weights are antisymmetric
     assert answer["expression"][0, 0] == pytest.approx(10 + a)
@@ -189,9 +189,20 @@ def test_intervals_cover_what_they_say(fitted, monkeypatch):
     process = gp.fit(label, views, kernel=process.kernel)
     fresh, views = toy(seed=1)
     answer = gp.predict(process, views)
-    for level, width in process.quantile.items():
-        covered = (np.abs(answer["expression"] - fresh) < width * answer["sd"]).mean()
+    for level in (0.5, 0.8, 0.95):
+        covered = (np.abs(answer["expression"] - fresh) < norm.ppf(0.5 + level / 2) * answer["sd"]).mean()
         assert covered == pytest.approx(level, abs=0.06)
+
+
+def test_a_second_known_layer_of_few_spots_does_no_harm():
+    """Hiding the large layer would leave five spots: no basis of rank 8."""
+    label, views = toy()
+    layer = np.repeat([1, 2], [95, 5])
+    process = gp.fit(label, views, layer)
+    assert np.isfinite(gp.predict(process, views)["sd"]).all()
+    for small in (np.repeat([1, 2], [10, 12]),):  # neither is enough for the other: discs
+        few = {name: view[:22] for name, view in views.items()}
+        assert all(0 < draw.hidden.sum() < 22 for draw in gp.draw_hidings(label[:22], few["position"], small, seed=0))
 
 
 def test_an_offset_between_halves_widens_the_intervals():

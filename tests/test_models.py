@@ -225,7 +225,7 @@ def test_parts_of_a_kernel():
 def test_losses_by_hand():
     predicted, label = torch.tensor([[1.0, 2, 3], [3, 2, 1]]), torch.tensor([[2.0, 4, 6], [1, 2, 3]])
     assert one_minus_pcc(predicted, label).item() == pytest.approx((0 + 2) / 2, abs=1e-6)
-    assert spot_loss(predicted, label).item() == pytest.approx(0.75 * (1 + 4 + 9 + 4 + 0 + 4) / 6 + 0.25 * 1, abs=1e-6)
+    assert spot_loss(predicted, label, 0.25).item() == pytest.approx(0.75 * (1 + 4 + 9 + 4 + 0 + 4) / 6 + 0.25 * 1, abs=1e-6)
     assert one_minus_pcc(predicted[:0], label[:0]).item() == 0
 
 

@@ -1,4 +1,5 @@
 """The whole pipeline on a tiny demo stack: contract, truth, no leak, determinism, bad layers."""
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,8 @@ import torch
 from scipy.spatial import cKDTree
 
 from common.config import load_config, save_config
-from common.io import read_csr, read_h5ad, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_pt
+from common.errors import DataError
+from common.io import read_csr, read_h5ad, read_json, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_pt, write_table
 from common.layout import SIZES, Layout, RunLayout
 from conftest import load_script
 from dataloader_3d import load_sample
@@ -246,6 +248,64 @@ def test_a_layer_given_as_known_must_be_one_the_genes_were_chosen_on(tiny, tmp_p
     assert "genes_from" in capsys.readouterr().err
 
 
+def test_2d_genes_chosen_on_a_layer_that_is_tested_are_refused(tiny, tmp_path, capsys):
+    layout = Layout(copy_of(tiny.root, tmp_path / "root"))
+    save_config(load_config(layout.config).model_copy(update={"genes_from": "known"}), layout.config)  # chosen on layer 1
+    assert main_2d(layout.root, tmp_path / "run", "--training_layers", "2") == 2
+    assert "genes_from: known, chosen on layers [1] of A; expected the layers [2]" in capsys.readouterr().err
+
+
+# what a run is made of -------------------------------------------------------------------------------
+def test_labels_of_another_gene_list_are_left_out(tiny, tmp_path, capsys):
+    """genes.csv chosen anew, and the steps after it not run again: names and columns would not go together."""
+    layout = Layout(copy_of(tiny.root, tmp_path / "root"))
+    genes = read_table(layout.genes)
+    write_table(layout.genes, genes.iloc[::-1])
+    for main in ("main", "main_3d"):
+        assert load_script(main).main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--gpu", "cpu"]) == 2
+        assert "found labels of another gene list" in capsys.readouterr().err
+    assert load_script("7_make_dataset").main(["--root_path", str(layout.root), "--layer", "2"]) == 2  # its labels are of the old list, too
+    assert "A/2: left out" in capsys.readouterr().err
+
+
+def test_a_fold_is_trained_again_if_a_training_sample_has_another_known_layer(tiny, tmp_path, capsys):
+    """Its kernel is chosen on its known layers; and what an interrupted run leaves is not taken for a finished one."""
+    layout, run_layout = Layout(tmp_path / "root"), RunLayout(tmp_path / "run")
+    for path in (tiny.graph_3d, tiny.npy_3d, tiny.spot_iou, tiny.quality):
+        for name in "AB":
+            path_of = getattr(layout, path.__name__)(name)
+            path_of.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path("A"), path_of)
+    shutil.copytree(tiny.root / "gene_expression", layout.root / "gene_expression")
+    for name in "AB":
+        shutil.copytree(tiny.root / "gene_expression/counts_224/A", layout.root / f"gene_expression/counts_224/{name}", dirs_exist_ok=True)
+    config = load_config(tiny.config)
+    def with_known(layer: int) -> None:
+        samples = {"A": config.samples["A"], "B": config.samples["A"].model_copy(update={"known_layers": [layer]})}
+        save_config(config.model_copy(update={"samples": samples, "folds": "leave_one_out"}), layout.config)
+    options = ["--root_path", str(layout.root), "--save_path", str(run_layout.root), "--gpu", "cpu", "--max_iterations", "2", "--members", "1"]
+    with_known(1)
+    assert load_script("main_3d").main(options) == 0
+    (run_layout.imputed_folder("A")).mkdir(parents=True)
+    capsys.readouterr()
+    with_known(2)
+    assert load_script("main_3d").main(options) == 0
+    assert "fold 0: tested A" in capsys.readouterr().out and not run_layout.imputed_folder("A").exists()  # older predictions are gone
+    (run_layout.fold_recipe(0)).unlink()
+    assert load_script("main_3d").main([*options, "--base_lr", "1e30"]) == 2
+    assert "a finite loss" in capsys.readouterr().err and not run_layout.splits.exists() and not run_layout.metrics_json.exists()
+
+
+def test_a_sample_with_a_known_layer_of_few_spots_is_left_out_and_the_run_goes_on(tiny, tmp_path, capsys):
+    main_3d = load_script("main_3d")
+    few, many = load_sample(tiny, "A"), load_sample(tiny, "A")
+    few = dataclasses.replace(few, sample="B", has_label=few.has_label & (torch.arange(few.n_spots) < 15))
+    assert main_3d.enough_known([many, few], {"A": [1], "B": [1]}, Layout(tmp_path)) == [many]
+    assert "main_3d  B: left out: sample B: found 15 labelled spots on known layers [1]; expected at least 20" in capsys.readouterr().err
+    with pytest.raises(DataError, match="15 labelled spots"):
+        main_3d.enough_known([few], {"B": [1]}, Layout(tmp_path))
+
+
 # bad layers ------------------------------------------------------------------------------------------
 def test_a_truncated_image_in_the_middle_is_left_out_and_the_chain_bridges_it(tiny, tmp_path, capsys):
     layout = Layout(copy_of(tiny.root, tmp_path / "root"))
@@ -341,6 +401,8 @@ def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tm
     nearest = cKDTree(there.obsm["spatial"]).query(here.obsm["spatial"])[1]
     assert np.corrcoef(here.X.ravel() - there.X.mean(axis=0)[None].repeat(len(here), 0).ravel(),
                        (there.X[nearest] - there.X.mean(axis=0)).ravel())[0, 1] > 0.5  # the same picture, spots a little off
+    assert read_table(out.genes)["gene"].tolist() == list(here.var_names) and read_json(out.splits) == {"method": "msagnet", "folds": []}
+    assert load_script("main").main(["--root_path", str(own.root), "--gpu", "cpu"]) == 2 and "0 labelled spots" in capsys.readouterr().err
     write_pt(tmp_path / "other.pt", read_pt(trained.checkpoint(0)) | {"feature_sets": {"backbone": 7}})
     assert main_2d(own.root, out.root, "--checkpoint", str(tmp_path / "other.pt")) == 2 and "those of the checkpoint" in capsys.readouterr().err
     saved = read_pt(trained.checkpoint(0))

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from common.config import Config, SampleConfig, save_config
-from common.io import write_h5ad, write_json, write_picture, write_table
+from common.config import Config, SampleConfig, load_config, save_config
+from common.io import read_json, write_h5ad, write_json, write_picture, write_table
 from common.layout import Layout, RunLayout
 from conftest import load_script
+from report_parts import gather
 from report_parts.charts import nice_ticks
 from report_parts.colours import error_scale, expression_scale, lut
 from report_parts.view3d import POSITION_STEPS
@@ -87,7 +88,7 @@ def made(tmp_path_factory) -> tuple[Layout, RunLayout]:
     write_table(run.genes, pd.DataFrame({"gene": GENES}))
     fold = {"index": 0, "test_samples": [SAMPLE], "training_layers": {SAMPLE: [1]}, "known_layers": {SAMPLE: [1]},
             "target_layers": {SAMPLE: [2]}}
-    write_json(run.splits, {"method": "msagnet", "folds": [fold]})
+    write_json(run.splits, {"method": "msagnet", "folds": [fold], "kernels": {}})
     score = lambda value: {"mse": 1 - value, "mae": 0.5 - value / 10, "pcc_spot": 0.7 + value / 10, "pcc_gene": value, "scc_gene": value}
     both = lambda value: {"pooled": score(value), "layers": {f"{SAMPLE}/2": score(value)}}
     top = {"pcc_spot": 0.9, "pcc_gene": 0.71}
@@ -100,6 +101,34 @@ def made(tmp_path_factory) -> tuple[Layout, RunLayout]:
             writer.add_scalar("train/loss", 1 / (step + 1), step)
             writer.add_scalar("train/spot", 0.5 / (step + 1), step)
     return layout, run
+
+
+@pytest.fixture
+def own(made, tmp_path) -> tuple[Layout, RunLayout]:
+    """A copy of root and run that a test may change."""
+    return tuple(type(one)(shutil.copytree(one.root, tmp_path / name)) for one, name in zip(made, ("root", "run")))
+
+
+def make_flat(run: RunLayout, folds: bool) -> None:
+    """The run as main.py makes it, of a training on layer 1, or with --checkpoint: no kernels, no place in a stack, nothing of the training layer."""
+    splits = read_json(run.splits)
+    write_json(run.splits, {"method": "msagnet", "folds": splits["folds"] if folds else []})
+    for layer in (1, 2, 3):
+        adata = anndata.read_h5ad(run.imputed(SAMPLE, layer))
+        del adata.obsm["spatial_3d"], adata.obs["confidence"], adata.obs["distance_to_known"]
+        adata.obs["known"] = False
+        write_h5ad(run.imputed(SAMPLE, layer), adata)
+    if folds:
+        run.imputed(SAMPLE, 1).unlink()
+    else:
+        for path in (run.metrics_json, run.runtime, run.config):
+            path.unlink()
+        shutil.rmtree(run.tensorboard(0))
+
+
+def words(page: str) -> str:
+    """The page's text without tags."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style)[^>]*>.*?</\1>", "", page, flags=re.S))).split())
 
 
 def blotches(generator) -> np.ndarray:
@@ -253,8 +282,8 @@ def test_the_planes_of_the_3d_view_lie_where_spatial_3d_says(made, page):
     ("genes", "genes.csv: found no file"), ("config", "config.yaml: found no file"), ("tensorboard", "No training curves"),
     ("imputed", "1.h5ad: found no file"), ("quality", "quality.json: found no file"), ("overlay", "1_to_3.jpg: found no file"),
     ("thumbnail", ""), ("confidence", "hold no confidence"), ("keys", "another version")])
-def test_what_is_missing_is_said_in_its_place(made, tmp_path, what, says):
-    layout, run = (type(one)(shutil.copytree(one.root, tmp_path / name)) for one, name in zip(made, ("root", "run")))
+def test_what_is_missing_is_said_in_its_place(own, what, says):
+    layout, run = own
     if what == "overlay":
         layout.overlay(SAMPLE, 1, 3).unlink()
     elif what == "thumbnail":
@@ -286,6 +315,76 @@ def test_an_empty_run_folder_is_a_page_and_none_an_error(made, tmp_path, capsys)
     assert report.main(["--root_path", str(made[0].root), "--save_path", str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "found no folder" in error and "main_3d.py" in error
+
+
+def test_a_skipped_layer_is_not_of_the_run(own):
+    layout, run = own
+    config = load_config(layout.config)
+    save_config(config.model_copy(update={"samples": {SAMPLE: SampleConfig(layers=[1, 2, 3, 4], skip=[2])}}), layout.config)
+    text = words(page_of(layout, run))
+    assert "3 sections 1 known 3 image-only 4 image-only" in text and "target: measured" not in text
+
+
+def test_a_2d_run_has_training_layers_and_no_stack(own):
+    layout, run = own
+    make_flat(run, folds=True)
+    page = page_of(layout, run)
+    text = words(page)
+    assert "4 sections 1 training 2 target 3 image-only 4 image-only" in text
+    assert "training : measured; the network learned from it" in text and "1.h5ad" not in text and "predict_3d.py first" not in text
+    assert "another version" not in text and "no stack to turn" in text and "<canvas" not in page and "refused" not in text
+    assert "1× = mean of the predictions" in text and any(name == "ERBB2, predicted, section 2" for name, *_ in maps(page))
+    run.imputed(SAMPLE, 2).unlink()
+    assert "2.h5ad: found no file; expected the output of main.py; fix: run main.py first" in words(page_of(layout, run))
+
+
+def test_a_run_with_a_given_checkpoint_shows_its_maps_and_no_scores(own):
+    layout, run = own
+    make_flat(run, folds=False)
+    page = page_of(layout, run)
+    text = words(page)
+    assert {name for name, *_ in maps(page)} >= {f"ERBB2, predicted, section {layer}" for layer in (1, 2, 3)} and "<canvas" not in page
+    assert text.count("This run applied a network that was there (main.py --checkpoint)") == 3 and "main_3d.py" not in text
+    assert "the test" not in text and "another version" not in text
+    adata = anndata.read_h5ad(run.imputed(SAMPLE, 2))
+    del adata.layers["measured"]  # of a network for other genes than the root's
+    write_h5ad(run.imputed(SAMPLE, 2), adata)
+    counts = layout.counts(SAMPLE, 2)
+    counts.parent.mkdir(parents=True)
+    counts.touch()
+    text = words(page_of(layout, run))
+    assert "Section 2 target no measurement of these genes" in text and "Section 3 image-only not measured" in text
+
+
+def test_the_layers_of_an_archive_tell_what_share_of_their_spots_agrees(own):
+    layout, run = own
+    verdict = lambda accepted, agreeing: {"accepted": accepted, "method": "weights" if accepted else "centroid", "agreeing": agreeing}
+    quality = {"sample": SAMPLE, "layers": [1, 2, 3], "middle": 2, "left_out": [], "pairs": [],
+               "to_middle": {"1": verdict(True, 0.874), "2": verdict(True, 1.0), "3": verdict(False, 0.31)}}
+    write_json(layout.quality(SAMPLE), quality)
+    layout.stack_view(SAMPLE).unlink()
+    text = words(page_of(layout, run))
+    assert "Section 1 : 87% of its spots agree with their heaviest partners; accepted" in text and "Section 2 : the middle one" in text
+    assert "Section 3 : 31% of its spots agree with their heaviest partners; REFUSED" in text and "nothing to register" not in text
+    assert "stack.jpg: found no file; expected the output of registration/Step3_registertoMiddle_ANTs.py" in text
+    write_json(layout.quality(SAMPLE), quality | {"layers": [2], "to_middle": {"2": verdict(True, 1.0)}})
+    assert "One section: nothing to register." in words(page_of(layout, run))
+
+
+def test_what_does_not_depend_on_the_gene_is_computed_once_a_layer(made, monkeypatch):
+    import scipy.spatial
+    calls = {"trees": 0, "correlations": 0}
+
+    def counted(name, function):
+        def call(*arguments, **options):
+            calls[name] += 1
+            return function(*arguments, **options)
+        return call
+
+    monkeypatch.setattr("report_parts.gather.pearson", counted("correlations", gather.pearson))
+    monkeypatch.setattr("scipy.spatial.cKDTree", counted("trees", scipy.spatial.cKDTree))
+    page_of(*made, "--genes", ",".join(GENES))
+    assert calls == {"trees": 3, "correlations": 1}  # three layers with spots, one of them a target that was measured
 
 
 # in a browser ----------------------------------------------------------------------------------------

@@ -4,16 +4,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import evaluation
 import training
+import training_2d
 from common import cli
 from common.config import absent_of_folds
 from common.errors import DataError
 from models import gp
 from models.discs import discs
 from models.episodes import draw_hidden
-from toys import toy_graph
+from toys import layers_of, toy_graph
 
 CPU = torch.device("cpu")
 QUICK = training.Settings(max_iterations=30, members=2)
@@ -62,6 +65,39 @@ def test_target_labels_of_a_test_sample_enter_nothing_beside_training_samples():
     assert np.array_equal(results[0], results[1])
 
 
+class OneDevice(TorchDispatchMode):
+    """An operation on tensors of two devices raises, as on a GPU; copies and indices from the CPU are allowed."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        devices = {one.device.type for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor) and one.dim()}
+        if len(devices) > 1 and not str(operation).startswith(("aten.copy_", "aten.index.")):
+            raise RuntimeError(f"{operation} on {sorted(devices)}")
+        return operation(*args, **(kwargs or {}))
+
+
+def one_step_on_meta(monkeypatch, train):
+    """One pass and the loss of every member on torch's device without data."""
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: 0.0)
+    seen = []
+
+    def one_step(network, loss_at, *_, **__):
+        loss, _, _ = loss_at(0)
+        seen.append(loss.device.type)
+    for module in (training, training_2d):
+        monkeypatch.setattr(module, "optimise", one_step)
+    with OneDevice():
+        train(torch.device("meta"))
+    return seen
+
+
+def test_training_leaves_no_tensor_on_the_cpu(monkeypatch):
+    graph = toy_graph()
+    process = training.fit_process(graph, [1], KERNEL)
+    assert one_step_on_meta(monkeypatch, lambda device: training.train([graph], {"T": graph.in_layers([1])}, {"T": process}, QUICK, device)) == ["meta"] * 2
+    layers = layers_of(graph)
+    assert one_step_on_meta(monkeypatch, lambda device: training_2d.train(layers, [one.has_label for one in layers], QUICK, device)) == ["meta"] * 2
+
+
 def no_overlap(graph):
     from scipy import sparse
     return sparse.csr_array((graph.n_spots, graph.n_spots), dtype=np.float32)
@@ -99,6 +135,8 @@ def test_no_label_is_a_clear_error():
     graph = toy_graph()
     with pytest.raises(DataError, match="0 labelled spots"):
         training.train([graph], {"T": torch.zeros(graph.n_spots, dtype=torch.bool)}, {}, QUICK, CPU)
+    with pytest.raises(DataError, match="--width.*30.*a multiple of the 4"):
+        training.Settings(width=30)
     with pytest.raises(DataError, match="sample T.*0 labelled spots"):
         training.fit_process(graph, [])
 

@@ -8,6 +8,7 @@ import torch
 import training
 import training_2d
 from common.errors import DataError
+from models.episodes import prepare
 from models.losses import one_minus_pcc
 from models.metrics import layer_metrics
 from models.spot_encoder import SpotEncoder
@@ -91,7 +92,7 @@ def test_a_patch_that_holds_a_spot_held_out_is_not_in_the_loss():
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
     pool[torch.where(graph.region_of_spot == 2)[0][0]] = False
     model = training_2d.build_model([graph], [pool], QUICK, None)
-    regions, globals_ = training_2d.make_lesson(graph, pool, model, CPU, None).patches
+    regions, globals_ = training_2d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None).patches
     assert regions.tolist() == [0, 1, 3] and globals_.tolist() == []
 
 
@@ -99,7 +100,7 @@ def test_the_loss_is_the_published_one():
     graph = layers_of(toy_graph(0))[0]
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
     model = training_2d.build_model([graph], [pool], QUICK, None)
-    lesson, spots, member = training_2d.make_lesson(graph, pool, model, CPU, None), torch.arange(5), model.members[0].eval()
+    lesson, spots, member = training_2d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None), torch.arange(5), model.members[0].eval()
     torch.nn.init.normal_(member.levels.heads["spot"][1].weight)
     torch.nn.init.normal_(member.levels.heads["region"][1].weight)
     total, _ = training_2d.layer_loss(model, member, lesson, spots, 0.0, None)

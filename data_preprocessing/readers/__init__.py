@@ -11,7 +11,8 @@ already processed: data_preprocessing/archive.py.
 import gzip
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,9 +99,20 @@ def _first(names) -> str:
     return str(names[0]) if len(names) else "none"
 
 
+@contextmanager
+def reading_table(path: Path, expected: str) -> Iterator[None]:
+    """Turn whatever is raised of a broken text table, packed or not, into one LayerError."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' own are ValueErrors
+        raise LayerError(path, f"a table that cannot be read ({error})", expected, "copy it again") from None
+
+
 def checked_spots(location: "pd.DataFrame", file: Path) -> "pd.DataFrame":
-    """The location table in the contract's types. Raises LayerError for a position that is no finite number, or a barcode given twice."""
+    """The location table in the contract's types. Raises LayerError for no spot, a position that is no finite number, or a barcode given twice."""
     import pandas as pd
+    if location.empty:
+        raise LayerError(file, "no spot", "a row a spot", "copy it again, or remove it")
     numbers = location[["pixel_x", "pixel_y", "i", "j"]].apply(pd.to_numeric, errors="coerce")
     if not np.isfinite(numbers).all(axis=None):
         raise LayerError(file, "a position that is not a number", "finite positions", "correct the row")
@@ -128,14 +140,15 @@ def read_spots(path: Path) -> tuple["pd.DataFrame", int]:
     """(location table of the selected spots, number of unselected ones).
 
     Tab-separated: x, y (array column, row), pixel_x, pixel_y, selected (absent: all are). Raises DataError if a column is missing, else as
-    checked_spots.
+    checked_spots, or for a broken file.
     """
     import pandas as pd
-    spots = pd.read_csv(path, sep="\t")
+    with reading_table(path, "spots, tab-separated"):
+        spots = pd.read_csv(path, sep="\t")
     require_columns(spots, SPOT_COLUMNS, path)
     selected = spots["selected"] == 1 if "selected" in spots else np.ones(len(spots), bool)
     numbers = spots.loc[selected, list(SPOT_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    barcode = numbers["x"].map("{:.0f}".format) + "x" + numbers["y"].map("{:.0f}".format)
+    barcode = numbers["x"].map("{:.0f}".format).astype(str) + "x" + numbers["y"].map("{:.0f}".format).astype(str)
     location = numbers.rename(columns={"x": "i", "y": "j"}).assign(barcode=barcode)
     return checked_spots(location, path), int(len(spots) - len(location))
 
@@ -145,17 +158,17 @@ def read_counts(path: Path) -> "anndata.AnnData":
     import anndata
     import pandas as pd
     from scipy import sparse
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    with reading_table(path, "rows of counts, tab-separated"):
         with opener(path, "rt") as stream:
             genes = stream.readline().rstrip("\r\n").split("\t")[1:]
             table = pd.read_csv(stream, sep="\t", header=None, index_col=0, dtype={0: str})
         values = table.to_numpy(np.float32)  # (n_spots, n_genes)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise LayerError(path, f"a table that cannot be read ({error})", "rows of counts, tab-separated", "copy it again") from None
-    if values.shape[1] != len(genes) or not np.isfinite(values).all() or values.min() < 0:
+    if not values.size or values.shape[1] != len(genes) or not np.isfinite(values).all() or values.min() < 0:
         raise LayerError(path, f"{len(genes)} genes, rows of {values.shape[1]} values, or a value that is no count",
-                         "a count >= 0 for every gene", "copy it again")
+                         "a count >= 0 for every gene, tab-separated", "copy it again")
+    if table.index.has_duplicates:
+        raise LayerError(path, f"spot {table.index[table.index.duplicated()][0]} twice", "one row a spot", "remove one")
     return anndata.AnnData(sparse.csr_matrix(values), obs=pd.DataFrame(index=table.index.astype(str).rename(None)),
                            var=pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(genes, dtype=str))))
 

@@ -12,8 +12,10 @@ A layer's number is that at the end of its name, else its place among the sorted
 them. What they become is decided in data_preprocessing/archive.py.
 """
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,15 +36,33 @@ BLOCK_ROWS = 256         # rows of the dense weights read at a time
 
 # what there is ---------------------------------------------------------------------------------------
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
-    """Samples with `layers` and `raw` (number: name) written out. Raises DataError if there is none, or as read_spot_dicts."""
-    names: dict[str, set[str]] = {}
+    """Samples with `layers` and `raw` (number: name) written out: as the config says, else as numbered.
+
+    A sample whose 3D file cannot be read has the layers of its 2D files; without any it is listed with those of the config or a layer 1, to be
+    reported when it is converted. Raises DataError if there is no sample, for a name of the config that is not there, or a pickle that wants anything run.
+    """
+    names, unreadable, told = {}, set(), config.samples or {}
     for path in sorted(raw.glob("npy_information/*/*.npy")):
         names.setdefault(path.parent.name, set()).add(path.stem)
     for path in sorted(raw.glob("3D_npy_information/*.npy")):
-        names.setdefault(path.stem, set()).update(_layer_and_spot(path, spot)[0] for spot in read_spot_dicts(path))
+        there = names.setdefault(path.stem, set())
+        try:
+            there.update(layer for layer, _ in Stack(path).names)
+        except LayerError as error:
+            unreadable.add(path.stem)
+            if there:
+                print(f"{path.stem}: only its 2D files are listed: {error}", file=sys.stderr)
     if not names:
         raise DataError(raw, "no sample", "npy_information/<sample>/<layer>.npy or 3D_npy_information/<sample>.npy", "correct --raw_path")
-    samples = {sample: numbered(list(layers)) for sample, layers in sorted(names.items())}
+    for sample, one in told.items():
+        missing = [name for name in one.raw.values() if name not in names.get(sample, ())]
+        if missing and sample not in unreadable:
+            raise DataError(raw, f"no {missing[0]} (samples.{sample}.raw)", f"one of {', '.join(in_reading_order(names.get(sample, []))) or 'none'}",
+                            "correct the name in the config, or --raw_path")
+    samples = {}
+    for sample, found in sorted(names.items()):
+        one = told.get(sample, SampleConfig())
+        samples[sample] = one.raw or numbered(list(found)) or dict.fromkeys(one.layers or one.known_layers or [1], stack_file(raw, sample).name)
     return {sample: SampleConfig(layers=sorted(layers), raw=layers) for sample, layers in samples.items()}
 
 
@@ -58,6 +78,11 @@ def numbered(names: list[str]) -> dict[int, str]:
 def stack_file(raw: Path, sample: str) -> Path:
     """The spots of all layers of a sample, if there are any."""
     return raw / "3D_npy_information" / f"{sample}.npy"
+
+
+def picture_folder(raw: Path, name: str) -> Path:
+    """Where the spots' pictures of a layer are, if there are any."""
+    return raw / "cropped_imgs" / "patch_224" / name
 
 
 def sample_files(raw: Path, sample: str) -> list[Path]:
@@ -86,6 +111,22 @@ def _layer_and_spot(path: Path, spot: dict) -> tuple[str, str]:
     return image.parent.name, image.stem
 
 
+class Stack:
+    """The spots of all layers of a sample, read when they are first asked for: DataError, LayerError then."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @cached_property
+    def spots(self) -> list[dict]:
+        return read_spot_dicts(self.path)
+
+    @cached_property
+    def names(self) -> list[tuple[str, str]]:
+        """Layer and spot of each."""
+        return [_layer_and_spot(self.path, spot) for spot in self.spots]
+
+
 # one layer -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Level:
@@ -98,6 +139,7 @@ class Level:
 @dataclass(frozen=True)
 class ArchiveLayer:
     """One layer of an archive."""
+    path: Path             # the file of its spots
     barcode: list[str]
     position: np.ndarray   # (n, 2), whatever unit
     feature: np.ndarray    # (n, D) float32
@@ -106,25 +148,23 @@ class ArchiveLayer:
     global_: Level
 
 
-def read_layers(raw: Path, sample: str, names: dict[int, str]) -> dict[int, ArchiveLayer]:
+def read_layers(raw: Path, sample: str, names: dict[int, str], stack: Stack) -> dict[int, ArchiveLayer]:
     """The layers of a sample in z order: each of its own files, else of the sample's 3D files. Raises DataError, LayerError."""
-    own, whole = {path.stem: path for path in (raw / "npy_information" / sample).glob("*.npy")}, stack_file(raw, sample)
+    own = {path.stem: path for path in (raw / "npy_information" / sample).glob("*.npy")}
     layers = {}
     if not set(names.values()) <= set(own):
-        stack = read_spot_dicts(whole)
-        of_stack = [_layer_and_spot(whole, spot)[0] for spot in stack]
-        stack_feature = spot_features(raw / "3D_graph_data" / f"{sample}.pt", len(stack))
+        stack_feature = spot_features(raw / "3D_graph_data" / f"{sample}.pt", len(stack.spots))
     for layer, name in sorted(names.items()):
         if name in own:
             path, spots = own[name], read_spot_dicts(own[name])
             feature = spot_features(raw / "graph_data" / sample / f"{name}.pt", len(spots))
         else:
-            rows = [row for row, one in enumerate(of_stack) if one == name]
-            path, spots, feature = whole, [stack[row] for row in rows], stack_feature[rows]
+            rows = [row for row, (one, _) in enumerate(stack.names) if one == name]
+            path, spots, feature = stack.path, [stack.spots[row] for row in rows], stack_feature[rows]
         layers[layer] = archive_layer(path, spots, feature)
     widths = {(one.feature.shape[1], one.region.x.shape[1], one.global_.x.shape[1], one.label.shape[1]) for one in layers.values()}
     if len(widths) > 1 or len(set(next(iter(widths))[:3])) > 1:
-        raise LayerError(raw / "npy_information" / sample, f"widths of spot, region, global feature and label {sorted(widths)}",
+        raise LayerError(raw / "npy_information" / sample if own else stack.path, f"widths of spot, region, global feature and label {sorted(widths)}",
                          "one feature width, one number of genes", "copy the sample again")
     return layers
 
@@ -153,7 +193,7 @@ def archive_layer(path: Path, spots: list[dict], feature: np.ndarray) -> Archive
         raise LayerError(path, "a number that is not finite, a position that is no pair, or a spot twice", "one well-formed dict a spot",
                          "copy it again")
     region, global_ = (distinct(arrays[f"feature_{size}"], arrays[f"label_{size}"]) for size in (512, 1024))
-    return ArchiveLayer(barcode, arrays["position"].astype(np.float64), feature, arrays["label"], region, global_)
+    return ArchiveLayer(path, barcode, arrays["position"].astype(np.float64), feature, arrays["label"], region, global_)
 
 
 def distinct(feature: np.ndarray, label: np.ndarray) -> Level:
@@ -165,7 +205,7 @@ def distinct(feature: np.ndarray, label: np.ndarray) -> Level:
 
 
 # all layers ------------------------------------------------------------------------------------------
-def read_weights(raw: Path, sample: str, names: list[str], layer: np.ndarray) -> "sparse.csr_array":
+def read_weights(raw: Path, sample: str, names: list[str], layer: np.ndarray, stack: Stack) -> "sparse.csr_array":
     """Weights of the heaviest pairs of different layers: symmetric (N, N), all above 0.
 
     names: `<layer>_<spot>` of every row; layer (N,). Raises LayerError for names or weights that are missing or do not fit.
@@ -173,7 +213,7 @@ def read_weights(raw: Path, sample: str, names: list[str], layer: np.ndarray) ->
     from scipy import sparse
     table, graph = raw / "3D_combined_information" / f"{sample}.csv", raw / "3D_graph_data" / f"{sample}.pt"
     row_of = {name: row for row, name in enumerate(names)}
-    path, triples = (table, _heaviest(table, row_of, layer)) if table.is_file() else (graph, _graph_edges(raw, graph, sample, row_of))
+    path, triples = (table, _heaviest(table, row_of, layer)) if table.is_file() else (graph, _graph_edges(graph, stack, row_of))
     try:
         row, column, weight = (np.concatenate(part) for part in zip(*triples))
     except ValueError as error:  # of text where a number belongs
@@ -197,15 +237,14 @@ def _heaviest(path: Path, row_of: dict[str, int], layer: np.ndarray) -> Iterator
         yield np.repeat(rows, top.shape[1]), columns[top].ravel(), np.take_along_axis(weight, top, axis=1).ravel()
 
 
-def _graph_edges(raw: Path, path: Path, sample: str, row_of: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _graph_edges(path: Path, stack: Stack, row_of: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(rows, columns, weights) of the edges of layer_224."""
     data = read_hetero_data(path)
     stores = [data["layer_224"], *(store for (source, _, target), store in data.edge_items() if source == target == "layer_224")]
     edges = next((store for store in stores if "edge_index" in store), None)
     if edges is None:
         raise LayerError(path, "no layer_224.edge_index", "the edges between spots", "copy it again")
-    whole = stack_file(raw, sample)
-    of_node = np.array([row_of.get("_".join(_layer_and_spot(whole, spot)), -1) for spot in read_spot_dicts(whole)])
+    of_node = np.array([row_of.get("_".join(names), -1) for names in stack.names])
     source, target = of_node[edges["edge_index"].numpy()]
     weight = edges["edge_attr"].numpy().reshape(len(source), -1)[:, 0] if "edge_attr" in edges else np.ones(len(source))
     yield target, source, weight.astype(np.float32)

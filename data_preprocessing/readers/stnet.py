@@ -3,9 +3,10 @@
     **/<patient>_<section>.tsv[.gz], or …_stdata.tsv[.gz]                  rows `XxY` (array position), columns genes
     beside it: <patient>_<section>.spots.txt, or …_Coords.tsv              x, y, pixel_x, pixel_y, tab-separated
                or spots_<patient>_<section>.csv[.gz]                       name `XxY`, X, Y (px), comma-separated
-               <patient>_<section>.jpg, or HE_<patient>_<section>.jpg      H&E
-A sample is a patient; its layers 1, 2, 3 are its sections sorted by name (C1, C2, D1), or as `samples.<patient>.raw` says. Genes that no
-spot of a section has are not in its table. A `_Coords.tsv` without pixels (array positions and who is tumour) is not read.
+               <patient>_<section>.jpg, or HE_<patient>_<section>.jpg      H&E, a picture or a slide
+A sample is a patient; its layers 1, 2, 3 are its sections sorted by name (C1, C2, D1), or as `samples.<patient>.raw` says. A section may be
+only an image; so may a layer that only `samples.<patient>.images` names. Large and small letters are alike. Genes that no spot of a
+section has are not in its table. A `_Coords.tsv` without pixels (array positions and who is tumour) is not read.
 """
 import re
 from pathlib import Path
@@ -16,20 +17,24 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.io import require_columns
 from common.layout import IMAGE_SUFFIXES
-from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, legacy_layer, read_spots
+from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, legacy_layer, read_spots, reading_table
 
-SECTION = re.compile(r"(?:HE_)?([^_]+)_([^_.]+)(?:_stdata\.tsv|\.tsv|_stdata\.tsv\.gz|\.tsv\.gz|\.jpe?g|\.png|\.tiff?)")
+SECTION = re.compile(rf"(?:HE_)?([^_]+)_([^_.]+)(?:(?:_stdata)?\.tsv(?:\.gz)?|{'|'.join(map(re.escape, IMAGE_SUFFIXES))})", re.IGNORECASE)
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
-    """Samples with `layers` and `raw` (the counts, or the image of a section without) written out. Raises DataError if there is none."""
+    """Samples with `layers` and `raw` (the counts, or the image of a section without) written out. Raises DataError if there is none.
+
+    A layer that only `images` of the config names is in `layers` alone.
+    """
     sections: dict[str, dict[str, str]] = {}
+    spelling: dict[str, str] = {}
     for path in sorted(raw.glob("**/*")):
         match = SECTION.fullmatch(path.name)
-        if match:
-            there = sections.setdefault(match[1], {})
-            if match[2] not in there or ".tsv" in path.name:
-                there[match[2]] = path.relative_to(raw).as_posix()
+        if match and path.is_file():
+            there, section = sections.setdefault(spelling.setdefault(match[1].lower(), match[1]), {}), match[2].lower()
+            if section not in there or ".tsv" in path.name.lower():
+                there[section] = path.relative_to(raw).as_posix()
     samples = {name: dict(enumerate((there[section] for section in in_reading_order(list(there))), 1))
                for name, there in sorted(sections.items())}
     for name, one in (config.samples or {}).items():
@@ -37,20 +42,25 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
         if missing:
             raise DataError(raw, f"no section {missing[0]} (samples.{name}.raw)", "<patient>_<section>.tsv.gz",
                             "correct the name in the config")
-        samples.update({name: one.raw} if one.raw else {})
+        if one.raw or one.images:
+            samples[name] = one.raw or samples.get(name, {})
     if not samples:
         raise DataError(raw, "no section", "<patient>_<section>.tsv.gz or .jpg", "correct --raw_path")
-    return {name: SampleConfig(layers=sorted(entries), raw=entries) for name, entries in samples.items()}
+    images = {name: one.images for name, one in (config.samples or {}).items()}
+    return {name: SampleConfig(layers=sorted({*entries, *images.get(name, ())}), raw=entries) for name, entries in samples.items()}
 
 
 def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
     """The files of a layer by kind (counts, location, image), as far as they exist."""
-    entry, chosen = raw / config.samples[sample].raw[layer], chosen_image(raw, config, sample, layer)
-    name, folder = "_".join(SECTION.fullmatch(entry.name).groups()), entry.parent
+    entry, chosen = config.samples[sample].raw.get(layer), chosen_image(raw, config, sample, layer)
+    if entry is None:
+        return {"image": chosen}
+    beside = {path.name.lower(): path for path in sorted((raw / entry).parent.iterdir(), reverse=True) if path.is_file()}
+    name = "_".join(SECTION.fullmatch(Path(entry).name).groups())
     candidates = {"counts": [f"{name}{end}{zipped}" for end in (".tsv", "_stdata.tsv") for zipped in ("", ".gz")],
                   "location": [f"{name}.spots.txt", f"spots_{name}.csv", f"spots_{name}.csv.gz", f"{name}_Coords.tsv"],
                   "image": [f"{start}{name}{suffix}" for start in ("", "HE_") for suffix in IMAGE_SUFFIXES]}
-    found = {kind: [folder / one for one in names if (folder / one).is_file()] for kind, names in candidates.items()}
+    found = {kind: [beside[one.lower()] for one in names if one.lower() in beside] for kind, names in candidates.items()}
     files = {kind: paths[0] for kind, paths in found.items() if paths}
     return files | ({"image": chosen} if chosen else {})
 
@@ -73,10 +83,11 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
 
 
 def _read_location(path: Path) -> tuple[pd.DataFrame, int]:
-    """(location table of the selected spots, number of unselected ones)."""
-    if ".csv" not in path.suffixes:
+    """(location table of the selected spots, number of unselected ones). Raises as read_spots."""
+    if not path.name.lower().endswith((".csv", ".csv.gz")):
         return read_spots(path)
-    table = pd.read_csv(path, dtype={0: str})
+    with reading_table(path, "spots, comma-separated"):
+        table = pd.read_csv(path, dtype={0: str})
     require_columns(table, ("X", "Y"), path)
     name = table.iloc[:, 0].astype(str)
     array = name.str.extract(r"^(\d+)x(\d+)$")

@@ -22,7 +22,7 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.io import require_columns
-from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples, matched
+from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples, matched, reading_table
 
 if TYPE_CHECKING:
     import anndata
@@ -121,18 +121,17 @@ def _spots(files: dict[str, Path], config: Config) -> tuple[pd.DataFrame, int]:
 def _read_table(path: Path) -> pd.DataFrame:
     """The positions of all spots, in whichever form they are. Raises LayerError, DataError for a missing column."""
     try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            with open(path) as stream:
-                has_header = stream.readline().replace('"', "").startswith("barcode")
-            table = pd.read_csv(path, header=0 if has_header else None, dtype={COLUMNS[0] if has_header else 0: str})
-            if not has_header and table.shape[1] == len(COLUMNS):
-                table.columns = list(COLUMNS)
+        with reading_table(path, "the positions that Space Ranger wrote"):
+            if path.suffix == ".parquet":
+                table = pd.read_parquet(path)
+            else:
+                with open(path) as stream:
+                    has_header = stream.readline().replace('"', "").startswith("barcode")
+                table = pd.read_csv(path, header=0 if has_header else None, dtype={COLUMNS[0] if has_header else 0: str})
+                if not has_header and table.shape[1] == len(COLUMNS):
+                    table.columns = list(COLUMNS)
     except ImportError:
         raise LayerError(path, "a parquet file, and no pyarrow to read it", f"pyarrow, or {POSITIONS[0]}", "pip install pyarrow") from None
-    except (OSError, ValueError) as error:
-        raise LayerError(path, f"a table that cannot be read ({error})", "the positions that Space Ranger wrote", "copy it again") from None
     require_columns(table, COLUMNS, path)
     return table
 
