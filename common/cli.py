@@ -106,7 +106,7 @@ def guarded_training(work: Callable[[], int]) -> int:
         try:
             return work()
         except FloatingPointError as error:
-            raise DataError("training", str(error), "a finite loss", "lower --base_lr or check the input with common.cli check") from None
+            raise DataError("training", str(error), "a finite loss", "check the input with common.cli check") from None
     return guarded(one_line)
 
 

@@ -191,7 +191,7 @@ def test_known_labels_reach_their_neighbours_only_in_3d():
 
 def test_a_loss_that_explodes_and_no_label_are_said():
     graph = toy()
-    with pytest.raises(FloatingPointError, match="base_lr"):
+    with pytest.raises(FloatingPointError, match="the loss is .* at iteration"):
         quick_train(graph, torch.ones(60, dtype=torch.bool), base_lr=1e9, epochs=20)
     with pytest.raises(DataError):
         quick_train(graph, torch.zeros(60, dtype=torch.bool))
