@@ -150,12 +150,9 @@ def run(args: argparse.Namespace) -> int:
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
-    given_something = [graph for graph in graphs if known[graph.sample]] if todo else []
-    workers = args.num_workers if device.type == "cpu" else 1
-    fitted = cli.map_workers(lambda graph: training.fit_process(graph, known[graph.sample]), given_something, min(workers, len(given_something)))
-    processes = {graph.sample: process for graph, process in zip(given_something, fitted, strict=True)}
+    processes = {graph.sample: training.fit_process(graph, known[graph.sample]) for graph in graphs if todo and known[graph.sample]}  # seconds each
     work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, layout, run_layout, settings, device, list(genes["gene"]))
-    results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, workers)
+    results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],
                                    "kernels": {sample: kernel for result in results for sample, kernel in result["kernels"].items()}})
