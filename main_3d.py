@@ -53,7 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def enough_known(graphs: list, known: dict[str, list[int]], layout) -> list:
     """The samples without those of which known layers have too few labelled spots; these are reported. Raises DataError if none is left."""
-    from common.cli import set_status
     from training import check_labelled
     kept, error = [], None
     for graph in graphs:
@@ -63,7 +62,7 @@ def enough_known(graphs: list, known: dict[str, list[int]], layout) -> list:
             kept.append(graph)
         except DataError as one:
             error = one
-            set_status(layout, "main_3d", graph.sample, f"left out: {error}")
+            cli.set_status(layout, "main_3d", graph.sample, f"left out: {error}")
             print(f"main_3d  {graph.sample}: left out: {error}", file=sys.stderr)
     if not kept:
         raise error

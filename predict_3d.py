@@ -120,13 +120,14 @@ def run(args: argparse.Namespace) -> int:
     import evaluation
     import training
     import training_reference
+    from data_preprocessing.expression import read_genes
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from models import gp
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
     fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
-    genes = list(read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"])
+    genes = read_genes(layout)
     of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])
     if of_run != genes:
         raise DataError(layout.genes, "another gene list than the run's", f"the {len(of_run)} genes of {run_layout.genes}, in order",

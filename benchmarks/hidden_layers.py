@@ -9,9 +9,8 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
 
 from common.config import load_config, save_config
-from common.io import read_table
 from common.layout import Layout
-from data_preprocessing.expression import depth_of
+from data_preprocessing.expression import depth_of, read_genes
 
 QUARTERS = ("most confident quarter", "least confident quarter")
 
@@ -31,7 +30,7 @@ def hide_layers(root: Path, hidden: Path, sample: str, known: int, grid_pitch_um
         copy.parent.mkdir(parents=True)
         shutil.copyfile(path, copy)
     genes = hidden / "genes.txt"
-    genes.write_text("\n".join(read_table(there.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"]))
+    genes.write_text("\n".join(read_genes(there)))
     samples = {sample: config.samples[sample].model_copy(update={"known_layers": [known]})}
     save_config(config.model_copy(update={"samples": samples, "genes": str(genes), "grid_pitch_um": grid_pitch_um}), new.config)
 

@@ -162,11 +162,12 @@ def write_sample(raw: Path, layout: Layout, config: Config, sample: str) -> str:
     names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
     stack = Stack(stack_file(raw, sample))
     layers = read_layers(raw, sample, names, stack)
+    genes = read_genes(layout)
     locations, records, graphs, n_pictures = {}, {}, {}, 0
     for layer, one in layers.items():
         location = locations[layer] = location_of(one, config.pitch_px)
         graphs[layer] = layer_graph(one, location, config.pitch_px)
-        graphs[layer]["spot"]["genes"] = read_genes(layout)
+        graphs[layer]["spot"]["genes"] = genes
         records[layer] = spot_records(location, one.feature, one.label, one.label.any(axis=1), one.region.owner, one.global_.owner)
         write_table(layout.location(sample, layer), location)
         write_pt(layout.graph(sample, layer), graphs[layer])

@@ -200,9 +200,8 @@ def test_a_second_known_layer_of_few_spots_does_no_harm():
     layer = np.repeat([1, 2], [95, 5])
     process = gp.fit(label, views, layer)
     assert np.isfinite(gp.predict(process, views)["sd"]).all()
-    for small in (np.repeat([1, 2], [10, 12]),):  # neither is enough for the other: discs
-        few = {name: view[:22] for name, view in views.items()}
-        assert all(0 < draw.hidden.sum() < 22 for draw in gp.draw_hidings(label[:22], few["position"], small, seed=0))
+    draws = gp.draw_hidings(label[:22], views["position"][:22], np.repeat([1, 2], [10, 12]), seed=0)  # neither is enough for the other: discs
+    assert all(0 < draw.hidden.sum() < 22 for draw in draws)
 
 
 def test_an_offset_between_halves_widens_the_intervals():
