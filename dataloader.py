@@ -5,7 +5,7 @@ INPUT   npy_information/<sample>/<layer>.npy   structured (n_spots,): barcode, p
 OUTPUT  SampleGraph: every spot of one layer (2D), or of all layers of a tissue block (dataloader_3d.py). The whole graph is in every forward pass.
 """
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.cli import Context, set_status
 from common.errors import DataError, LayerError
+from common.feature_recipe import FeatureRecipe, difference
 from common.io import open_patches, read_npy, read_pt
 from common.layout import Layout
 from data_preprocessing.expression import read_genes
@@ -57,6 +58,7 @@ class SampleGraph:
     region_edge_attr: Tensor   # (E', 1)
     global_edges: Tensor       # (2, E'')
     global_edge_attr: Tensor   # (E'', 1)
+    feature_recipe: FeatureRecipe = field(default_factory=dict)  # how each feature set was made
 
     @property
     def n_spots(self) -> int:
@@ -100,7 +102,8 @@ def make_graph(sample: str, records: np.ndarray, graph: dict, layer: Tensor, reg
         region_keys=patch_neighbourhoods(region["pos"], region["layer"]), global_keys=patch_neighbourhoods(global_["pos"], global_["layer"]),
         spot_edges=spot_edges, spot_edge_attr=spot_edge_attr,
         region_edges=graph["region", "near", "region"]["edge_index"], region_edge_attr=graph["region", "near", "region"]["edge_attr"],
-        global_edges=graph["global", "near", "global"]["edge_index"], global_edge_attr=graph["global", "near", "global"]["edge_attr"])
+        global_edges=graph["global", "near", "global"]["edge_index"], global_edge_attr=graph["global", "near", "global"]["edge_attr"],
+        feature_recipe=graph["spot"]["feature_recipe"])
 
 
 def _parent(membership: Tensor, n: int) -> Tensor:
@@ -121,9 +124,16 @@ def check_recipe(graph: dict, file: Path, layout: Layout, loaded: list[SampleGra
     """Raises LayerError if the labels are of other genes than genes.csv, or the features others than those of the graphs loaded before."""
     if graph["spot"].get("genes") != read_genes(layout):
         raise LayerError(file, "labels of another gene list", f"the genes of {layout.genes}, in order", "run 5_2_get_label_of_other_resolution.py and all that follows again")
-    if loaded and graph["spot"]["feature_sets"] != loaded[0].feature_sets:
-        raise LayerError(file, f"features {graph['spot']['feature_sets']}", f"those of {loaded[0].sample}, {loaded[0].feature_sets}",
-                         "run 4_feature_extraction.py and all that follows again, for all samples")
+    if "feature_recipe" not in graph["spot"]:
+        raise LayerError(file, "features of which it is not known how they were made", "a graph of this version",
+                         "run 4_feature_extraction.py and all that follows again")
+    if loaded:
+        differs = difference(graph["spot"]["feature_recipe"], loaded[0].feature_recipe)
+        if differs is None and graph["spot"]["feature_sets"] != loaded[0].feature_sets:
+            differs = f"features {graph['spot']['feature_sets']}", f"{loaded[0].feature_sets}"
+        if differs:
+            raise LayerError(file, differs[0], f"{differs[1]}, as in {loaded[0].sample}",
+                             "run 4_feature_extraction.py and all that follows again, for all samples")
 
 
 def load_layer(layout: Layout, sample: str, layer: int, loaded: list[SampleGraph] = ()) -> SampleGraph:

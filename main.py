@@ -24,6 +24,7 @@ from pathlib import Path
 from common import cli
 from common.config import absent_of_folds, save_config
 from common.errors import DataError
+from common.feature_recipe import check_trained_with, trained_with
 from common.io import read_pt, read_table, weights_of, write_h5ad, write_json, write_pt, write_table
 from common.layout import RunLayout
 from common.recipe import file_digest
@@ -84,9 +85,9 @@ def labelled_of(graphs: list) -> dict[str, list[int]]:
             for sample in sorted({graph.sample for graph in graphs})}
 
 
-def save_checkpoint(path: Path, model, settings, genes: list[str], feature_sets: dict[str, int], encoder: str | None, depth: float) -> None:
+def save_checkpoint(path: Path, model, settings, genes: list[str], trained_with: dict, encoder: str | None, depth: float) -> None:
     write_pt(path, {"state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
-                    "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "feature_sets": feature_sets, "encoder": encoder,
+                    "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "trained_with": trained_with, "encoder": encoder,
                     "depth": depth})
 
 
@@ -98,7 +99,7 @@ def load_checkpoint(path: Path):
     if not path.is_file():
         raise DataError(path, "no file", "a checkpoint of main.py", "correct --checkpoint, or train first")
     saved = read_pt(path)
-    if not {"state", "architecture", "genes", "feature_sets", "encoder", "depth"} <= set(saved):
+    if not {"state", "architecture", "genes", "trained_with", "encoder", "depth"} <= set(saved):
         raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py", "give one of runs/<dataset>_2d/fold_<k>/")
     state = saved["state"]
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
@@ -146,7 +147,7 @@ def baseline_predictions(graphs: list, pools: list, tested: list, settings) -> d
     return {method: np.split(values, bounds) for method, values in predicted.items()}
 
 
-def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
+def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
     """Train one fold, write its checkpoint, TensorBoard log and the h5ad files of its test samples, score them.
 
     Returns scores {method: {layer: metrics}}, ceiling {layer: PCCs} and n_spots {layer: int}.
@@ -159,7 +160,7 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
     import training_2d
     from data_preprocessing.expression import depth_of
     from dataloader import Pictures
-    pools = [graph.in_layers(fold.training_layers[graph.sample]) for graph in graphs]
+    pools, of_data = [graph.in_layers(fold.training_layers[graph.sample]) for graph in graphs], trained_with(config, graphs[0].feature_recipe, graphs[0].feature_sets)
     training.check_labelled(f"fold {fold.index}", sum(int(pool.sum()) for pool in pools), f"training layers {fold.training_layers}")
     tested = tested_of(fold, graphs)
     started = time.perf_counter()
@@ -173,12 +174,12 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
             encoder = make_encoder(args.encoder, args.encoder_weights)
             pictures_of = lambda graph: Pictures(layout, graph) if encoder else None
             model = training_2d.train(graphs, pools, settings, device, log, encoder, [pictures_of(graph) for graph in graphs])
-            save_checkpoint(run_layout.checkpoint(fold.index), model, settings, genes, graphs[0].feature_sets, args.encoder, depth)
+            save_checkpoint(run_layout.checkpoint(fold.index), model, settings, genes, of_data, args.encoder, depth)
             predicted["msagnet"] = [training_2d.predict(model, graph, device, pictures_of(graph)) for graph in tested]
         elif args.method == "reference":
             import training_reference
             model, projection = training_reference.train(graphs, pools, False, args.reference_width, args.seed, device, log)
-            write_pt(run_layout.checkpoint(fold.index), training_reference.checkpoint(model, projection) | {"genes": genes})
+            write_pt(run_layout.checkpoint(fold.index), training_reference.checkpoint(model, projection) | {"genes": genes, "trained_with": of_data})
             predicted["reference"] = [training_reference.predict(model, graph, torch.zeros_like(graph.has_label), projection) for graph in tested]
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {}}
     for k, graph in enumerate(tested):
@@ -206,9 +207,7 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
     uns = {"method": "msagnet", "checkpoint_sha256": file_digest(Path(args.checkpoint)), "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
     for graph in graphs:
-        if graph.feature_sets != saved["feature_sets"]:
-            raise DataError(f"features of {graph.sample}", graph.feature_sets, f"those of the checkpoint, {saved['feature_sets']}",
-                            "set features and backbone of the config as they were in training and run step 4 on again")
+        check_trained_with(saved, Path(args.checkpoint), graph.feature_recipe, graph.feature_sets, context.config, graph.sample)
         expression = training_2d.predict(model, graph, device, Pictures(context.layout, graph) if saved["encoder"] else None)
         adata = layer_anndata(graph, expression, saved["genes"], saved["depth"], uns, own)
         write_h5ad(run_layout.imputed(graph.sample, int(graph.layer[0])), adata)
@@ -257,7 +256,7 @@ def run(args: argparse.Namespace) -> int:
     imputed_of = lambda fold: [run_layout.imputed(graph.sample, int(graph.layer[0])) for graph in tested_of(fold, graphs)]
     outputs = lambda fold: imputed_of(fold) + ([run_layout.checkpoint(fold.index)] if args.method in TRAINED else [])
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
-    work = lambda fold: run_fold(fold, args, graphs, layout, run_layout, settings, device, list(genes["gene"]))
+    work = lambda fold: run_fold(fold, args, graphs, config, layout, run_layout, settings, device, list(genes["gene"]))
     results = evaluation.run_folds("main", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import DataError
+from common.feature_recipe import trained_with
 from common.io import read_csr, read_table, write_json, write_pt, write_table
 from common.config import absent_of_folds, save_config
 from common.layout import RunLayout
@@ -69,7 +70,7 @@ def enough_known(graphs: list, known: dict[str, list[int]], layout) -> list:
     return kept
 
 
-def run_fold(fold, method: str, reference_width: int, graphs: list, processes: dict, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
+def run_fold(fold, method: str, reference_width: int, graphs: list, processes: dict, config, layout, run_layout: RunLayout, settings, device, genes: list[str]) -> dict:
     """Train one fold (methods msagnet, reference), write its checkpoint and TensorBoard log, score its test samples.
 
     processes: {sample: Gaussian process of its known layers}. Returns scores {method: {layer: metrics}}, ceiling {layer: PCCs}, n_spots {layer: int}
@@ -92,7 +93,7 @@ def run_fold(fold, method: str, reference_width: int, graphs: list, processes: d
                 model, projection = training_reference.train(graphs, [pools[graph.sample] for graph in graphs], True, reference_width, settings.seed, device, log)
                 saved = training_reference.checkpoint(model, projection)
         write_pt(run_layout.checkpoint(fold.index), saved | {
-            "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "feature_sets": graphs[0].feature_sets,
+            "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "trained_with": trained_with(config, graphs[0].feature_recipe, graphs[0].feature_sets),
             "known_layers": fold.known_layers, "training_layers": fold.training_layers})
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {},
               "kernels": {sample: asdict(processes[sample].kernel) for sample in fold.test_samples if sample in processes}}
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
     processes = {graph.sample: training.fit_process(graph, known[graph.sample]) for graph in graphs if todo and known[graph.sample]}  # seconds each
-    work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, layout, run_layout, settings, device, list(genes["gene"]))
+    work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, config, layout, run_layout, settings, device, list(genes["gene"]))
     results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import DataError
+from common.feature_recipe import check_trained_with
 from common.io import read_csr, read_json, read_pt, read_table, weights_of, write_h5ad
 from common.layout import RunLayout
 from common.recipe import file_digest
@@ -38,17 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_checkpoint(path: Path, genes: list[str], feature_sets: dict[str, int]) -> dict:
-    """Raises DataError if it is no checkpoint of main_3d.py, or one of other genes or features."""
+def read_checkpoint(path: Path, genes: list[str], graph, config) -> dict:
+    """Raises DataError if it is no checkpoint of main_3d.py, or one of other genes, features or array."""
     if not path.is_file():
         raise DataError(path, "no file", "a checkpoint of main_3d.py", "run main_3d.py first, or give --save_path")
     checkpoint = read_pt(path)
-    if not {"state", "genes", "feature_sets", "known_layers"} <= set(checkpoint):
+    if not {"state", "genes", "trained_with", "known_layers"} <= set(checkpoint):
         raise DataError(path, f"keys {sorted(checkpoint)}", "a checkpoint of main_3d.py", "give the run folder that main_3d.py wrote, or run it again")
     if checkpoint["genes"] != genes:
         raise DataError(path, "a checkpoint of another gene list", "the genes of the run's genes.csv", "run main_3d.py again")
-    if checkpoint["feature_sets"] != feature_sets:
-        raise DataError(path, f"a checkpoint for the features {checkpoint['feature_sets']}", f"the dataset's, {feature_sets}", "run main_3d.py again")
+    check_trained_with(checkpoint, path, graph.feature_recipe, graph.feature_sets, config, graph.sample)
     return checkpoint
 
 
@@ -61,15 +61,6 @@ def network_of(checkpoint: dict, path: Path):
         model = MSAGNet(Architecture.of(checkpoint["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"])
         model.load_state_dict(state)
     return model.eval()
-
-
-def registered_pixel_um(layout, config, sample: str) -> float:
-    """um per px of the registered frame, that of the middle layer: the config's, else what its slide says, else pitch_um / pitch_px."""
-    middle = read_json(layout.quality(sample), "Step3_registertoMiddle_ANTs.py")["middle"]
-    frame = config.of_layer(sample, middle)
-    about = layout.thumbnail_info(sample, middle)  # an archive without slides has none
-    from_slide = read_json(about, "0_2_tissue_mask.py")["pixel_size_um"] if about.is_file() else None
-    return frame.pixel_size_um or from_slide or frame.um_per_px
 
 
 def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
@@ -121,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     import training
     import training_reference
     from data_preprocessing.expression import read_genes
+    from data_preprocessing_3d.neighbours import registered_frame
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from models import gp
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
@@ -148,12 +140,12 @@ def run(args: argparse.Namespace) -> int:
         kernel = gp.Kernel(**splits["kernels"][graph.sample]) if as_in_training else None  # None: chosen on these known layers
         if method == "msagnet":
             path = run_layout.checkpoint(index)
-            model = network_of(read_checkpoint(path, genes, graph.feature_sets), path)
+            model = network_of(read_checkpoint(path, genes, graph, config), path)
             predicted = training.predict(model, graph, training.fit_process(graph, known, kernel), known, device, with_sd=True)  # (n_spots, n_genes) each
             uns["checkpoint_sha256"] = file_digest(path)
         elif method == "reference":
             path = run_layout.checkpoint(index)
-            model, projection = training_reference.from_checkpoint(read_checkpoint(path, genes, graph.feature_sets))
+            model, projection = training_reference.from_checkpoint(read_checkpoint(path, genes, graph, config))
             predicted = {"expression": training_reference.predict(model, graph, graph.in_layers(known), projection)}
             uns["checkpoint_sha256"] = file_digest(path)
         elif method == "gp":
@@ -162,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
             iou = read_csr(layout.spot_iou(graph.sample), "1_get_iou.py")
             predicted = {"expression": evaluation.floor_predictions(graph, known, iou)[method]}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
-        pixel_um = registered_pixel_um(layout, config, graph.sample)
+        pixel_um = registered_frame(context, graph.sample).um_per_px
         parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns | {"registration_accepted": layer not in refused})
                  for layer in layers]
         for layer, adata in zip(layers, parts):

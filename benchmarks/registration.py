@@ -31,6 +31,7 @@ from tqdm import tqdm
 from common.cli import guarded, map_workers
 from common.config import load_config
 from common.errors import DataError
+from common.geometry import section_geometry
 from common.io import atomic_path, read_json, read_picture, read_table, write_table
 from common.layout import REPOSITORY, Layout
 from common.recipe import file_digest
@@ -106,9 +107,9 @@ def root_sources(layout: Layout) -> list[Source]:
     for sample, layers in layout.layers_on_disk().items():
         for layer in layers:
             if layout.thumbnail(sample, layer).is_file():
-                one, scale = config.of_layer(sample, layer), read_json(layout.thumbnail_info(sample, layer))["scale"][0]
+                one, scale = section_geometry(config, layout, sample, layer), read_json(layout.thumbnail_info(sample, layer))["scale"][0]
                 found.append(Source(f"{sample}/{layer}", read_picture(layout.thumbnail(sample, layer)), read_picture(layout.mask(sample, layer)) > 0,
-                                    one.pitch_um / one.um_per_px / scale, one.um_per_px * scale))
+                                    one.pitch_px / scale, one.um_per_px * scale))
     if not found:
         raise DataError(layout.root, "no overview", "tissue/<sample>/<layer>.jpg", "run 0_2_tissue_mask.py")
     return found

@@ -14,6 +14,8 @@ import numpy as np
 from common import io
 from common.config import Config
 from common.errors import DataError, LayerError
+from common.feature_recipe import FeatureRecipe, difference, read_feature_recipe
+from common.geometry import SPOT_WINDOW_PX, section_geometry
 from common.layout import SIZES, Layout
 
 LEVELS = {512: "region", 1024: "global"}
@@ -40,7 +42,7 @@ class Root:
     def __init__(self, layout: Layout, config: Config):
         self.layout, self.config = layout, config
         self.wrong: set[Path] = set()
-        self._read: dict[Path, object] = {}
+        self._read: dict[tuple[Path, Callable], object] = {}
 
     def read(self, path: Path, reader: Callable):
         """reader(path), or None for a missing or faulty file."""
@@ -48,9 +50,9 @@ class Root:
 
     def own(self, path: Path, reader: Callable):
         """reader(path), kept for the checks of other files. Raises what the reader raises."""
-        if path not in self._read:
-            self._read[path] = reader(path)
-        return self._read[path]
+        if (path, reader) not in self._read:
+            self._read[path, reader] = reader(path)
+        return self._read[path, reader]
 
     def barcodes(self, sample: str, layer: int) -> list[str] | None:
         location = self.read(self.layout.location(sample, layer), io.read_location)
@@ -66,6 +68,10 @@ class Root:
     def widths(self, sample: str, layer: int) -> dict[str, int] | None:
         """{feature set: width} of the layer's spots."""
         return self.read(self.layout.features(224, sample, layer), feature_widths)
+
+    def feature_recipe(self, sample: str, layer: int) -> FeatureRecipe | None:
+        """How the features of the layer's spots were made."""
+        return self.read(self.layout.features(224, sample, layer), read_feature_recipe)
 
     def stack(self, sample: str):
         return self.read(self.layout.spot_regist(sample), read_stack)
@@ -193,7 +199,7 @@ def mask(root: Root, path: Path, sample: str, layer: int) -> None:
 
 def patches_csv(size: int):
     def check(root: Root, path: Path, sample: str, layer: int) -> None:
-        table, window = root.own(path, read_patches), root.config.of_layer(sample, layer).window_px(size)
+        table, window = root.own(path, read_patches), section_geometry(root.config, root.layout, sample, layer).window_px(size)
         demand(table["patch_name"].is_unique, "a patch_name twice", "unique names")
         demand(table[list(PATCH_COLUMNS[1:])].dtypes.eq("int64").all(), "positions that are no whole numbers", "whole level-0 px")
         right = (table[["width", "height"]] == window).all(axis=None)
@@ -232,6 +238,20 @@ def cropped(size: int):
     return check
 
 
+def demand_recipe(found: FeatureRecipe, expected: FeatureRecipe | None, source: str) -> None:
+    """Features that were made in the same way."""
+    differs = None if expected is None else difference(found, expected)
+    if differs:
+        raise Fault(differs[0], f"{differs[1]}, as in {source}")
+
+
+def demand_recipe_of_config(recipe: FeatureRecipe, root: Root, sample: str, layer: int) -> None:
+    """The encoder and the windows of dataset.yaml."""
+    window_um = section_geometry(root.config, root.layout, sample, layer).window_um(SPOT_WINDOW_PX)
+    stated = {name: {**one, "spot_window_um": window_um, **({} if name == "stain" else {"model": root.config.backbone})} for name, one in recipe.items()}
+    demand_recipe(recipe, stated, "dataset.yaml")
+
+
 def features(size: int):
     def check(root: Root, path: Path, sample: str, layer: int) -> None:
         import h5py
@@ -243,6 +263,10 @@ def features(size: int):
                 demand_array(file[name], name, "f4", len(names), widths.get(name) if widths and size != 224 else None)
         if table is not None:
             demand_names(names, table["patch_name"].tolist(), "patches", f"patches_csv/patches_{size}/{sample}/{layer}.csv")
+        recipe = read_feature_recipe(path)
+        demand_recipe_of_config(recipe, root, sample, layer)
+        if size != 224:
+            demand_recipe(recipe, root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")
     return check
 
 
@@ -298,6 +322,7 @@ def graph(root: Root, path: Path, sample: str, layer: int) -> None:
         demand(table is None or sizes[level] == len(table), f"{sizes[level]} {level}s", f"the patches of patches_csv/patches_{size}")
     sets = stored["spot"]["feature_sets"]
     demand(widths is None or sets == widths, f"feature_sets {sets}", f"{widths} as extracted")
+    demand_recipe(stored["spot"]["feature_recipe"], root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")
     for level, n in sizes.items():
         near_edges(stored, level, n)
 
@@ -306,7 +331,7 @@ def graph_nodes(root: Root, stored: dict, n_spots: int | None) -> dict[str, int]
     """The nodes of a graph and who belongs to whom; {level: number of nodes}."""
     near = [(level, "near", level) for level in LEVELS.values()]
     demand_keys(stored, ("spot", *LEVELS.values(), *((member, "in", owner) for member, owner in MEMBERSHIPS), *near))
-    demand_keys(stored["spot"], ("pos", "feature_sets", "genes"))
+    demand_keys(stored["spot"], ("pos", "feature_sets", "feature_recipe", "genes"))
     demand_names(stored["spot"]["genes"], root.genes(), "genes", "genes.csv")
     demand_array(stored["spot"]["pos"].numpy(), "spot pos", "f4", n_spots, 2)
     sizes, known_genes = {"spot": len(stored["spot"]["pos"])}, root.genes()
@@ -440,6 +465,8 @@ def graph_3d(root: Root, path: Path, sample: str, layer: None) -> None:
     layers = {"spot": stored["spot"]["layer"].numpy(), **{level: stored[level]["layer"].numpy() for level in LEVELS.values()}}
     for level, one in layers.items():
         demand_array(one, f"{level} layer", "i8", sizes[level])
+    for layer in np.unique(layers["spot"]).tolist():
+        demand_recipe(stored["spot"]["feature_recipe"], root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")
     same = stack is None or np.array_equal(layers["spot"], stack["layer"])
     demand(same, "spots of other layers", f"the rows of spot_regist/{sample}.csv")
     for member, owner in MEMBERSHIPS:
@@ -477,12 +504,25 @@ def records_3d(root: Root, path: Path, sample: str, layer: None) -> None:
             demand(same, f"records of layer {one} that differ", f"those of npy_information/{sample}/{one}.npy")
 
 
+# runs in the root ------------------------------------------------------------------------------------
+def checkpoint(root: Root, path: Path, *_) -> None:
+    """Of the gene list, the features and the array of this root."""
+    saved = io.read_pt(path)
+    demand_keys(saved, ("genes", "trained_with"))
+    demand_names(saved["genes"], root.genes(), "genes", "genes.csv")
+    was, config = saved["trained_with"], root.config
+    demand((was["array"], was["pitch_um"]) == (config.array, config.pitch_um), f"a network of an array {was['array']}, {was['pitch_um']:g} um",
+           f"{config.array}, {config.pitch_um:g} um by dataset.yaml")
+    for sample, layer in units("layer", config, root.layout):
+        demand_recipe(was["feature_recipe"], root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")
+
+
 # the walk --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Kind:
     """One kind of file: who makes it, where it lies for (sample, layer, …), and its check."""
     step: str
-    unit: str               # layer, pair, sample or dataset
+    unit: str               # layer, pair, sample, dataset, run_2d or run_3d
     path: Callable          # (layout, *unit) -> Path
     check: Callable         # (root, path, sample, layer, …), raises Fault
 
@@ -524,14 +564,18 @@ def kinds() -> list[Kind]:
         Kind("2_get_similarity", "sample", Layout.similarity, sparse(-1.0001, 1)),
         Kind("3_build_3d_information", "sample", Layout.combined, combined),
         Kind("4_build_3d_graph", "sample", Layout.graph_3d, graph_3d),
-        Kind("5_build_3d_final_format", "sample", Layout.npy_3d, records_3d)]
+        Kind("5_build_3d_final_format", "sample", Layout.npy_3d, records_3d),
+        Kind("main", "run_2d", lambda layout, path: path, checkpoint),
+        Kind("main_3d", "run_3d", lambda layout, path: path, checkpoint)]
 
 
-def units(kind: str, config: Config) -> Iterator[tuple]:
+def units(kind: str, config: Config, layout: Layout) -> Iterator[tuple]:
     """What a kind of file is made for."""
     if kind == "dataset":
         yield ()
-    for sample in sorted(config.samples) if kind != "dataset" else ():
+    if kind in ("run_2d", "run_3d"):
+        yield from ((path,) for path in layout.checkpoints(flat=kind == "run_2d"))
+    for sample in sorted(config.samples) if kind in ("sample", "layer", "pair") else ():
         layers = config.layers_of(sample)
         yield from {"sample": [(sample,)], "layer": [(sample, layer) for layer in layers],
                     "pair": [(sample, moving, fixed) for moving in layers for fixed in layers if moving != fixed]}[kind]
@@ -558,7 +602,7 @@ def check_root(layout: Layout, config: Config) -> int:
     root, steps = Root(layout, config), {}
     for kind in kinds():
         right, faults = steps.setdefault(kind.step, ([], []))
-        for unit in units(kind.unit, config):
+        for unit in units(kind.unit, config, layout):
             path = kind.path(layout, *unit)
             if not (path.is_file() or path.is_symlink()):
                 continue

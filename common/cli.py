@@ -2,6 +2,7 @@
 
     python -m common.cli status --root_path ROOT      which layer stands at which step, and why
     python -m common.cli check --root_path ROOT       whether every file is what the data contract says; exit code 2 if one is not
+    python -m common.cli adopt --root_path ROOT --checkpoint FILE    write what a network was trained with into dataset.yaml
     python -m common.cli steps                        the numbered scripts from the raw images to the 3D graph, in their order
 """
 import argparse
@@ -20,8 +21,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.config import Config, load_config, resolve
+from common.config import Config, load_config, resolve, save_config
 from common.errors import DataError, LayerError
+from common.geometry import Geometry, check_scale, section_geometry
 from common.io import write_json
 from common.layout import PIPELINE, REPOSITORY, STEPS, Layout, script_of
 from common.recipe import code_digest, is_current, make_recipe
@@ -34,6 +36,10 @@ class Context:
     layout: Layout
     args: argparse.Namespace
     all_samples: Config  # the config before --sample/--layer
+
+    def geometry(self, sample: str, layer: int) -> Geometry:
+        """Scale of a section. Raises LayerError (common/geometry.py)."""
+        return section_geometry(self.all_samples, self.layout, sample, layer)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ def open_context(args: argparse.Namespace) -> Context:
         raise DataError(layout.root, "no folder", "a dataset root", "correct --root_path")
     file = Path(args.config) if args.config else layout.config
     config = resolve(load_config(file), layout, file)
+    check_scale(config, file)
     chosen = config.restricted(getattr(args, "sample", None), getattr(args, "layer", None), file)
     return Context(chosen, layout, args, config)
 
@@ -324,11 +331,31 @@ def run_check(args: argparse.Namespace) -> int:
     return check_root(context.layout, context.config)
 
 
+def run_adopt(layout: Layout, checkpoint: Path) -> int:
+    """Set array, pitch, windows, features and genes of dataset.yaml to those of a network's training; say what changed. Raises DataError."""
+    from common.feature_recipe import adopted
+    from common.io import read_pt
+    if not checkpoint.is_file():
+        raise DataError(checkpoint, "no file", "a checkpoint of main.py", "correct --checkpoint")
+    saved, genes = read_pt(checkpoint, "main.py"), (checkpoint.parents[1] / "genes.csv").resolve()
+    if "trained_with" not in saved or not genes.is_file():
+        raise DataError(checkpoint, "no trained_with" if "trained_with" not in saved else f"no {genes}", "a checkpoint of main.py in its run folder",
+                        "give <run>/fold_<k>/checkpoint.pt")
+    config = load_config(layout.config) if layout.config.is_file() else Config(dataset=layout.root.resolve().name)
+    new = adopted(config, saved, genes)
+    for name, value in new.model_dump().items():
+        if value != getattr(config, name, None) and name not in ("samples", "dataset"):
+            print(f"adopt  {layout.config}: {name}: {value}")
+    save_config(new, layout.config)
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["status", "check", "steps"])
+    parser.add_argument("command", choices=["status", "check", "steps", "adopt"])
     parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
     parser.add_argument("--config", default=None, help="of check: YAML of the dataset (default: <root>/dataset.yaml)")
+    parser.add_argument("--checkpoint", default=None, help="of adopt: a network of main.py, <run>/fold_<k>/checkpoint.pt")
     args = parser.parse_args(argv)
     if args.command == "steps":
         print(*(script_of(step).relative_to(REPOSITORY) for step in PIPELINE), sep="\n")
@@ -338,6 +365,8 @@ def main(argv: list[str] | None = None) -> int:
     layout = Layout(Path(args.root_path or "."))
     if not layout.root.is_dir():
         return guarded(lambda: (_ for _ in ()).throw(DataError(layout.root, "no folder", "a dataset root", "correct --root_path")))
+    if args.command == "adopt":
+        return guarded(lambda: run_adopt(layout, Path(args.checkpoint or "")))
     return print_status(layout)
 
 

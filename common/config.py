@@ -4,7 +4,6 @@
 which every later step reads by default. An unknown key, a wrong type or a missing folder is one clear line, exit code 2.
 """
 import difflib
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,9 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import DataError
 from common.io import atomic_path
 from common.layout import Layout
-
-REFERENCE_PITCH_PX = 272.0   # the pitch at which a patch of 224/512/1024 px is read 1:1
-CONTOUR_RADIUS_PX = 112.0    # radius of a spot's contour, reference px
 
 
 class _Strict(BaseModel):
@@ -43,7 +39,7 @@ class SampleConfig(_Strict):
     raw: dict[int, str] = Field({}, description="layer: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
     images: dict[int, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
     pixel_size_um: dict[int, Annotated[float, Field(gt=0, strict=False)]] = Field(
-        {}, description="layer: um per level-0 px, where layers differ; step 0_1 measures it on the spots of visium and h5ad data")
+        {}, description="layer: um per level-0 px of its own image; step 0_1 writes what it measured on the spots or read from the slide")
     pairs: dict[str, PairConfig] = Field({}, description="'<moving>_to_<fixed>': landmarks or a transform that replace the automatic registration")
 
 
@@ -55,11 +51,12 @@ class Config(_Strict):
     raw_path: str | None = Field(None, description="folder of the raw files (--raw_path wins)")
 
     array: Literal["square", "hex"] = Field("square", description="spot array: legacy ST is square, Visium hexagonal")
-    pitch_px: float | None = Field(None, gt=0, description="distance of neighbouring spots, level-0 px; default pitch_um / pixel_size_um")
+    pitch_px: float | None = Field(None, gt=0, description="distance of neighbouring spots, level-0 px; default pitch_um over um per px")
     pitch_um: float = Field(200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
     grid_pitch_um: float | None = Field(None, gt=0, description="distance of the spots that image-only layers get, um; default pitch_um")
-    pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px; default the slide's own, else pitch_um / pitch_px")
-    patch_scale: float | None = Field(None, gt=0, description="level-0 px per reference px; default pitch_px / 272")
+    pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px of every image; default: each section's own (common/geometry.py)")
+    window_um: float | None = Field(None, gt=0, description="side of a spot's window (224 reference px), um; default pitch_um * 224 / 272")
+    patch_scale: float | None = Field(None, gt=0, description="the same in level-0 px per reference px; default pitch_px / 272")
     section_thickness_um: float = Field(16.0, gt=0, description="distance of consecutive layers in z, um")
 
     refuse_flipped_spots: bool = Field(True, description="leave a layer out whose spots lie far better on the tissue when swapped or mirrored")
@@ -78,39 +75,6 @@ class Config(_Strict):
 
     folds: list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = Field(
         None, description="samples held out together; a number: the sorted samples in so many parts; default: no fold, known layers train")
-
-    # derived geometry --------------------------------------------------------------------------------
-    def of_layer(self, sample: str, layer: int) -> "Config":
-        """The config with the geometry of this layer, where its pixel size is its own (samples.<name>.pixel_size_um)."""
-        um = self.samples[sample].pixel_size_um.get(layer)
-        if um is None:
-            return self
-        patch_scale = self.patch_scale and self.patch_scale * self.um_per_px / um
-        return self.model_copy(update={"pixel_size_um": um, "pitch_px": self.pitch_um / um, "patch_scale": patch_scale})
-
-    @property
-    def scale(self) -> float:
-        """Level-0 px per reference px."""
-        return self.patch_scale or self.pitch_px / REFERENCE_PITCH_PX
-
-    @property
-    def grid_pitch_px(self) -> float:
-        """Distance of the spots that an image-only layer gets, level-0 px."""
-        return self.pitch_px * (self.grid_pitch_um or self.pitch_um) / self.pitch_um
-
-    @property
-    def um_per_px(self) -> float:
-        """um per level-0 px as far as the config tells."""
-        return self.pixel_size_um or self.pitch_um / self.pitch_px
-
-    @property
-    def contour_radius_px(self) -> float:
-        """Radius of a spot's contour in level-0 px."""
-        return CONTOUR_RADIUS_PX * self.scale
-
-    def window_px(self, size: int) -> int:
-        """Side of the level-0 window that a nominal patch of `size` px is read from."""
-        return max(1, math.floor(size * self.scale + 0.5))
 
     # samples -----------------------------------------------------------------------------------------
     def layers_of(self, sample: str) -> list[int]:
@@ -195,22 +159,11 @@ def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
         samples[name] = one.model_copy(update={"layers": sorted(layers)})
     if not samples:
         raise DataError(layout.root, "no layer", "imgs/<sample>/<layer>.<ext>, location/, counts/", "run step 0, or give another --root_path")
-    config = config.model_copy(update={"pitch_px": _pitch_px(config, samples, file)})
     for fold in config.folds if isinstance(config.folds, list) else []:
         unknown = sorted(set(fold) - set(samples))
         if unknown and config.samples is not None:
             raise DataError(file, f"folds name {', '.join(unknown)}", f"samples among {', '.join(samples)}", "correct folds")
     return config.model_copy(update={"samples": samples})
-
-
-def _pitch_px(config: Config, samples: dict[str, SampleConfig], file: Path | str) -> float:
-    """The config's pitch, else that of its pixel size, else that of the first layer. Raises DataError if nothing tells."""
-    if config.pitch_px is not None:
-        return config.pitch_px
-    sizes = [config.pixel_size_um, *(one.pixel_size_um.get(layer) for one in samples.values() for layer in one.layers)]
-    if config.pixel_size_um is None and None in sizes[1:]:
-        raise DataError(file, "no key 'pitch_px'", "the distance of neighbouring spots, level-0 px, or pixel_size_um", "add 'pitch_px: …'")
-    return config.pitch_um / next(size for size in sizes if size is not None)
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -216,7 +216,7 @@ def open_patches(path: Path):
 
 
 def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], attributes: dict[str, dict]) -> None:
-    """One float32 dataset (N,D) a feature set, `barcode` (N,), and per set the attributes model, weights_sha256, window_px."""
+    """One float32 dataset (N,D) a feature set, `barcode` (N,), and per set its attributes (common/feature_recipe.py)."""
     import h5py
     with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
@@ -231,6 +231,13 @@ def read_features(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     import h5py
     with _reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
         return {name: file[name][:] for name in sorted(file) if name != "barcode"}, [name.decode() for name in file["barcode"][:]]
+
+
+def read_feature_attributes(path: Path) -> dict[str, dict]:
+    """{set name: its attributes}."""
+    import h5py
+    with _reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
+        return {name: dict(file[name].attrs) for name in sorted(file) if name != "barcode"}
 
 
 # pictures --------------------------------------------------------------------------------------------

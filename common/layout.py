@@ -189,6 +189,11 @@ class Layout:
     def npy_3d(self, sample: str) -> Path:
         return self.root / "3D_npy_information" / f"{sample}.npy"
 
+    # runs --------------------------------------------------------------------------------------------
+    def checkpoints(self, flat: bool) -> list[Path]:
+        """The checkpoints of all runs in the root's own run folder, of main.py (flat) or of main_3d.py; sorted."""
+        return sorted(path for path in (self.root / "runs").glob("*/fold_*/checkpoint.pt") if ("_2d" in path.parents[1].name) == flat)
+
 
 @dataclass(frozen=True)
 class RunLayout:

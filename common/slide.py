@@ -17,6 +17,9 @@ import numpy as np
 from common.errors import LayerError
 
 WHITE = 255
+TIFF_SUFFIXES = (".tif", ".tiff")
+UM_OF_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}  # both letters mu are in use
+MAX_ANISOTROPY = 0.05  # pixels of other proportions are no scale of the image
 
 
 class PyramidSlide:
@@ -28,8 +31,7 @@ class PyramidSlide:
         self._error = openslide.OpenSlideError
         self.path = path
         self.size_px: tuple[int, int] = self._slide.dimensions
-        mpp = self._slide.properties.get("openslide.mpp-x")
-        self.pixel_size_um: float | None = float(mpp) if mpp else None
+        self.pixel_size_um: float | None = stated_pixel_size_um(path)
 
     def read(self, x: int, y: int, width: int, height: int, out_px: tuple[int, int] | None = None) -> np.ndarray:
         """The window with top-left (x, y), resized to out_px = (width, height) if given: uint8 (h, w, 3)."""
@@ -81,9 +83,62 @@ def open_slide(path: Path) -> Slide:
     try:
         if openslide.OpenSlide.detect_format(str(path)):
             return PyramidSlide(path)
-        return ArraySlide(path, _decode(path))
+        return ArraySlide(path, _decode(path), stated_pixel_size_um(path))
     except Exception as error:  # every decoder raises its own
         raise unreadable(path, error) from None
+
+
+# metadata --------------------------------------------------------------------------------------------
+def stated_pixel_size_um(path: Path) -> float | None:
+    """um per level-0 px by the metadata of an image file, believed or not; None if they state none, or differ between x and y.
+
+    No pixel is decoded. A file that cannot be opened states nothing: the step that reads its pixels reports it.
+    """
+    try:
+        sizes = _openslide_sizes(path) or _tiff_sizes(path) or _picture_sizes(path)
+    except Exception:  # every decoder raises its own
+        return None
+    if not sizes or not all(np.isfinite(size) and size > 0 for size in sizes) or max(sizes) > (1 + MAX_ANISOTROPY) * min(sizes):
+        return None
+    return float(sizes[0])
+
+
+def _openslide_sizes(path: Path) -> list[float] | None:
+    """[x, y] as OpenSlide knows them, from the vendor's metadata or the resolution of a tiled TIFF."""
+    import openslide
+    if not openslide.OpenSlide.detect_format(str(path)):
+        return None
+    with openslide.OpenSlide(str(path)) as slide:
+        stated = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
+    return [float(one) for one in stated if one] or None
+
+
+def _tiff_sizes(path: Path) -> list[float] | None:
+    """[x, y] of the OME-XML or the resolution tags of a TIFF."""
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return None
+    import tifffile
+    with tifffile.TiffFile(path) as tiff:
+        if tiff.is_ome:
+            image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
+            pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+            units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"]
+            if "PhysicalSizeX" in pixels and all(unit in UM_OF_UNIT for unit in units):
+                return [float(pixels[f"PhysicalSize{axis}"]) * UM_OF_UNIT[unit] for axis, unit in zip("XY", units) if f"PhysicalSize{axis}" in pixels]
+        tags = tiff.pages[0].tags
+        um_per_unit = {2: 25400.0, 3: 1e4}.get(int(tags["ResolutionUnit"].value)) if "ResolutionUnit" in tags else None  # inch, cm
+        if um_per_unit is None or "XResolution" not in tags:
+            return None
+        per_unit = [tags[f"{axis}Resolution"].value for axis in "XY" if f"{axis}Resolution" in tags]
+        return [um_per_unit * denominator / numerator for numerator, denominator in per_unit if numerator]
+
+
+def _picture_sizes(path: Path) -> list[float] | None:
+    """[x, y] of the dots per inch of a PNG or JPEG file."""
+    from PIL import Image
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(path) as picture:
+        return [25400.0 / float(one) for one in picture.info.get("dpi", ()) if one > 0]
 
 
 def unreadable(path: Path, error: Exception) -> LayerError:
@@ -92,7 +147,7 @@ def unreadable(path: Path, error: Exception) -> LayerError:
 
 def _decode(path: Path) -> np.ndarray:
     """Decode a picture to uint8 (h, w, 3)."""
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if path.suffix.lower() in TIFF_SUFFIXES:
         import tifffile
         pixels = tifffile.imread(path)
         if pixels.ndim == 2:

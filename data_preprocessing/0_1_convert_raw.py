@@ -5,7 +5,8 @@ INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), 
                 data_preprocessing/readers/<format>.py
         --config: what is known of the dataset (default configs/<format>.yaml); samples.<name>.raw says which folder or file is which layer
 OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed: those of this call; stnet, visium, h5ad: where
-                                                each layer was read from, and its pixel size in um, measured on its spots (pitch_um apart)
+                                                each layer was read from; and its um per px where the dataset's keys do not state it
+                                                (measured on its spots, pitch_um apart, else by its image; common/geometry.py)
         <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG where an h5ad holds it
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
@@ -28,8 +29,10 @@ from types import ModuleType
 from common import cli
 from common.config import absent_of_folds, Config, load_config, resolve, SampleConfig, save_config
 from common.errors import DataError, LayerError
+from common.geometry import agreed, check_scale, config_sources, image_sources, no_source, pitches_of, spot_sources, stated_geometry
 from common.io import atomic_path, write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
+from common.slide import stated_pixel_size_um
 from data_preprocessing import archive
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
@@ -79,7 +82,8 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
         raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
     layout = Layout(Path(args.root_path or "."))
     listed = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
-    listed, bad = with_pixel_sizes(listed, READERS[form], raw, file)
+    check_scale(listed, file)
+    listed, bad = with_pixel_sizes(listed, READERS[form], raw, shipped=not args.config)
     resolve(listed if config.samples is not None else listed.model_copy(update={"folds": None}), layout, file)
     restricted = listed.restricted(args.sample, args.layer, file)
     if not restricted.samples:
@@ -110,50 +114,51 @@ def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file:
     return config.model_copy(update={"samples": samples})
 
 
-def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, file: Path) -> tuple[Config, dict[tuple[str, int], LayerError]]:
-    """The config with the pixel size of every layer (samples.<name>.pixel_size_um), unless it tells the pitch or the size for all itself.
+def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, shipped: bool) -> tuple[Config, dict[tuple[str, int], LayerError]]:
+    """The config with the um per px of every section that the dataset's own keys do not state (samples.<name>.pixel_size_um).
 
-    Returns with it the layers that cannot be measured: they are left out. Raises DataError where nothing tells, LayerError if all are bad.
+    Returns with it the sections whose scale is not known or contradictory: they are left out. shipped: the config is one of this repository;
+    where a section's spots contradict the pitch_px that it states for all, the spots are right and a line says so.
     """
-    if config.pitch_px is not None or config.pixel_size_um is not None or reader is asign:
+    if reader is asign:
         return config, {}
     samples, bad = {}, {}
     for name, one in config.samples.items():
         sizes = dict(one.pixel_size_um)
-        for layer in sorted(set(one.layers) - set(one.skip) - set(sizes)):
+        for layer in sorted(set(one.layers) - set(one.skip)):
             try:
-                sizes[layer] = pixel_size_um(config, reader, raw, name, layer, file)
+                size = um_per_px_of_raw(config, reader, raw, name, layer, shipped)
             except LayerError as error:
                 bad[name, layer] = error
+                continue
+            if size is not None:
+                sizes[layer] = size
         samples[name] = one.model_copy(update={"pixel_size_um": dict(sorted(sizes.items()))})
-    sizes = [one.pixel_size_um.get(layer) for one in samples.values() for layer in one.layers]
-    known = [size for size in sizes if size is not None]
-    if bad and not known:
-        raise next(iter(bad.values()))
-    update = {"pitch_px": config.pitch_um / known[0]} if known and None in sizes else {}  # for the form's sake: those layers are left out
-    return config.model_copy(update={"samples": samples, **update}), bad
+    return config.model_copy(update={"samples": samples}), bad
 
 
-def pixel_size_um(config: Config, reader: ModuleType, raw: Path, sample: str, layer: int, file: Path) -> float:
-    """um per level-0 px of a layer, six digits: by the pitch of its spots, else what its slide says. Raises LayerError, DataError."""
+def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str, layer: int, shipped: bool) -> float | None:
+    """um per level-0 px of a section, six digits; None if dataset.yaml states it for all. Raises LayerError if nothing does, or two sources differ."""
+    stated = config_sources(config, sample, layer)
     location, files = reader.read_positions(raw, config, sample, layer), reader.raw_files(raw, config, sample, layer)
+    measured, image = [], files.get("image")
     if location is not None:
-        size = config.pitch_um / spot_pitch_px(location, files["location"])
-    elif "image" not in files:
-        raise LayerError(raw, f"neither spots nor an image of layer {sample}/{layer}", "one of them", "add it, or leave the layer out")
-    else:
-        size = slide_pixel_size_um(files["image"])
-    if size is None:
-        raise DataError(file, f"layer {sample}/{layer}, only an image that does not tell its pixel size",
-                        f"samples.{sample}.pixel_size_um.{layer}", f"add 'pixel_size_um: {{{layer}: …}}', um per px of {files['image'].name}")
-    return float(f"{size:.6g}")
-
-
-def slide_pixel_size_um(image: Path) -> float | None:
-    """um per level-0 px by the slide's metadata, or None; a picture without metadata is not decoded."""
-    import openslide
-    from common.slide import PyramidSlide
-    return PyramidSlide(image).pixel_size_um if openslide.OpenSlide.detect_format(str(image)) else None
+        xy, ij = location[["pixel_x", "pixel_y"]].to_numpy(), location[["i", "j"]].to_numpy()
+        pitches = pitches_of(xy, ij, config.array) or (() if stated else (spot_pitch_px(location, files["location"]),))
+        measured = spot_sources(pitches, config.pitch_um, files["location"])
+    platform = reader.platform_sources(files) if hasattr(reader, "platform_sources") else []
+    images = image_sources(stated_pixel_size_um(image), image) if image else []
+    sources = [*stated, *measured, *platform, *images]
+    if not sources:
+        if image is None:
+            raise LayerError(raw, f"neither spots nor an image of layer {sample}/{layer}", "one of them", "add it, or leave the layer out")
+        raise no_source(image, sample, layer)
+    if shipped and layer not in config.samples[sample].pixel_size_um and measured and stated and stated[0].contradicts(measured[0]):
+        agreed([*measured, *platform, *images], f"{sample}/{layer}")
+        print(f"{STEP}  {sample}/{layer}: not {stated[0]}, but {measured[0]}")
+        return measured[0].um_per_px
+    chosen = agreed(sources, f"{sample}/{layer}")
+    return None if stated else float(f"{chosen.um_per_px:.6g}")
 
 
 def say_what_is_what(config: Config, bad: Container[tuple[str, int]]) -> None:
@@ -162,8 +167,8 @@ def say_what_is_what(config: Config, bad: Container[tuple[str, int]]) -> None:
         for layer in config.layers_of(name):
             source = one.raw.get(layer) or one.images.get(layer)
             if source:
-                geometry = config.of_layer(name, layer)
-                size = "no pixel size" if (name, layer) in bad else f"{geometry.um_per_px:.4g} um/px, pitch {geometry.pitch_px:.4g} px"
+                geometry = None if (name, layer) in bad else stated_geometry(config, name, layer)
+                size = f"{geometry.um_per_px:.4g} um/px, pitch {geometry.pitch_px:.4g} px" if geometry else "no pixel size"
                 print(f"{STEP}  {name}/{layer} is {source}: {size}")
 
 

@@ -6,11 +6,12 @@ OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at
         tissue/<sample>/<layer>.png         tissue mask of the same size, uint8: 255 tissue, 0 empty slide
         tissue/<sample>/<layer>_mask.jpg    to look at: the mask's outline and the spots, longer side at most 1024 px
         tissue/<sample>/<layer>.json        width_px, height_px (level 0); scale: [x, y] level-0 px per thumbnail px;
-                                            tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the slide says, or null;
+                                            tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the image states it,
+                                            believed or not, or null; um_per_px that is used (common/geometry.py);
                                             spots_on_tissue (0..1) and orientation ("as given", or what would fit better), null without spots
 
-What every later overview step (registration, spot grids) reads instead of the slide. A layer is left out if it cannot be read, shows no
-tissue, or has spots that lie on it only after a flip or turn of their coordinates (swapped x and y is the classic); the picture to look at
+What every later overview step (registration, spot grids) reads instead of the slide. A layer is left out if it cannot be read, nothing states its
+scale or two sources contradict each other, it shows no tissue, or has spots that lie on it only after a flip or turn of their coordinates (swapped x and y is the classic); the picture to look at
 is written all the same. Source: own (data_preprocessing/tissue.py, data_preprocessing/orientation.py).
 
     python data_preprocessing/0_2_tissue_mask.py --root_path data/her2st
@@ -36,21 +37,23 @@ MAX_SIDE_PX = 2048
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """Overview of one layer. If it is left out, no overview of an earlier run stays."""
-    layout, refuse = context.layout, context.config.refuse_flipped_spots
+    layout, refuse, um_per_px = context.layout, context.config.refuse_flipped_spots, None
+    if layout.image(sample, layer) is not None:
+        um_per_px = context.geometry(sample, layer).um_per_px
     inputs = [path for path in (layout.image(sample, layer), measured_location(layout, sample, layer)) if path]
     outputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.mask_picture(sample, layer), layout.thumbnail_info(sample, layer)]
 
     def work() -> str:
         try:
-            return write_overview(layout, sample, layer, refuse)
+            return write_overview(layout, sample, layer, refuse, um_per_px)
         except LayerError:
             for path in (layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)):
                 path.unlink(missing_ok=True)
             raise
-    return cli.Job(sample, layer, inputs, outputs, work, {"refuse_flipped_spots": refuse})
+    return cli.Job(sample, layer, inputs, outputs, work, {"refuse_flipped_spots": refuse, "um_per_px": um_per_px})
 
 
-def write_overview(layout: Layout, sample: str, layer: int, refuse: bool) -> str:
+def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per_px: float | None) -> str:
     """Raises LayerError if the image cannot be read, holds no tissue or, with `refuse`, is not that of the spots."""
     image = layout.image(sample, layer)
     if image is None:
@@ -72,7 +75,7 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool) -> str
     write_picture(layout.thumbnail(sample, layer), thumbnail)
     write_picture(layout.mask(sample, layer), mask.astype(np.uint8) * 255)
     write_json(layout.thumbnail_info(sample, layer), {"width_px": width, "height_px": height, "scale": [width / columns, height / rows],
-                                                      "tissue_share": share, "pixel_size_um": slide.pixel_size_um,
+                                                      "tissue_share": share, "pixel_size_um": slide.pixel_size_um, "um_per_px": um_per_px,
                                                       "spots_on_tissue": verdict and verdict.on_tissue,
                                                       "orientation": verdict and verdict.orientation})
     return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}"

@@ -18,8 +18,8 @@ import argparse
 import numpy as np
 
 from common import cli
-from common.config import Config
 from common.errors import LayerError
+from common.geometry import Geometry, check_lattice
 from common.io import read_json, read_picture, write_picture, write_table
 from common.layout import Layout
 from data_preprocessing.grid import is_measured, spot_grid
@@ -31,34 +31,37 @@ MADE_BY = "0_2_tissue_mask.py"
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """The spots of one layer. If it is left out, no spots of an earlier run stay."""
-    layout, config = context.layout, context.config.of_layer(sample, layer)
+    layout, config = context.layout, context.config
     if is_measured(layout, sample, layer):
         return cli.Job(sample, layer, [], [], lambda: "measured, its spots stay as they are")
     inputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)]
     outputs = [layout.location(sample, layer), layout.grid_picture(sample, layer)]
+    geometry, pitch_um = context.geometry(sample, layer), config.grid_pitch_um or config.pitch_um
 
     def work() -> str:
         try:
-            return write_spots(layout, sample, layer, config)
+            return write_spots(layout, sample, layer, geometry, config.array, pitch_um)
         except LayerError:
             for path in outputs:
                 path.unlink(missing_ok=True)
             raise
-    return cli.Job(sample, layer, inputs, outputs, work, {"array": config.array, "pitch_px": config.grid_pitch_px})
+    return cli.Job(sample, layer, inputs, outputs, work, {"array": config.array, "pitch_px": geometry.px_of(pitch_um)})
 
 
-def write_spots(layout: Layout, sample: str, layer: int, config: Config) -> str:
-    """Raises LayerError if step 0_2 left the layer out, or if no spot fits on the tissue."""
+def write_spots(layout: Layout, sample: str, layer: int, geometry: Geometry, array: str, pitch_um: float) -> str:
+    """Raises LayerError if step 0_2 left the layer out, no spot fits on the tissue, or more tissue or spots than a section can hold."""
     mask, info = read_picture(layout.mask(sample, layer), MADE_BY) > 0, read_json(layout.thumbnail_info(sample, layer), MADE_BY)
-    location = spot_grid(mask, np.array(info["scale"]), config.grid_pitch_px, config.array)
+    scale, pitch_px = np.array(info["scale"]), geometry.px_of(pitch_um)
+    check_lattice(geometry, mask.sum() * scale.prod(), pitch_px, layout.mask(sample, layer))
+    location = spot_grid(mask, scale, pitch_px, array)
     if location.empty:
-        raise LayerError(layout.mask(sample, layer), f"no place for a spot every {config.grid_pitch_px:.4g} px",
+        raise LayerError(layout.mask(sample, layer), f"no place for a spot every {pitch_px:.4g} px",
                          "tissue wider than the pitch", "set a finer grid_pitch_um, or skip the layer in the config")
     thumbnail, xy = read_picture(layout.thumbnail(sample, layer), MADE_BY), location[["pixel_x", "pixel_y"]].to_numpy()
     write_picture(layout.grid_picture(sample, layer), drawn(thumbnail, mask, xy, (info["width_px"], info["height_px"])))
     write_table(layout.location(sample, layer), location)
-    pitch_um = config.grid_pitch_um or config.pitch_um
-    return f"{layout.location(sample, layer)}: {len(location)} spots, {config.array}, {pitch_um:g} um = {config.grid_pitch_px:.4g} px apart"
+    return (f"{layout.location(sample, layer)}: {len(location)} spots, {array}, {pitch_um:g} um = {pitch_px:.4g} px apart "
+            f"({geometry.um_per_px:.4g} um/px by {geometry.source})")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ import numpy as np
 from common import cli
 from common.config import Config, SampleConfig, load_config, resolve, save_config
 from common.errors import DataError
+from common.geometry import check_scale, dataset_geometry
 from common.io import atomic_path, write_h5ad, write_npz, write_table
 from common.layout import REPOSITORY, Layout
 
@@ -189,8 +190,8 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     """Draw one section, lay spots, count, write everything. Every draw depends on (seed, sample, layer) alone."""
     from data_preprocessing import demo_tissue
     layers = config.layers_of(sample)
-    number, pitch_px = ord(sample) - ord("A"), config.pitch_px
-    radius_px, gap_px = TISSUE_RADIUS_SHARE * size_px, config.section_thickness_um / config.um_per_px
+    number, geometry = ord(sample) - ord("A"), dataset_geometry(config)
+    pitch_px, radius_px, gap_px = geometry.pitch_px, TISSUE_RADIUS_SHARE * size_px, config.section_thickness_um / geometry.um_per_px
     of_sample, of_layer = np.random.default_rng([seed, 1, number]), np.random.default_rng([seed, 2, number, layer])
 
     tissue = demo_tissue.make_tissue(of_sample, radius_px, gap_px * (len(layers) - 1))
@@ -213,7 +214,7 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     expected = expected_expression(programs, composition, hidden, patient + of_layer.normal(0, 0.12, N_GENES))
     counts = draw_counts(of_layer, expected, composition @ RNA_PER_AREA + 0.05)
 
-    write_pyramid(layout.new_image(sample, layer, ".tiff"), image, config.um_per_px)
+    write_pyramid(layout.new_image(sample, layer, ".tiff"), image, geometry.um_per_px)
     write_truth(layout, sample, layer, location["barcode"], programs.genes, expected, composition, demo_tissue.TYPES)
     axis = np.linspace(0, size_px - 1, 33)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (33, 33, 2)
@@ -302,7 +303,8 @@ def make_demo(args: argparse.Namespace) -> int:
     there = load_config(layout.config).dataset if layout.config.is_file() else config.dataset
     if there != config.dataset:
         raise DataError(layout.config, f"dataset '{there}'", f"an empty folder or '{config.dataset}'", "give another --root_path")
-    smallest_px = int(8 * config.pitch_px)
+    check_scale(config, file)
+    smallest_px = int(8 * dataset_geometry(config).pitch_px)
     for option, lowest, highest in (("n_samples", 1, 26), ("n_layers", 1, 99), ("size_px", smallest_px, 16384), ("seed", 0, 2 ** 32)):
         if not lowest <= getattr(args, option) <= highest:
             raise DataError(f"--{option}", str(getattr(args, option)), f"{lowest} to {highest}", f"correct --{option}")
@@ -318,12 +320,12 @@ def make_demo(args: argparse.Namespace) -> int:
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """The making of one layer."""
-    config, layout, args = context.config, context.layout, context.args
+    config, layout, args, geometry = context.config, context.layout, context.args, dataset_geometry(context.config)
     outputs = [layout.new_image(sample, layer, ".tiff"), layout.truth(sample, layer, ".npz"), layout.truth(sample, layer, ".h5ad")]
     if not is_image_only(config, sample, layer):
         outputs += [layout.location(sample, layer), layout.counts(sample, layer)]
     settings = {"format": FORMAT, "seed": args.seed, "size_px": args.size_px, "layers": config.layers_of(sample),
-                "pitch_px": config.pitch_px, "um_per_px": config.um_per_px, "section_thickness_um": config.section_thickness_um}
+                "pitch_px": geometry.pitch_px, "um_per_px": geometry.um_per_px, "section_thickness_um": config.section_thickness_um}
     return cli.Job(sample, layer, inputs=[], outputs=outputs, settings=settings,
                    work=lambda: make_layer(config, layout, args.seed, args.size_px, sample, layer))
 

@@ -6,7 +6,7 @@ OUTPUT  patches_csv/patches_<size>/<sample>/<layer>.csv         patch_name, x, y
                                                                 of a spot; column, row of the grid), width, height (level-0 px)
         cropped_imgs/patches_<size>/<sample>/<layer>.h5         img (N,S,S,3) uint8, coords (N,2) int64 (centre, level-0 px), barcode (N,)
 for size 224 (centred on each spot), 512 (grid cells that hold a spot) and 1024 (grid cells that overlap such a region). The window read
-from the slide is size x patch_scale px, resized to the nominal size, and white beyond the slide.
+from the slide is `size` reference px wide (common/geometry.py), resized to the nominal size, and white beyond the slide.
 Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/1_cropped_multi_level_patch.py --root_path data/her2st
@@ -42,10 +42,10 @@ def count_inside(location: pd.DataFrame, slide_px: tuple[int, int]) -> int:
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """The patches of one layer."""
-    layout, config = context.layout, context.config.of_layer(sample, layer)
+    layout, geometry = context.layout, context.geometry(sample, layer)
     image = layout.image(sample, layer) or layout.new_image(sample, layer, ".jpg")
     spots = layout.location(sample, layer)
-    window_px = {size: config.window_px(size) for size in SIZES}
+    window_px = {size: geometry.window_px(size) for size in SIZES}
     outputs = [path(size, sample, layer) for size in SIZES for path in (layout.patches_csv, layout.patches)]
 
     def work() -> str:

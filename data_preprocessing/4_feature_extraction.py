@@ -3,7 +3,8 @@
 INPUT   cropped_imgs/patches_<size>/<sample>/<layer>.h5         img (N,S,S,3) uint8, coords (N,2) centres, barcode (N,)
         imgs/<sample>/<layer>.<ext>                             H&E, for the sets that look around a patch
 OUTPUT  extracted_feature/<size>/<sample>/<layer>.h5            one (N,D) float32 dataset a set of config.features, barcode (N,);
-                                                                attributes model, weights_sha256, window_px
+                                                                attributes model, weights_sha256, preprocessing, window_px, window_um,
+                                                                spot_window_um (of 224 reference px): common/feature_recipe.py
 for sizes 224, 512, 1024.
     backbone   the patch, seen by a frozen image encoder at 224 x 224 px: config.backbone is efficientnet_lite0 (ImageNet weights from a
                package, D = 1280) or any timm model, with local weights if backbone_weights names a file
@@ -22,6 +23,7 @@ import numpy as np
 
 from common import cli
 from common.config import Config
+from common.geometry import SPOT_WINDOW_PX, Geometry
 from common.io import open_patches, write_features
 from common.layout import SIZES
 from common.slide import Slide, open_slide
@@ -49,28 +51,28 @@ def open_backbone(name: str, weights: str | None, gpu: str | None, workers: int)
     return load_backbone(name, weights, device, max(1, cli.n_cores() // workers) if device.type == "cpu" else 1)
 
 
-def feature_sets(config: Config, size: int, img, centre: np.ndarray, slide: Slide | None,
+def feature_sets(config: Config, geometry: Geometry, size: int, img, centre: np.ndarray, slide: Slide | None,
                  backbone: Backbone | None) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     """Every set of config.features of the patches of one level, {set: (n, D)}, and its attributes. img (n, S, S, 3), centre (n, 2) level-0 px."""
-    sets, about = {}, {}
-    if backbone:
-        encoder = {"model": backbone.name, "weights_sha256": backbone.weights_sha256}
+    sets, about, widths = {}, {}, {"backbone": (size,), "context": CONTEXT_WIDTHS, "stain": stain.WIDTHS}
+    window_px = {name: {width: geometry.window_px(width) for width in widths[name]} for name in config.features}
     if "backbone" in config.features:
-        sets["backbone"], about["backbone"] = extract(backbone, img, config.feature_batch_size), {**encoder, "window_px": config.window_px(size)}
+        sets["backbone"] = extract(backbone, img, config.feature_batch_size)
     if "context" in config.features:
-        windows = [config.window_px(width) for width in CONTEXT_WIDTHS]
-        sets["context"] = np.hstack([extract(backbone, Windows(slide, centre, window), config.feature_batch_size) for window in windows])
-        about["context"] = {**encoder, "window_px": windows}
+        windows = [Windows(slide, centre, window) for window in window_px["context"].values()]
+        sets["context"] = np.hstack([extract(backbone, one, config.feature_batch_size) for one in windows])
     if "stain" in config.features:
-        window_px = {width: config.window_px(width) for width in stain.WIDTHS}
-        sets["stain"] = stain.stain_features(slide, centre, window_px)
-        about["stain"] = {"model": stain.MODEL, "weights_sha256": "", "window_px": list(window_px.values())}
+        sets["stain"] = stain.stain_features(slide, centre, window_px["stain"])
+    for name, windows_px in window_px.items():
+        by = (stain.MODEL, "", stain.PREPROCESSING) if name == "stain" else (backbone.name, backbone.weights_sha256, backbone.preprocessing)
+        about[name] = {**dict(zip(("model", "weights_sha256", "preprocessing"), by)), "window_px": list(windows_px.values()),
+                       "window_um": [geometry.window_um(width) for width in windows_px], "spot_window_um": geometry.window_um(SPOT_WINDOW_PX)}
     return sets, about
 
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """The features of one layer's patches."""
-    layout, config, args = context.layout, context.config.of_layer(sample, layer), context.args
+    layout, config, args, geometry = context.layout, context.config, context.args, context.geometry(sample, layer)
     weights = [Path(config.backbone_weights)] if config.backbone_weights else []
     image = layout.image(sample, layer) or layout.new_image(sample, layer, ".jpg")
     with_encoder, looks_around = bool({"backbone", "context"} & set(config.features)), bool({"context", "stain"} & set(config.features))
@@ -81,13 +83,14 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         for size in SIZES:
             with open_patches(layout.patches(size, sample, layer)) as (img, centre, names):
                 slide = slide or (open_slide(image) if looks_around else None)
-                sets, about = feature_sets(config, size, img, centre, slide, backbone)
+                sets, about = feature_sets(config, geometry, size, img, centre, slide, backbone)
             write_features(layout.features(size, sample, layer), sets, names, about)
             n_patches += len(names)
         widths = ", ".join(f"{values.shape[1]} {name}" for name, values in sets.items())
         return f"{n_patches} patches, features: {widths}" + (f"; {backbone.name} on {backbone.device}" if backbone else "")
 
-    settings = {"features": sorted(config.features), "backbone": config.backbone, "window_px": {size: config.window_px(size) for size in SIZES}}
+    settings = {"features": sorted(config.features), "backbone": config.backbone, "window_px": {size: geometry.window_px(size) for size in SIZES},
+                "spot_window_um": geometry.window_um(SPOT_WINDOW_PX)}
     return cli.Job(sample, layer, inputs=[layout.patches(size, sample, layer) for size in SIZES] + weights + ([image] if looks_around else []),
                    outputs=[layout.features(size, sample, layer) for size in SIZES], work=work, settings=settings)
 

@@ -1,10 +1,10 @@
 """Build the graph of one layer: spots, regions and globals, edges within and between the levels.
 
-INPUT   location/<sample>/<layer>.csv, patches_csv/patches_{512,1024}/…csv and their pairs, extracted_feature/{512,1024}/…h5,
+INPUT   location/<sample>/<layer>.csv, patches_csv/patches_{512,1024}/…csv and their pairs, extracted_feature/{512,1024}/…h5 (of 224 how they were made),
         gene_expression/genes.csv, gene_expression/{512,1024}/…h5ad (layers with counts)
 OUTPUT  graph_data/<sample>/<layer>.pt      the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
         spot            pos (n, 2) float32, pitches (pixel / pitch_px); rows of the location file; feature_sets {name: width}: the
-                        columns of every level's features
+                        columns of every level's features; feature_recipe {name: how they were made} (common/feature_recipe.py)
         region, global  x (R, D) float32 feature sets side by side in name order; y (R, n_genes) float32 normalised label (0 without
                         counts); has_label (R,) bool: at least one member spot has counts; pos (R, 2) float32 grid column, row; rows of
                         patches_csv
@@ -23,6 +23,7 @@ import numpy as np
 
 from common import cli, io
 from common.errors import LayerError
+from common.feature_recipe import FeatureRecipe, difference, read_feature_recipe
 from data_preprocessing import expression
 from data_preprocessing.graph import build_graph
 from data_preprocessing.patches import read_patch_table
@@ -46,11 +47,22 @@ def read_level(layout, size: int, sample: str, layer: int, genes: list[str]) -> 
     return {"x": feature, "y": y, "has_label": has_label, "pos": table[["i", "j"]].to_numpy(np.float32)}
 
 
+def recipe_of_levels(layout, sample: str, layer: int) -> FeatureRecipe:
+    """How the features of a layer were made. Raises LayerError if those of its three levels were made in different ways."""
+    of_spots = read_feature_recipe(layout.features(224, sample, layer))
+    for size in (512, 1024):
+        differs = difference(read_feature_recipe(layout.features(size, sample, layer)), of_spots)
+        if differs:
+            raise LayerError(layout.features(size, sample, layer), differs[0], f"{differs[1]}, as for 224", "run 4_feature_extraction.py again")
+    return of_spots
+
+
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
-    layout, pitch_px = context.layout, context.config.of_layer(sample, layer).pitch_px
+    layout, pitch_px = context.layout, context.geometry(sample, layer).pitch_px
     target = layout.graph(sample, layer)
     inputs = [layout.genes, layout.location(sample, layer), layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
     inputs += [path(size, sample, layer) for size in (512, 1024) for path in (layout.patches_csv, layout.features, layout.expression)]
+    inputs.append(layout.features(224, sample, layer))
 
     def work() -> str:
         genes = expression.read_genes(layout)
@@ -58,7 +70,8 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         levels = {level: read_level(layout, size, sample, layer, genes) for level, size in (("region", 512), ("global", 1024))}
         owners = expression.read_memberships(layout, sample, layer, location)
         graph = build_graph(location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px, levels, *owners)
-        graph["spot"] |= {"feature_sets": expression.feature_widths(layout.features(1024, sample, layer)), "genes": genes}
+        graph["spot"] |= {"feature_sets": expression.feature_widths(layout.features(1024, sample, layer)),
+                          "feature_recipe": recipe_of_levels(layout, sample, layer), "genes": genes}
         io.write_pt(target, graph)
         sizes = [f"{len(graph[level]['pos'])} {level}s with {graph[level, 'near', level]['edge_index'].shape[1]} edges" for level in ("spot", *levels)]
         return f"{', '.join(sizes)}; {int(graph['region']['has_label'].sum())} regions labelled"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from common.config import CONTOUR_RADIUS_PX, REFERENCE_PITCH_PX, Config
+from common.config import Config
 from common.errors import DataError, LayerError
+from common.geometry import REFERENCE_PITCH_PX, dataset_geometry
 from common.io import write_csr, write_json, write_npy, write_patches, write_pt, write_table
 from common.layout import Layout
 from data_preprocessing.expression import read_gene_list, read_genes
@@ -53,6 +54,7 @@ def layer_graph(layer: ArchiveLayer, location: pd.DataFrame, pitch_px: float) ->
     global_of_region = of_members.agg(lambda owners: owners.mode()[0]).to_numpy()
     graph = build_graph(position, levels, layer.region.owner, layer.global_.owner, global_of_region)
     graph["spot"]["feature_sets"] = {FEATURE_SET: layer.feature.shape[1]}
+    graph["spot"]["feature_recipe"] = {FEATURE_SET: {"model": "processed archive", "weights_sha256": "", "preprocessing": "", "spot_window_um": 0.0}}
     return graph
 
 
@@ -162,11 +164,11 @@ def write_sample(raw: Path, layout: Layout, config: Config, sample: str) -> str:
     names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
     stack = Stack(stack_file(raw, sample))
     layers = read_layers(raw, sample, names, stack)
-    genes = read_genes(layout)
+    genes, pitch_px = read_genes(layout), dataset_geometry(config).pitch_px
     locations, records, graphs, n_pictures = {}, {}, {}, 0
     for layer, one in layers.items():
-        location = locations[layer] = location_of(one, config.pitch_px)
-        graphs[layer] = layer_graph(one, location, config.pitch_px)
+        location = locations[layer] = location_of(one, pitch_px)
+        graphs[layer] = layer_graph(one, location, pitch_px)
         graphs[layer]["spot"]["genes"] = genes
         records[layer] = spot_records(location, one.feature, one.label, one.label.any(axis=1), one.region.owner, one.global_.owner)
         write_table(layout.location(sample, layer), location)
@@ -188,11 +190,12 @@ def write_stack(layout: Layout, config: Config, sample: str, weights: "sparse.cs
     from data_preprocessing_3d.graph import build_graph as build_graph_3d
     layer = np.repeat(list(locations), [len(one) for one in locations.values()])
     pixel = np.concatenate([one[["pixel_x", "pixel_y"]].to_numpy() for one in locations.values()])  # (N, 2)
-    registered, quality = register(pixel, layer, weights, config.pitch_px)
+    geometry = dataset_geometry(config)
+    registered, quality = register(pixel, layer, weights, geometry.pitch_px)
     pairs = neighbours.pairs_of(weights)
     distance = np.linalg.norm(registered[pairs[:, 0]] - registered[pairs[:, 1]], axis=1)
     weight = neighbours.value_at(weights, pairs).astype(np.float64)
-    iou, cosine = parts_of(weight, circle_iou(distance, CONTOUR_RADIUS_PX * config.scale))
+    iou, cosine = parts_of(weight, circle_iou(distance, geometry.contour_radius_px))
     overlapping = iou > 0
     overlap = neighbours.symmetric(pairs[overlapping], iou[overlapping], len(layer))
     similarity, combined = neighbours.symmetric(pairs, cosine, len(layer)), neighbours.symmetric(pairs, weight, len(layer))
@@ -203,7 +206,7 @@ def write_stack(layout: Layout, config: Config, sample: str, weights: "sparse.cs
     write_table(layout.spot_regist(sample), stack)
     for path, matrix in ((layout.spot_iou, overlap), (layout.similarity, similarity), (layout.combined, combined)):
         write_csr(path(sample), matrix)
-    graph = build_graph_3d(stack, pixel, config.pitch_px, combined, overlap, similarity, direction, graphs)
+    graph = build_graph_3d(stack, pixel, geometry.pitch_px, combined, overlap, similarity, direction, graphs)
     write_pt(layout.graph_3d(sample), graph)
     write_npy(layout.npy_3d(sample), stack_records(records, registered))
     verdicts = (f"{one} {verdict['method']} ({verdict['agreeing']:.0%} agree)" for one, verdict in quality["to_middle"].items())

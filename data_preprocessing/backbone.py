@@ -40,6 +40,12 @@ class Backbone:
     device: "torch.device"
     n_threads: int = 1
 
+    @property
+    def preprocessing(self) -> str:
+        """What is done to a patch before it is encoded."""
+        numbers = ("/".join(f"{one:.6g}" for one in values) for values in (self.mean, self.std))
+        return f"{INPUT_PX} px by area, mean {next(numbers)}, std {next(numbers)}"
+
 
 def load_backbone(name: str, weights: str | None, device: "torch.device", n_threads: int = 1) -> Backbone:
     """The encoder of a config's backbone and backbone_weights. Raises DataError if its weights cannot be had."""

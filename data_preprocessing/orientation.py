@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from common.geometry import median_spacing_px
+
 AS_GIVEN = "as given"
 ORIENTATIONS = {  # name, which is also the fix in words: (swap, mirror x, mirror y), done in this order
     AS_GIVEN: (False, False, False),
@@ -63,14 +65,8 @@ def fits(xy: np.ndarray, mask: np.ndarray, size_px: tuple[int, int]) -> list[Fit
     """All eight orientations, the given one first. xy (n, 2) level-0 px, mask (h, w) bool of any size, size_px of level 0."""
     tissue = _small(mask)  # (h, w)
     per_px = np.array(tissue.shape[::-1]) / np.array(size_px)  # mask px per level-0 px
-    reach = max(1.0, SPOT_REACH * spacing(xy) * per_px.mean())
+    reach = max(1.0, SPOT_REACH * median_spacing_px(xy) * per_px.mean())
     return [_fit(name, oriented(xy, size_px, name) * per_px, tissue, reach) for name in ORIENTATIONS]
-
-
-def spacing(xy: np.ndarray) -> float:
-    """Median distance of a spot to its nearest neighbour, px; 0 for fewer than two spots. xy (n, 2)."""
-    from scipy.spatial import cKDTree
-    return float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 0.0
 
 
 def check(xy: np.ndarray, mask: np.ndarray, size_px: tuple[int, int]) -> Verdict:

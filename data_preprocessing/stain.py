@@ -15,6 +15,7 @@ from common.slide import Slide
 from data_preprocessing.patches import spot_corners
 
 MODEL = "Ruifrok & Johnston 2001"
+PREPROCESSING = "8 bit to optical density, windows wider than 224 px averaged down to it"
 WIDTHS = (112, 224, 512, 1024)  # side of the windows, reference px
 MAX_READ_PX = 224               # a wider window is averaged down to this side before its statistics
 HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # optical density of red, green, blue (Ruifrok & Johnston 2001)

@@ -10,8 +10,8 @@ it does not score, and what lies under it is what lies around it.
 import cv2
 import numpy as np
 
+from common.geometry import median_spacing_px
 from common.slide import fitted_size
-from data_preprocessing.orientation import spacing
 
 LENGTH_UNIT = 1000          # all lengths below are in thousandths of the thumbnail's longer side
 SMOOTH_LENGTH = 1.5         # Gaussian sigma of the optical density
@@ -149,7 +149,7 @@ def drawn(thumbnail: np.ndarray, mask: np.ndarray, xy: np.ndarray, size_px: tupl
     outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, outlines, -1, OUTLINE, 2)
     at = xy * np.array([width, height]) / np.array(size_px)
-    radius = int(np.clip(spacing(at) / 6, 1, 4))  # of neighbouring spots, however dense, tissue is seen between
+    radius = int(np.clip(median_spacing_px(at) / 6, 1, 4))  # of neighbouring spots, however dense, tissue is seen between
     for column, row in np.rint(at[((at >= 0) & (at < [width, height])).all(axis=1)]).astype(int).tolist():
         cv2.circle(picture, (column, row), radius, SPOT, -1, cv2.LINE_AA)
     return picture

@@ -3,7 +3,8 @@
 INPUT   registration/<sample>/quality.json (the middle layer, whose pitch is the unit), spot_regist/<sample>.csv, spot_iou/, similarity/, 3D_combined_information/<sample>.npz,
         npy_information/<sample>/<layer>.npy (feature, pixel), graph_data/<sample>/<layer>.pt
 OUTPUT  3D_graph_data/<sample>.pt   the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
-        spot            pos (n, 2) float32 registered px / pitch_px; layer (n,) int64; rows in spot_regist order; feature_sets as in graph_data
+        spot            pos (n, 2) float32 registered px / pitch_px; layer (n,) int64; rows in spot_regist order; feature_sets,
+                        feature_recipe and genes as in graph_data
         region, global  x (R, D), y (R, n_genes), has_label (R,), pos (R, 2) as in graph_data, layer (R,) int64; layer after layer
         (spot, cross, spot)     the 12 highest weights over all other layers, union-symmetric
         (spot, within, spot)    the 4 nearest spots of the own layer (own-layer px), union-symmetric
@@ -22,6 +23,7 @@ import numpy as np
 
 from common import cli, io
 from common.errors import LayerError
+from common.feature_recipe import difference
 from data_preprocessing_3d import neighbours
 from data_preprocessing_3d.graph import build_graph
 
@@ -31,10 +33,13 @@ STEP = "4_build_3d_graph"
 def read_layer_graphs(layout, sample: str, layers: list[int]) -> dict[int, dict]:
     """{layer: graph of step 6}. Raises LayerError if feature widths or genes differ between layers."""
     graphs = {layer: io.read_pt(layout.graph(sample, layer), "6_pt_construction.py") for layer in layers}
-    recipes = {(*one["spot"]["feature_sets"].items(), *one["spot"]["genes"]) for one in graphs.values()}
-    if len(recipes) > 1:
-        raise LayerError(f"graph_data/{sample}", "layers with different features or genes", "one recipe for all layers",
-                         "run steps 4 to 6 again")
+    first, *others = ((layout.graph(sample, layer), one["spot"]) for layer, one in graphs.items())
+    for file, spot in others:
+        differs = difference(spot["feature_recipe"], first[1]["feature_recipe"])
+        if differs is None and (spot["feature_sets"], spot["genes"]) != (first[1]["feature_sets"], first[1]["genes"]):
+            differs = "other features or genes", "the same"
+        if differs:
+            raise LayerError(file, differs[0], f"{differs[1]}, as in {first[0]}", "run steps 4 to 6 again, for all layers")
     return graphs
 
 

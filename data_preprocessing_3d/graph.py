@@ -72,7 +72,7 @@ def build_graph(stack, own_px: np.ndarray, pitch_px: float, combined, overlap, s
     graph = defaultdict(dict)
     graph["spot"]["pos"] = torch.from_numpy(registered.astype(np.float32))
     graph["spot"]["layer"] = torch.from_numpy(layer)
-    graph["spot"] |= {name: next(iter(layer_graphs.values()))["spot"][name] for name in ("feature_sets", "genes")}
+    graph["spot"] |= {name: next(iter(layer_graphs.values()))["spot"][name] for name in ("feature_sets", "feature_recipe", "genes")}
     across, within = cross_pairs(combined), within_pairs(own_px / pitch_px, layer)
     values = {"cross": (across, neighbours.value_at(overlap, across), neighbours.value_at(similarity, across)),
               "within": (within, np.zeros(len(within), np.float32), neighbours.cosine(direction, within))}

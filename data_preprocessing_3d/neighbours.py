@@ -9,8 +9,8 @@ import pandas as pd
 import scipy  # scipy.sparse is loaded when it is first used: --help stays quick
 
 from common.cli import Context
-from common.config import Config
 from common.errors import DataError, LayerError
+from common.geometry import Geometry
 from common.io import read_json, read_npy, read_table
 from common.layout import Layout
 
@@ -34,10 +34,10 @@ def read_stack(layout: Layout, sample: str) -> pd.DataFrame:
     return stack
 
 
-def registered_frame(context: Context, sample: str) -> Config:
-    """The config with the geometry of the registered frame: that of the middle layer. Raises LayerError if the sample is not registered."""
+def registered_frame(context: Context, sample: str) -> Geometry:
+    """The scale of the registered frame: that of the middle layer. Raises LayerError if the sample is not registered."""
     middle = read_json(context.layout.quality(sample), "Step3_registertoMiddle_ANTs.py")["middle"]
-    return context.all_samples.of_layer(sample, middle)
+    return context.geometry(sample, middle)
 
 
 def layers_of(stack: pd.DataFrame) -> list[int]:

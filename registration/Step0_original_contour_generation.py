@@ -3,7 +3,7 @@
 INPUT   location/<sample>/<layer>.csv                        barcode, pixel_x, pixel_y (level-0 px, spot centres)
 OUTPUT  registration/<sample>/contours/<layer>.npy           (n_spots, 100, 2) float32, x, y in level-0 px; rows as in location
 
-A contour is a circle of radius 112 reference px (level-0: times patch_scale) about the spot centre.
+A contour is a circle of radius 112 reference px (common/geometry.py) about the spot centre.
 Source: Zhu et al., CVPR 2025.
 
     python registration/Step0_original_contour_generation.py --root_path data/her2st
@@ -24,7 +24,7 @@ N_POINTS = 100
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     """Contours of one layer."""
-    layout, radius_px = context.layout, context.config.of_layer(sample, layer).contour_radius_px
+    layout, radius_px = context.layout, context.geometry(sample, layer).contour_radius_px
     return cli.Job(sample, layer, [layout.location(sample, layer)], [layout.contours(sample, layer)],
                    lambda: write_contours(layout, sample, layer, radius_px), settings={"radius_px": radius_px})
 

@@ -117,5 +117,5 @@ def pair_name(moving: int, fixed: int) -> str:
 
 
 def um_per_px(context: Context, sample: str, *layers: int) -> tuple[float, ...]:
-    """um per level-0 px of every layer."""
-    return tuple(context.all_samples.of_layer(sample, layer).um_per_px for layer in layers)
+    """um per level-0 px of every layer. Raises LayerError."""
+    return tuple(context.geometry(sample, layer).um_per_px for layer in layers)

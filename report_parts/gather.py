@@ -8,6 +8,7 @@ import numpy as np
 from common import cli
 from common.config import Config, load_config
 from common.errors import DataError, LayerError
+from common.geometry import median_spacing_px
 from common.io import read_h5ad, read_json, read_table
 from common.layout import Layout, RunLayout
 from models.metrics import pearson
@@ -46,9 +47,7 @@ class LayerOfRun:
     @cached_property
     def spot_distance_px(self) -> float:
         """Median distance of a spot to its nearest neighbour, level-0 px; infinite for a lone spot."""
-        from scipy.spatial import cKDTree
-        pixel = self.adata.obsm["spatial"]
-        return float(np.median(cKDTree(pixel).query(pixel, k=2)[0][:, 1])) if len(pixel) > 1 else np.inf
+        return median_spacing_px(self.adata.obsm["spatial"]) or np.inf
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from html import escape
 
 import numpy as np
 
+from common.geometry import section_geometry
 from report_parts.colours import CONFIDENCE, Scale, error_scale, expression_scale
 from report_parts.gather import LayerOfRun, Run
 from report_parts.pictures import spot_map
@@ -52,8 +53,8 @@ def gene_views(run: Run, chosen: dict[str, str]) -> list[GeneView]:
 
 def spot_diameter_px(run: Run, one: LayerOfRun) -> float:
     """Level-0 px: that of the array's spots, or the distance of this layer's spots where that is less (a dense grid)."""
-    config = run.config.of_layer(one.sample, one.layer)
-    return min(SPOT_SHARE[config.array] * config.pitch_px, one.spot_distance_px)
+    pitch_px = section_geometry(run.config, run.layout, one.sample, one.layer).pitch_px
+    return min(SPOT_SHARE[run.config.array] * pitch_px, one.spot_distance_px)
 
 
 def gene_maps(run: Run, layers: list[Shown], gene: GeneView) -> str:

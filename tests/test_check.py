@@ -11,7 +11,7 @@ from common.config import save_config
 from common.layout import SIZES, Layout
 from data_preprocessing import patches
 from registration.transforms import write_transform
-from test_expression import GENES, SLIDE_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
+from test_expression import GENES, HOW, SLIDE_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
 
 AFTER = ("Step0_original_contour_generation", "Step3.5_registertoMiddle_ANTs_points_contour_fast",
          "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")
@@ -165,6 +165,13 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
     (lambda l: l.features(224, "S", 1), hdf5(lambda f: f["backbone"].__setitem__((3, 0), np.nan)), "a backbone that is not finite", "4_feature"),
     (lambda l: l.features(512, "S", 1), replaced("backbone", lambda x: x[:, :-1]), "backbone float32", "4_feature_extraction.py"),
     (lambda l: l.features(1024, "S", 2), hdf5(lambda f: f.pop("backbone")), "no backbone", "4_feature_extraction.py"),
+    (lambda l: l.features(224, "S", 1), hdf5(lambda f: f["backbone"].attrs.__setitem__("model", "resnet50")),
+     "backbone features by model resnet50; expected efficientnet_lite0, as in dataset.yaml", "4_feature_extraction.py"),
+    (lambda l: l.features(512, "S", 1), hdf5(lambda f: f["stain"].attrs.__setitem__("spot_window_um", 82.4)),
+     "stain features of windows of 82.4 um a spot; expected windows of 164.7 um, as in dataset.yaml", "4_feature_extraction.py"),
+    (lambda l: l.features(1024, "S", 1), hdf5(lambda f: f["backbone"].attrs.__setitem__("weights_sha256", "cd" * 32)),
+     "backbone features by weights_sha256 cdcdcdcdcdcd", "4_feature_extraction.py"),
+    (lambda l: l.features(512, "S", 2), hdf5(lambda f: f["stain"].attrs.__delitem__("preprocessing")), "stain without preprocessing", "4_feature_extraction.py"),
     (lambda l: l.features(512, "S", 2), replaced("barcode", lambda b: b[::-1]), "belongs", "4_feature_extraction.py"),
     (lambda l: l.genes, cell("rank", 0, 5), "ranks out of order", "5_1_find_high_expression.py"),
     (lambda l: l.member_counts(512, "S", 1), stored(lambda a: a.X.data.__setitem__(0, 99)), "sums that differ", "5_2_get_label_of_other"),
@@ -179,6 +186,10 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
      "an edge in one direction only", "6_pt_construction.py"),
     (lambda l: l.graph("S", 2), tensors(lambda g: g["region"]["x"].fill_(torch.inf)), "a region x that is not finite", "6_pt_construction.py"),
     (lambda l: l.graph("S", 1), tensors(lambda g: g["spot"].update(feature_sets={"backbone": 8})), "feature_sets", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot"]["feature_recipe"]["backbone"].update(weights_sha256="cd" * 32)),
+     "backbone features by weights_sha256 cdcdcdcdcdcd; expected abababababab, as in extracted_feature/224/S/1.h5", "6_pt_construction.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g["spot"]["feature_recipe"]["stain"].update(spot_window_um=82.4)),
+     "stain features of windows of 82.4 um", "4_build_3d_graph.py"),
     (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()), "belongs; expected the 6 genes of genes.csv", "6_pt_"),
     (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"), "a file that cannot be read", "6_pt_construction.py"),
     (lambda l: l.contours("S", 1), array(lambda c: c + 3), "contours 3 px off their spots", "Step0_original_contour_generation.py"),
@@ -207,7 +218,8 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
 def test_a_good_root_has_no_fault(layout, capsys):
     code, steps, faults = check(layout, capsys)
     assert (code, faults) == (0, [])
-    assert [line.split()[0] for line in steps if not line.endswith(" right")] == ["Step2_registration_ANTs"] == [
+    unmade = ["Step2_registration_ANTs", "main", "main_3d"]
+    assert [line.split()[0] for line in steps if not line.endswith(" right")] == unmade == [
         line.split()[0] for line in steps if line.endswith("not made yet")]
     assert "7_make_dataset".ljust(51) + "2 files right" in steps and "5_1_find_high_expression".ljust(51) + "1 file right" in steps
 
@@ -222,6 +234,22 @@ def test_a_spoilt_file_is_the_one_that_is_named(layout, spoil, capsys, file, cha
     assert line.startswith(f"{path}: found ") and found in line and "; expected " in line
     fix = line.split("; fix: ")[1]
     assert fix == "correct it, or run the script that made it with --overwrite" if script == "0_1" else fix.startswith(f"run {script}")
+
+
+@pytest.mark.parametrize("changed, found", [
+    ({}, None), ({"array": "hex"}, "a network of an array hex, 200 um"), ({"pitch_um": 100.0}, "square, 100 um"),
+    ({"feature_recipe": HOW | {"backbone": HOW["backbone"] | {"weights_sha256": "cd" * 32}}}, "backbone features by weights_sha256 cdcdcdcdcdcd"),
+    ({"feature_recipe": HOW | {"stain": HOW["stain"] | {"spot_window_um": 82.4}}}, "windows of 82.4 um"), ("genes", "expected the 6 genes of genes.csv")])
+@pytest.mark.parametrize("run_name, script", [("msagnet", "main_3d"), ("msagnet_2d", "main")])
+def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, spoil, capsys, changed, found, run_name, script):
+    genes = io.read_table(layout.genes)["gene"].tolist()
+    was = {"array": "square", "pitch_um": 200.0, "feature_recipe": HOW} | (changed if isinstance(changed, dict) else {})
+    path = layout.root / "runs" / run_name / "fold_0" / "checkpoint.pt"
+    io.write_pt(path, {"genes": genes[::-1] if changed == "genes" else genes, "trained_with": was})
+    code, _, faults = check(layout, capsys)
+    path.unlink()
+    assert code == (2 if found else 0) and len(faults) == bool(found)
+    assert not found or (found in faults[0] and f"run {script}.py" in faults[0])
 
 
 def test_a_location_that_was_changed_is_told_by_what_was_made_from_it(layout, spoil, capsys):

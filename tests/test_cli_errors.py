@@ -187,7 +187,7 @@ def write_3d_graph(layout: Layout) -> None:
     edges = lambda columns: {"edge_index": torch.zeros(2, 0, dtype=torch.long), "edge_attr": torch.zeros(0, columns)}
     members = lambda n: {"edge_index": torch.stack([torch.arange(n), torch.zeros(n, dtype=torch.long)])}
     io.write_pt(layout.graph_3d("A"), {
-        "spot": {"pos": torch.zeros(2, 2), "layer": torch.ones(2, dtype=torch.long), "feature_sets": {"backbone": 4}, "genes": ["G1", "G2", "G3"]}, "region": patch, "global": patch,
+        "spot": {"pos": torch.zeros(2, 2), "layer": torch.ones(2, dtype=torch.long), "feature_sets": {"backbone": 4}, "feature_recipe": {}, "genes": ["G1", "G2", "G3"]}, "region": patch, "global": patch,
         ("spot", "cross", "spot"): edges(5), ("spot", "within", "spot"): edges(5), ("region", "near", "region"): edges(1),
         ("global", "near", "global"): edges(1), ("spot", "in", "region"): members(2), ("spot", "in", "global"): members(2),
         ("region", "in", "global"): members(1)})
@@ -217,4 +217,4 @@ def test_a_run_folder_without_a_run_ends_the_run(tmp_path, capsys):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     io.write_pt(tmp_path / "checkpoint.pt", {"state": {}})
     with pytest.raises(DataError, match=r"checkpoint.pt: found keys \['state'\]; expected a checkpoint of main_3d.py"):
-        predict.read_checkpoint(tmp_path / "checkpoint.pt", ["G1"], {"backbone": 4})
+        predict.read_checkpoint(tmp_path / "checkpoint.pt", ["G1"], None, None)

@@ -86,39 +86,6 @@ def test_int_is_accepted_where_a_float_is_meant_and_a_number_as_sample_name(tmp_
     assert list(config.samples) == ["7", "B"] and config.samples["B"] == SampleConfig()
 
 
-@pytest.mark.parametrize("pitch_px, windows, radius_px", [(272, (224, 512, 1024), 112.0), (24, (20, 45, 90), 112 * 24 / 272),
-                                                          (68, (56, 128, 256), 28.0), (0.1, (1, 1, 1), 112 * 0.1 / 272)])
-def test_patch_scale_follows_the_pitch(pitch_px, windows, radius_px):
-    config = validate({"dataset": "d", "pitch_px": pitch_px}, "c.yaml")
-    assert config.scale == pytest.approx(pitch_px / 272)
-    assert tuple(config.window_px(size) for size in (224, 512, 1024)) == windows
-    assert config.contour_radius_px == pytest.approx(radius_px)
-    assert config.um_per_px == pytest.approx(200 / pitch_px)
-
-
-def test_patch_scale_and_pixel_size_of_the_config_win():
-    config = validate({"dataset": "d", "pitch_px": 272, "patch_scale": 0.5, "pixel_size_um": 0.7}, "c.yaml")
-    assert config.scale == 0.5 and config.window_px(224) == 112 and config.contour_radius_px == 56
-    assert config.window_px(225) == 113  # a half is rounded up
-    assert config.um_per_px == 0.7
-
-
-def test_a_layer_may_have_its_own_pixel_size(tmp_path):
-    config = stack_config(A={"layers": [1, 2], "pixel_size_um": {2: 200 / 136}})
-    assert config.of_layer("A", 1) is config and config.of_layer("A", 1).window_px(512) == 512
-    assert config.of_layer("A", 2).pitch_px == pytest.approx(136) and config.of_layer("A", 2).window_px(512) == 256
-    scaled = config.model_copy(update={"patch_scale": 0.5})  # of the default geometry, 272 px a pitch: half the window there, a quarter here
-    assert scaled.of_layer("A", 2).window_px(512) == 128 and scaled.of_layer("A", 2).um_per_px == pytest.approx(200 / 136)
-    save_config(config, tmp_path / "dataset.yaml")
-    assert load_config(tmp_path / "dataset.yaml") == config  # layers stay numbers
-
-
-@pytest.mark.parametrize("values, pitch_px", [({"pixel_size_um": 0.5}, 400), ({"samples": {"A": {"layers": [1, 2], "pixel_size_um": {1: 4, 2: 5}}}}, 50)])
-def test_the_pitch_follows_from_the_pixel_size(tmp_path, values, pitch_px):
-    config = resolve(validate({"dataset": "d", "samples": {"A": {"layers": [1, 2]}}, **values}, "c"), Layout(tmp_path), "c")
-    assert config.pitch_px == pytest.approx(pitch_px)
-
-
 @pytest.mark.parametrize("pair", [{}, {"landmarks": "a.csv", "transform": "b.json"}])
 def test_a_pair_is_given_in_one_way(pair):
     with pytest.raises(DataError, match="either landmarks or transform.*correct 'samples.A.pairs.1_to_2'"):
@@ -162,7 +129,6 @@ def test_resolve_finds_samples_and_layers_on_disk(tmp_path):
 @pytest.mark.parametrize("values, expected", [
     ({}, "no layer"),
     ({"samples": {"Q": {}}}, "sample 'Q' without layers"),
-    ({"pitch_px": None, "samples": {"A": {"layers": [1, 2], "pixel_size_um": {1: 4}}}}, "no key 'pitch_px'; expected .*add 'pitch_px: …'"),
     ({"samples": {"A": {"layers": [1], "known_layers": [4]}}}, r"samples.A.known_layers \[4\]; expected layers among \[1\]"),
     ({"samples": {"A": {"layers": [1]}}, "folds": [["A", "X"]]}, "folds name X; expected samples among A"),
 ])

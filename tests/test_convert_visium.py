@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import sparse
 
 from common.config import load_config
+from common.geometry import stated_geometry
 from common.io import read_h5ad, read_location
 from common.layout import Layout
 from common.slide import open_slide
@@ -138,8 +139,8 @@ def test_config_says_which_folder_is_which_layer_and_which_image(raw, tmp_path):
     layout = Layout(root)
     assert read_location(layout.location("m", 2))["pixel_x"].min() == 300  # full-resolution px
     assert layout.image("m", 2).suffix == ".tif"
-    resolved = load_config(root / "dataset.yaml").of_layer("m", 2)
-    assert resolved.pitch_px == pytest.approx(100, rel=1e-5) and resolved.array == "hex"
+    resolved = load_config(root / "dataset.yaml")
+    assert stated_geometry(resolved, "m", 2).pitch_px == pytest.approx(100, rel=1e-5) and resolved.array == "hex"
 
 
 def test_exchanged_image_is_the_only_one(raw, tmp_path, capsys):
@@ -155,8 +156,10 @@ def test_exchanged_image_is_the_only_one(raw, tmp_path, capsys):
 def test_layer_that_is_only_an_image(raw, tmp_path, capsys):
     Image.new("RGB", (300, 200)).save(raw / "next.png")
     samples = {"b": {"raw": {1: "section2"}, "images": {2: "next.png"}}}
-    assert run(raw, tmp_path / "root", *own_config(tmp_path / "c.yaml", samples=samples)) == 2
-    assert "samples.b.pixel_size_um.2" in capsys.readouterr().err and not (tmp_path / "root").exists()
+    assert run(raw, tmp_path / "root", *own_config(tmp_path / "c.yaml", samples=samples)) == 0
+    status = status_of(tmp_path / "root")  # a photograph that states no pixel size is left out, the other section is not
+    assert status["b/1"] == "ok" and "next.png: found an image that states no pixel size" in status["b/2"]
+    assert "samples.b.pixel_size_um: {2: …}" in status["b/2"] and status["b/2"] in capsys.readouterr().err.replace("0_1_convert_raw  b/2: ", "")
     samples["b"]["pixel_size_um"] = {2: 3.5}
     assert run(raw, tmp_path / "root", *own_config(tmp_path / "c.yaml", samples=samples)) == 0
     layout = Layout(tmp_path / "root")
@@ -164,12 +167,29 @@ def test_layer_that_is_only_an_image(raw, tmp_path, capsys):
     assert load_config(layout.config).samples["b"].pixel_size_um == pytest.approx({1: 4.0, 2: 3.5}, rel=1e-5)
 
 
-@pytest.mark.parametrize("known", [{"pixel_size_um": 2.0}, {"pitch_px": 40.0}])
-def test_known_pixel_size_is_not_measured(raw, tmp_path, known):
+@pytest.mark.parametrize("known", [{"pixel_size_um": 4.0}, {"pitch_px": 25.0}])
+def test_pixel_size_that_the_config_states_is_kept(raw, tmp_path, known):
     assert run(raw, tmp_path / "root", *own_config(tmp_path / "c.yaml", **known)) == 0
     resolved = load_config(tmp_path / "root/dataset.yaml")
-    assert resolved.samples["block7"].pixel_size_um == {}
-    assert resolved.pitch_px == known.get("pitch_px", 50.0)
+    assert resolved.samples["block7"].pixel_size_um == {} and stated_geometry(resolved, "block7", 1).pitch_px == 25
+
+
+@pytest.mark.parametrize("known, found", [({"pixel_size_um": 2.0}, "2 um/px by pixel_size_um"), ({"pitch_px": 40.0}, "2.5 um/px by"),
+                                          ({"samples": {"b": {"raw": {1: "section2", 2: "section10"}, "pixel_size_um": {1: 1.0}}}}, "1 um/px by samples.b")])
+def test_sections_whose_spots_contradict_the_config_are_left_out(raw, tmp_path, capsys, known, found):
+    code = run(raw, tmp_path / "root", *own_config(tmp_path / "c.yaml", **known))
+    assert code == (0 if "samples" in known else 2)
+    bad = next(text for text in status_of(tmp_path / "root").values() if text != "ok")
+    assert found in bad and "4 um/px by the spots of tissue_positions" in bad and bad.count("fix:") == 1
+
+
+def test_spot_diameter_of_another_image_leaves_the_section_out(raw, tmp_path):
+    """Positions of one image and scale factors of another, as in a published lung organoid."""
+    path = raw / "section2/spatial/scalefactors_json.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"spot_diameter_fullres": 230.0}))  # 100 px are 100 um: a spot has 55 to 65
+    assert run(raw, tmp_path / "root") == 0
+    status = status_of(tmp_path / "root")
+    assert "the spots of" in status["block7/1"] and "spot_diameter_fullres of scalefactors_json.json" in status["block7/1"] and status["block7/2"] == "ok"
 
 
 def break_matrix(folder: Path) -> None:
@@ -208,7 +228,7 @@ def test_one_bad_layer_leaves_the_other(raw, tmp_path, capsys, damage, expected)
     assert run(raw, tmp_path / "root", *options) == 0
     status = status_of(tmp_path / "root")
     assert expected in status["b/1"] and status["b/1"].count("fix:") == 1 and status["b/2"] == "ok"
-    assert load_config(tmp_path / "root/dataset.yaml").of_layer("b", 2).pitch_px == pytest.approx(25, rel=1e-5)
+    assert stated_geometry(load_config(tmp_path / "root/dataset.yaml"), "b", 2).pitch_px == pytest.approx(25, rel=1e-5)
     shutil.rmtree(raw / "section10")
     assert run(raw, tmp_path / "alone", *own_config(tmp_path / "c.yaml", samples={"b": {"raw": {1: "section2"}}})) == 2
     assert expected in capsys.readouterr().err

@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.spatial import cKDTree
 
 from common.config import load_config
+from common.geometry import dataset_geometry
 from common.io import read_h5ad, read_location, read_npz
 from common.layout import Layout
 from common.slide import open_slide
@@ -66,7 +67,7 @@ def test_senseless_options_are_refused(tmp_path, option):
 def test_config_lists_what_was_made(made):
     config = load_config(made.config)
     assert config.dataset == "demo" and config.layers_of("A") == [1, 2] and config.folds is None
-    assert config.scale == pytest.approx(0.25) and config.um_per_px == pytest.approx(200 / PITCH_PX, abs=1e-4)
+    assert dataset_geometry(config).scale == pytest.approx(0.25) and dataset_geometry(config).um_per_px == pytest.approx(200 / PITCH_PX, abs=1e-4)
 
 
 def test_the_last_but_one_of_four_layers_is_only_photographed(tmp_path, monkeypatch):

@@ -40,6 +40,10 @@ def toy_counts(barcodes, genes, seed: int = 0) -> anndata.AnnData:
     return anndata.AnnData(sparse.csr_matrix(values), obs=pd.DataFrame(index=list(barcodes)), var=pd.DataFrame(index=list(genes)))
 
 
+HOW = {name: {"model": model, "weights_sha256": "ab" * 32, "preprocessing": "none", "spot_window_um": 200 * 224 / 272}
+       for name, model in (("backbone", "efficientnet_lite0"), ("stain", "toy"))}  # how the features were made
+
+
 def toy_features(names, seed: int, width: int) -> np.ndarray:
     """Features that belong to the name, not to the row."""
     rows = {name: row for row, name in enumerate(sorted(names))}
@@ -60,7 +64,7 @@ def add_layer(layout: Layout, layer: int, location: pd.DataFrame, counts: anndat
         io.write_table(layout.patches_csv(size, sample, layer), table)
         names = table["patch_name"].tolist()
         sets = {"stain": toy_features(names, size + layer, 3), "backbone": toy_features(names, layer, 5)}
-        io.write_features(layout.features(size, sample, layer), sets, names, {"stain": {}, "backbone": {}})
+        io.write_features(layout.features(size, sample, layer), sets, names, HOW)
     for size in (512, 1024):
         patches.pair_level(layout, size, sample, layer)
 

@@ -157,7 +157,9 @@ def test_step_writes_the_contract(tmp_path, images, capsys):
         sets, found = read_features(layout.features(size, "A", 1))
         assert list(sets) == ["backbone"] and sets["backbone"].shape == (3, 512) and found == names
         with h5py.File(layout.features(size, "A", 1)) as file:
-            assert dict(file["backbone"].attrs) | {"weights_sha256": ""} == {"model": TINY, "window_px": size // 2, "weights_sha256": ""}
+            about = dict(file["backbone"].attrs)
+            assert about["model"] == TINY and list(about["window_px"]) == [size // 2] and "224 px by area, mean" in about["preprocessing"]
+            assert about["spot_window_um"] == pytest.approx(200 * 224 / 272, rel=1e-5) and list(about["window_um"]) == pytest.approx([200 * size / 272], rel=1e-5)
             assert len(file["backbone"].attrs["weights_sha256"]) == 64
     assert step.main(["--root_path", str(tmp_path), "--gpu", "cpu", "--overwrite"]) == 0
     assert first == {size: layout.features(size, "A", 1).read_bytes() for size in SIZES}

@@ -14,7 +14,7 @@ from common.config import save_config
 from common.layout import Layout
 from data_preprocessing import expression, patches
 from data_preprocessing.graph import membership_edges, near_edges
-from test_expression import GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location, write_toy_root
+from test_expression import HOW, GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location, write_toy_root
 
 POINTS = arrays(np.float64, st.tuples(st.integers(1, 25), st.just(2)), elements=st.integers(0, 60).map(lambda value: value / 10))
 
@@ -214,7 +214,7 @@ def test_permuted_location_permutes_graph_and_records(tmp_path_factory):
 def test_patches_without_a_feature_leave_the_layer_out(own_graphs, capsys):
     sets, names = io.read_features(own_graphs.features(512, "S", 1))
     fewer = {name: values[1:] for name, values in sets.items()}
-    io.write_features(own_graphs.features(512, "S", 1), fewer, names[1:], {name: {} for name in sets})
+    io.write_features(own_graphs.features(512, "S", 1), fewer, names[1:], HOW)
     run(own_graphs.root, "6_pt_construction")
     assert "no feature for 1 of" in capsys.readouterr().err
     status = {name: steps["6_pt_construction"] for name, steps in io.read_json(own_graphs.status).items() if name in ("S/1", "S/2")}

@@ -20,7 +20,7 @@ from conftest import load_script
 from data_preprocessing.records import stack_records
 from data_preprocessing_3d import neighbours
 from data_preprocessing_3d.graph import cross_pairs, within_pairs
-from test_expression import GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
+from test_expression import HOW, GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
 
 STEPS_3D = ("1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")
 step_1, step_2, step_3, step_4, step_5 = map(load_script, STEPS_3D)
@@ -392,7 +392,7 @@ def test_moving_a_slide_that_registration_brings_back_changes_nothing(stacks, ow
     location[["pixel_x", "pixel_y"]] += [512, 256]
     features = io.read_features(own_stacks.features(224, "S", 2))
     add_layer(own_stacks, 2, location, toy_counts(location["barcode"], GENES, 2))
-    io.write_features(own_stacks.features(224, "S", 2), *features, {name: {} for name in features[0]})
+    io.write_features(own_stacks.features(224, "S", 2), *features, HOW)
     run(own_stacks.root, *STEPS, *STEPS_3D)
     for relation, edges in relations(own_stacks).items():
         assert torch.equal(edges["edge_index"], relations(stacks)[relation]["edge_index"])

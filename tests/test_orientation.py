@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_preprocessing.orientation import AS_GIVEN, ORIENTATIONS, check, fits, oriented, share_inside, spacing
+from data_preprocessing.orientation import AS_GIVEN, ORIENTATIONS, check, fits, oriented, share_inside
 
 SIZE_PX = (6000, 5000)  # level 0; the mask is 10 times smaller
 WRONG = sorted(set(ORIENTATIONS) - {AS_GIVEN})
@@ -90,6 +90,5 @@ def test_measures_by_hand():
     xy = np.array([[0.0, 0.0], [1.0, 0.0], [4.0, 3.0], [9.0, 0.0]])
     assert fits(xy, mask, (6, 4))[0].on_tissue == 0.5
     assert share_inside(xy, (6, 4)) == 0.75
-    assert spacing(np.array([[0.0, 0], [3, 0], [6, 0], [6, 4]])) == 3 and spacing(xy[:1]) == 0
     full = fits(np.array([[x, y] for y in range(2) for x in range(3)], float), mask, (6, 4))[0]
     assert full.on_tissue == 1 and full.dice == pytest.approx(2 * 6 / (6 + 11)), "11: the spots and the pixels 1 px beside them"

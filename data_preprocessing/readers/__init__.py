@@ -4,6 +4,7 @@
     raw_files(raw, config, sample, layer) -> {kind: path}         its files, as far as they exist: counts, location, image
     read_positions(raw, config, sample, layer) -> table | None    where its spots are, before counts are looked at: quick
     read_layer(raw, config, sample, layer) -> RawLayer            DataError for a wrong form, LayerError for a bad layer
+    platform_sources(files) -> [Source]                           optional: um per px by the platform's own files (common/geometry.py)
 
 `config.samples[…].raw` and `.images` say which folder or file is which layer. What two readers share stands here. asign reads what is
 already processed: data_preprocessing/archive.py.
@@ -21,6 +22,7 @@ import numpy as np
 
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
+from common.geometry import median_spacing_px
 from common.io import require_columns
 
 if TYPE_CHECKING:
@@ -126,11 +128,9 @@ def checked_spots(location: "pd.DataFrame", file: Path) -> "pd.DataFrame":
 
 def spot_pitch_px(location: "pd.DataFrame", file: Path | str) -> float:
     """Distance of neighbouring spots: the median distance to the nearest one, px. Raises LayerError if it cannot be measured."""
-    from scipy.spatial import cKDTree
-    xy = location[["pixel_x", "pixel_y"]].to_numpy()  # (n_spots, 2)
-    pitch = float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 0.0
+    pitch = median_spacing_px(location[["pixel_x", "pixel_y"]].to_numpy())
     if pitch <= 0:
-        raise LayerError(file, f"{len(xy)} spots whose distance cannot be measured", "two spots or more, at different places",
+        raise LayerError(file, f"{len(location)} spots whose distance cannot be measured", "two spots or more, at different places",
                          "correct the positions")
     return pitch
 

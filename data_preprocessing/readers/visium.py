@@ -21,6 +21,7 @@ import pandas as pd
 
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
+from common.geometry import Source
 from common.io import require_columns
 from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples, matched, reading_table
 
@@ -33,6 +34,7 @@ COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y", "array_col": "i", "array_row": "j"}
 SCALED_IMAGES = ("tissue_hires_image.png", "tissue_lowres_image.png")
 VISIUM_PITCH_UM = 100.0
+SPOT_DIAMETER_UM = (55.0, 65.0)  # a printed spot; the theoretical spot of scalefactors_json.json
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
@@ -77,6 +79,18 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     image = files.get("image")
     note = f"low resolution: no {SCALED_IMAGES[0]}" if image is not None and image.name == SCALED_IMAGES[1] else ""
     return RawLayer(location, counts, image, {"off tissue": n_off_tissue, **dropped}, note)
+
+
+def platform_sources(files: dict[str, Path]) -> list[Source]:
+    """um per px of the image that is used, by the diameter that Space Ranger gives its spots; none if the file does not state it."""
+    try:
+        diameter_px = float(json.loads(files["scalefactors"].read_text())["spot_diameter_fullres"]) * _px_per_fullres_px(files)
+    except (OSError, ValueError, KeyError, TypeError, LayerError):
+        return []
+    if not diameter_px > 0:
+        return []
+    smallest, largest = (size / diameter_px for size in SPOT_DIAMETER_UM)
+    return [Source(f"spot_diameter_fullres of {files['scalefactors'].name}", largest, smallest, largest)]
 
 
 def _is_folder(path: Path) -> bool:
