@@ -27,6 +27,7 @@ from common.geometry import Geometry, check_scale, section_geometry
 from common.io import write_json
 from common.layout import PIPELINE, REPOSITORY, STEPS, Layout, script_of
 from common.recipe import code_digest, is_current, make_recipe
+from common.threads import limit_process_to_one_thread, one_thread
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,8 @@ def parse_layers(text: str | None, option: str = "--known_layers") -> list[int] 
 def start_torch(seed: int, gpu: str | None):
     """What training and prediction begin with: memory, seeds, one thread; returns the device. Raises DataError."""
     keep_freed_memory()
-    import torch
-    from threadpoolctl import threadpool_limits
+    limit_process_to_one_thread()
     seed_everything(seed)
-    torch.set_num_threads(1)  # the operations are small: more threads cost more than they bring, and would change the last bits
-    threadpool_limits(1)      # the same for NumPy and SciPy
     return choose_device(gpu)
 
 
@@ -242,7 +240,8 @@ def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Call
             set_status(context.layout, step, name, "ok")
             return True, f"{name}: up to date"
         recipe_path.unlink(missing_ok=True)
-        line = job.work()
+        with one_thread():
+            line = job.work()
         write_json(recipe_path, recipe)
     except LayerError as error:
         earlier = first_failure(context.layout, name, step)

@@ -6,6 +6,8 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from common.threads import one_thread
+
 SIMILAR_SPOTS = 12
 KERNEL_SPOTS = 32
 KERNEL_SIGMA_PITCHES = 1.5
@@ -29,6 +31,7 @@ def overlap(known_label: np.ndarray, iou: sparse.csr_array, fallback: np.ndarray
     return np.where(total > 0, weighted, fallback)
 
 
+@one_thread()
 def similarity(known_label: np.ndarray, known_feature: np.ndarray, query_feature: np.ndarray) -> np.ndarray:
     """Cosine-weighted mean of the 12 most similar known spots; features (n, d) standardised per slide."""
     known = known_feature / np.maximum(np.linalg.norm(known_feature, axis=1, keepdims=True), 1e-12)

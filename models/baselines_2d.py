@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.threads import one_thread
 from dataloader import SampleGraph
 
 N_COMPONENTS = 256
@@ -21,6 +22,7 @@ PATIENCE = 5         # epochs
 BATCH_SIZE = 32
 
 
+@one_thread()
 def ridge(train_feature: np.ndarray, train_label: np.ndarray, query_feature: np.ndarray) -> np.ndarray:
     """(N, D), (N, G), (n, D) -> (n, G).
 
@@ -36,6 +38,7 @@ def ridge(train_feature: np.ndarray, train_label: np.ndarray, query_feature: np.
     return model.fit(train_feature.astype(np.float64), train_label).predict(query_feature.astype(np.float64)).astype(np.float32)
 
 
+@one_thread()
 def stnet(graphs: list[SampleGraph], pools: list[Tensor], query_feature: np.ndarray, seed: int) -> np.ndarray:
     """graphs: layers; pools: (n,) bool each, the labels that may be used; query_feature (m, D) -> (m, G).
 

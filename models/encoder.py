@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.threads import one_thread
+
 GROUPS = {"image": ("backbone", "context"), "stain": ("stain",)}  # feature sets that share principal components
 N_COMPONENTS = {"image": 48, "stain": 24}
 WHITENING = 0.25  # 0: components keep their sd, 1: all have the same
@@ -26,6 +28,7 @@ def standardise_per_slide(feature: Tensor, slide: Tensor) -> Tensor:
     return out
 
 
+@one_thread()
 def fit_pca(feature: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
     """Principal axes of standardised features. Returns axes (n_features, n_components) and scale (n_components,) to divide by.
 

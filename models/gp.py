@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import linalg
 
+from common.threads import one_thread
 from data_preprocessing.expression import depth_of
 from models.discs import discs
 
@@ -107,6 +108,7 @@ def centred(label: np.ndarray, layer: np.ndarray, shown: np.ndarray) -> tuple[np
     return out, np.mean(means, axis=0)
 
 
+@one_thread()
 def leading_directions(residual: np.ndarray, weight: np.ndarray, rank: int) -> np.ndarray:
     """Weighted principal directions of centred labels: (n, G), (n,) -> (rank, G), orthonormal rows."""
     _, axes = linalg.eigh((residual * weight[:, None]).T @ residual)
@@ -270,6 +272,7 @@ def offset_variance(label: np.ndarray, views: dict[str, np.ndarray], layer: np.n
     return float(np.mean(offsets))
 
 
+@one_thread()
 def fit(label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray | None = None, kernel: Kernel | None = None,
         seed: int = 0) -> GaussianProcess:
     """Fit to known spots. label: (m, G) normalised expression; views: {"position": (m, 2) pitches, "image": (m, d), ...}; layer: (m,).
@@ -292,6 +295,7 @@ def fit(label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray | Non
     return GaussianProcess(kernel, views, mean, basis, cholesky, shrinkage, coefficient, amplitude[:len(basis)], noise)
 
 
+@one_thread()
 def predict(process: GaussianProcess, views: dict[str, np.ndarray], with_variance: bool = True) -> dict[str, np.ndarray]:
     """Answer at n spots, in blocks: score (n, r), expression (n, G), variance (n,) of the kernel's own unit, sd (n, G) of a measured value."""
     n = len(views["position"])

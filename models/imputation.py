@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from common.threads import one_thread
 from models import gp
 
 PARTS = ("whole", "position", "looks")
@@ -29,6 +30,7 @@ def part_of(kernel: gp.Kernel, part: str) -> gp.Kernel:
 class Imputer:
     """Imputation from m known spots. One inverse a kernel serves any number of episodes that hide some of them."""
 
+    @one_thread()
     def __init__(self, kernel: gp.Kernel, views: dict[str, np.ndarray], noise: np.ndarray, score: np.ndarray, shrinkage: np.ndarray):
         """views: of the known spots; noise: (m,) variance of each; score: (m, r) their labels as coefficients; shrinkage: (r,) of every answer."""
         with_looks = len(views) > 1
@@ -44,6 +46,7 @@ class Imputer:
         """Columns of an answer."""
         return len(self.kernels) * self.score.shape[1] + 1
 
+    @one_thread()
     def hidden(self, rows: np.ndarray) -> np.ndarray:
         """Known spots (h,) from the rest of them: (h, width), the whole kernel's coefficients first, its variance (of 1) last."""
         columns, variance = [], None
@@ -54,6 +57,7 @@ class Imputer:
                 variance = np.maximum(conditional.diagonal() - self.noise[rows], 0) / self.scale
         return np.column_stack([*columns, variance])
 
+    @one_thread()
     def targets(self, views: dict[str, np.ndarray]) -> np.ndarray:
         """Any other spots from all known ones: (n, width)."""
         out = np.empty((len(views["position"]), self.width))

@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from common.threads import one_thread
 from models.encoder import N_COMPONENTS, fit_pca, standardise_per_slide
 
 SURROUNDINGS_PITCHES = 1.0
@@ -28,6 +29,7 @@ def surroundings(position: np.ndarray, layer: np.ndarray, sigma_pitches: float =
     return sparse.csr_array(sparse.block_diag(blocks, format="csr"))[order][:, order]
 
 
+@one_thread()
 def look(feature: np.ndarray, position: np.ndarray, layer: np.ndarray, n_components: int) -> np.ndarray:
     """(n, D) features, here standardised on their slides -> (n, 2 · components): scaled components and their surroundings, over sqrt(2)."""
     standard = standardise_per_slide(torch.from_numpy(np.ascontiguousarray(feature, np.float32)), torch.from_numpy(np.ascontiguousarray(layer)))

@@ -14,6 +14,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from common.threads import one_thread
 from registration.quality import warp_mask
 from registration.sections import View, tissue_length_px
 from registration.transforms import affine, apply_to_points, compose, describe, invert, rotation, warp_image
@@ -192,7 +193,7 @@ def keypoints(density: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nda
     grey = np.where(mask, 1 - density, OUTSIDE / 255).astype(np.float32)
     grey = cv2.copyMakeBorder(grey, PAD_MULTIPLE, PAD_MULTIPLE + -height % PAD_MULTIPLE, PAD_MULTIPLE, PAD_MULTIPLE + -width % PAD_MULTIPLE,
                               cv2.BORDER_CONSTANT, value=OUTSIDE / 255)
-    with _one_thread():
+    with one_thread():
         found = _xfeat().detectAndCompute(torch.from_numpy(grey)[None, None], top_k=TOP_KEYPOINTS)[0]  # image (1, 1, h, w)
     points = found["keypoints"].numpy().astype(np.float64) - PAD_MULTIPLE
     column, row = np.rint(points).astype(int).T
@@ -220,18 +221,6 @@ def _xfeat():
         model = XFeat(top_k=TOP_KEYPOINTS)
     model.dev = torch.device("cpu")
     return model.to(model.dev).eval()
-
-
-@contextlib.contextmanager
-def _one_thread():
-    """Sums of floats depend on how threads split them."""
-    import torch
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 # from afar -------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """Run the numbered scripts in their order, in this process."""
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from common.layout import PIPELINE
-from conftest import load_script
+from conftest import ROOT, load_script
 
 STEPS = list(PIPELINE)
 FROM_COUNTS = ["5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset", "4_build_3d_graph", "5_build_3d_final_format"]
@@ -25,3 +28,12 @@ def copy_of(root: Path, target: Path) -> Path:
     """A root to spoil; the images are copied too."""
     shutil.copytree(root, target)
     return target
+
+
+def with_threads(n_threads: int, code: str, *arguments: str) -> str:
+    """What a fresh Python says that may use n_threads."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(names, str(n_threads)) | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout

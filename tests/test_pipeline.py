@@ -17,7 +17,7 @@ from common.layout import SIZES, Layout, RunLayout
 from conftest import load_script
 from dataloader_3d import load_sample
 from models.metrics import layer_metrics
-from pipeline import FROM_COUNTS, STEPS, copy_of, run, train_and_predict
+from pipeline import FROM_COUNTS, STEPS, copy_of, run, train_and_predict, with_threads
 
 LAYERS = (1, 2, 3)
 QUICK = ("--max_iterations", "30")
@@ -444,3 +444,32 @@ def test_an_encoder_of_its_own_is_trained_and_kept(tiny, tmp_path, capsys):
     assert not torch.equal(saved["members.0.encoder.model.conv1.0.weight"], weights["conv1.0.weight"]) and not any(name.startswith("members.1.") for name in saved)
     assert main_2d(tiny.root, again.root, "--checkpoint", str(trained.checkpoint(0))) == 0
     assert np.array_equal(read_h5ad(again.imputed("A", 3)).X, read_h5ad(trained.imputed("A", 3)).X)
+
+
+# threads ---------------------------------------------------------------------------------------------
+RUN_AND_LIST_POOLS = """
+import json, runpy, sys
+from threadpoolctl import threadpool_info
+script, pools = sys.argv[1], sys.argv.pop()
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(script, run_name="__main__")
+except SystemExit as end:
+    import torch
+    json.dump([[pool["user_api"], pool["num_threads"]] for pool in threadpool_info()] + [["torch", torch.get_num_threads()]], open(pools, "w"))
+    sys.exit(end.code)
+"""
+
+
+def test_main_3d_gives_the_same_bytes_and_leaves_no_pool_of_threads(tiny, tmp_path):
+    written = []
+    for n_threads in (1, 2):
+        save_path, pools = tmp_path / f"run_{n_threads}", tmp_path / f"pools_{n_threads}.json"
+        options = ["--root_path", str(tiny.root), "--save_path", str(save_path), "--gpu", "cpu"]
+        with_threads(n_threads, RUN_AND_LIST_POOLS, "main_3d.py", *options, "--method", "gp", str(pools))
+        blas = [n for api, n in json.loads(pools.read_text()) if api in ("blas", "torch")]
+        assert len(blas) >= 3 and set(blas) == {1}  # NumPy's and SciPy's OpenBLAS and torch
+        with_threads(n_threads, RUN_AND_LIST_POOLS, "predict_3d.py", *options, str(pools))
+        run_layout = RunLayout(save_path)
+        written.append([run_layout.metrics_json.read_bytes(), run_layout.splits.read_bytes(), run_layout.imputed_sample("A").read_bytes()])
+    assert written[0] == written[1]

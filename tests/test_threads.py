@@ -1,0 +1,66 @@
+"""The same bytes with one and with two threads, each in a process of its own: the libraries read the environment when they are loaded."""
+import pytest
+
+from pipeline import with_threads
+
+FIT_AND_PREDICT = """
+import hashlib, sys
+from common.cli import start_torch
+started = start_torch(0, "cpu") if sys.argv[1] == "main" else None
+import numpy as np
+from models import gp
+from models.imputation import Imputer
+from models.views import spot_views
+
+generator = np.random.default_rng(0)
+n, n_known = 1400, 700
+position = np.stack(np.meshgrid(np.arange(28.0), np.arange(50.0)), -1).reshape(-1, 2) + generator.normal(0, .05, (n, 2))
+image = generator.normal(0, 1, (n, 300))
+label = np.sin(position[:, :1] / 3) + image[:, :3] @ generator.normal(0, .5, (3, 60)) + generator.normal(0, .5, (n, 60))
+views = spot_views(position, np.repeat([1, 2], n // 2), {"image": image})
+known = {name: view[:n_known] for name, view in views.items()}
+process = gp.fit(label[:n_known].astype(np.float32), known, kernel=gp.Kernel(stain=0., near_stain=0.))
+answer = gp.predict(process, views)
+imputer = Imputer(process.kernel, known, np.ones(n_known), generator.normal(0, 1, (n_known, 8)), np.ones(8))
+parts = {**views, **answer, "coefficient": process.coefficient, "imputed": imputer.targets(views), "hidden": imputer.hidden(np.arange(200))}
+for name, values in parts.items():
+    print(name, hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest())
+"""
+THREADS = """
+import numpy, scipy.linalg, torch
+from threadpoolctl import threadpool_info
+threads = lambda: {pool["num_threads"] for pool in threadpool_info()} | {torch.get_num_threads()}
+"""
+
+
+@pytest.mark.parametrize("caller", ["main", "library"])
+def test_fit_and_predict_give_the_same_bytes(caller):
+    """As a main calls them, and from a process that has limited nothing."""
+    one, two = (with_threads(n_threads, FIT_AND_PREDICT, caller) for n_threads in (1, 2))
+    assert len(one.splitlines()) == 9 and one == two
+
+
+def test_a_limit_ends_with_the_work():
+    """A library's user keeps the threads of the process."""
+    said = with_threads(2, THREADS + """
+from common.threads import one_thread
+inside = one_thread()(threads)
+print(threads(), inside(), threads())
+""")
+    assert said.split() == ["{2}", "{1}", "{2}"]
+
+
+def test_a_numbered_step_works_with_one_thread(tmp_path):
+    """Also one that multiplies matrices: the most similar spots are chosen by a product."""
+    (tmp_path / "dataset.yaml").write_text("dataset: toy\npitch_px: 10\n")
+    (tmp_path / "imgs/A").mkdir(parents=True)
+    (tmp_path / "imgs/A/1.png").touch()
+    said = with_threads(2, THREADS + """
+import sys
+from common import cli
+args = cli.make_parser("", sample=False, layer=False).parse_args(["--root_path", sys.argv[1]])
+work = lambda: str(threads())
+cli.run_dataset("2_get_similarity", cli.__file__, args, lambda context: cli.Job(None, None, [], [], work))
+print(threads())
+""", str(tmp_path))
+    assert "dataset: {1}" in said and said.split()[-1] == "{2}"
