@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli
+from common import cli, options
 from common.config import absent_of_folds, save_config
 from common.errors import DataError
 from common.io import read_pt, read_table, weights_of, write_h5ad, write_json, write_pt, write_table
@@ -40,17 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", default=None, help="train nothing, score nothing: predict every layer with this network")
     parser.add_argument("--encoder", default=None, help="train this image encoder too, on 224 px patches: a timm name, e.g. resnet50 (default: frozen features)")
     parser.add_argument("--encoder_weights", default=None, help="its weight file (.pt, .pth, .safetensors); default: timm downloads")
-    parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
-    parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
-    parser.add_argument("--batch_size", type=int, default=128, help="spots in the loss per step; the whole layer is in every pass")
-    parser.add_argument("--max_iterations", type=int, default=300, help="training steps of a member; the best are kept")
-    parser.add_argument("--members", type=int, default=4, help="networks that are averaged (one with --encoder)")
+    parser.add_argument("--base_lr", type=options.positive_float, default=0.003, help="learning rate at the start")
+    parser.add_argument("--lr_decay", type=options.not_negative_float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
+    parser.add_argument("--batch_size", type=options.positive_int, default=128, help="spots in the loss per step; the whole layer is in every pass")
+    parser.add_argument("--max_iterations", type=options.positive_int, default=300, help="training steps of a member; the best are kept")
+    parser.add_argument("--members", type=options.positive_int, default=4, help="networks that are averaged (one with --encoder)")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
-    parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
-    parser.add_argument("--width", type=int, default=32, help="width of the network")
-    parser.add_argument("--reference_width", type=int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--num_workers", type=int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
+    parser.add_argument("--rank", type=options.count, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
+    parser.add_argument("--width", type=options.positive_int, default=32, help="width of the network")
+    parser.add_argument("--reference_width", type=options.positive_int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
+    parser.add_argument("--seed", type=options.seed, default=0, help="seed of every random draw")
+    parser.add_argument("--num_workers", type=options.positive_int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 

@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli
+from common import cli, options
 from common.errors import DataError
 from common.io import read_csr, read_table, write_json, write_pt, write_table
 from common.config import absent_of_folds, save_config
@@ -35,18 +35,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what predict_3d.py will use; reference: the released arithmetic and recipe; the others need no training")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
-    parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
-    parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
-    parser.add_argument("--batch_size", type=int, default=128, help="hidden spots in the loss per step; the whole graph is in every pass")
-    parser.add_argument("--max_iterations", type=int, default=100, help="training steps of a member")
-    parser.add_argument("--members", type=int, default=4, help="networks that are averaged")
+    parser.add_argument("--base_lr", type=options.positive_float, default=0.003, help="learning rate at the start")
+    parser.add_argument("--lr_decay", type=options.not_negative_float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
+    parser.add_argument("--batch_size", type=options.positive_int, default=128, help="hidden spots in the loss per step; the whole graph is in every pass")
+    parser.add_argument("--max_iterations", type=options.positive_int, default=100, help="training steps of a member")
+    parser.add_argument("--members", type=options.positive_int, default=4, help="networks that are averaged")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
-    parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
-    parser.add_argument("--width", type=int, default=32, help="width of the network")
+    parser.add_argument("--rank", type=options.count, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
+    parser.add_argument("--width", type=options.positive_int, default=32, help="width of the network")
     parser.add_argument("--without", nargs="*", choices=NETWORK_PARTS, default=[], help="parts of the network to leave out (ablation)")
-    parser.add_argument("--reference_width", type=int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--num_workers", type=int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
+    parser.add_argument("--reference_width", type=options.positive_int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
+    parser.add_argument("--seed", type=options.seed, default=0, help="seed of every random draw")
+    parser.add_argument("--num_workers", type=options.positive_int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 

@@ -7,9 +7,9 @@ OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
             layers['sd']          (methods msagnet, gp) predicted standard deviation of a measured value, same scale
             layers['measured']    the same scale, where the layer was measured (NaN for a spot without counts)
             obs                   barcode index; sample, layer, known (True: this spot's expression was given); distance_to_known (um, to the
-                                  nearest known spot, registered); confidence (methods msagnet, gp: share of the prior variance explained, 0 to 1)
+                                  nearest known spot in space, z included); confidence (methods msagnet, gp: share of the prior variance explained, 0 to 1)
             obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
-            obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z = position in the stack x section thickness
+            obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z: `z_um` of the config, else (layer - lowest layer) x section_thickness_um
             uns['asign']          method, registration_accepted, known layers, layers of this sample that trained the model, gene
                                   normalisation, checkpoint digest
         <save_path>/imputed/<sample>/sample.h5ad    all these layers in one, obs_names '<layer>_<barcode>'
@@ -22,18 +22,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import cli
+from common import cli, options
 from common.errors import DataError
 from common.io import read_csr, read_json, read_pt, read_table, weights_of, write_h5ad
 from common.layout import RunLayout
 from common.recipe import file_digest
+from common.z import z_um_of
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=True, overwrite=False, done=False)
     parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default runs/<dataset>)")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given (default: as in training)")
-    parser.add_argument("--fold", type=int, default=None, help="use this fold's checkpoint for every sample")
+    parser.add_argument("--fold", type=options.count, default=None, help="use this fold's checkpoint for every sample")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 
@@ -83,12 +84,13 @@ def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_la
     rows = graph.layer.numpy() == layer
     labelled = graph.has_label.numpy()[rows]
     obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": labelled & (layer in known_layers)}, index=graph.barcode[rows].astype(str))
-    z_um = config.samples[graph.sample].layers.index(layer) * config.section_thickness_um
+    z_um = {int(one): z_um_of(config, graph.sample, int(one)) for one in np.unique(graph.layer)}
+    place_um = np.column_stack([graph.registered * pixel_um, [z_um[one] for one in graph.layer.tolist()]])  # (n, 3)
     adata = anndata.AnnData(predicted["expression"][rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
-    adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * pixel_um, np.full(rows.sum(), z_um)])
+    adata.obsm["spatial_3d"] = place_um[rows]
     shown = graph.in_layers(known_layers).numpy()
-    adata.obs["distance_to_known"] = cKDTree(graph.registered[shown]).query(graph.registered[rows])[0] * pixel_um
+    adata.obs["distance_to_known"] = cKDTree(place_um[shown]).query(place_um[rows])[0]
     adata.layers["log1p"] = to_log1p(adata.X, float(np.median(depth_of(graph.label.numpy()[shown]))))
     if "sd" in predicted:
         adata.layers["sd"] = predicted["sd"][rows]

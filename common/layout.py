@@ -1,5 +1,6 @@
 """Where every file of a dataset root and of a run lies. No other file does path arithmetic."""
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +65,18 @@ class Layout:
         """Known truth of the demo data: suffix '.npz' (geometry) or '.h5ad' (noise-free expression)."""
         return self.root / "truth" / sample / f"{layer}{suffix}"
 
-    def layers_on_disk(self) -> dict[str, list[int]]:
-        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted."""
-        found: dict[str, set[int]] = {}
+    def layer_files(self) -> Iterator[tuple[str, str, int, Path]]:
+        """(folder, sample, layer, path) of every image, location file and counts file; sorted within a folder."""
         for folder, suffixes in (("imgs", IMAGE_SUFFIXES), ("location", (".csv",)), ("counts", (".h5ad",))):
             for path in sorted((self.root / folder).glob("*/*")):
                 if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", path.stem):
-                    found.setdefault(path.parent.name, set()).add(int(path.stem))
+                    yield folder, path.parent.name, int(path.stem), path
+
+    def layers_on_disk(self) -> dict[str, list[int]]:
+        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted."""
+        found: dict[str, set[int]] = {}
+        for _, sample, layer, _ in self.layer_files():
+            found.setdefault(sample, set()).add(layer)
         return {sample: sorted(layers) for sample, layers in sorted(found.items())}
 
     # 2D steps ----------------------------------------------------------------------------------------
