@@ -5,7 +5,7 @@ INPUT   <root>/3D_npy_information/<sample>.npy, 3D_graph_data/<sample>.pt    one
         <root>/spot_iou/<sample>.npz, gene_expression/                       for the floors, the noise ceiling and the gene list
 OUTPUT  <save_path>/metrics.json, metrics.csv    every method on the same target spots; identical between two runs of one recipe
         <save_path>/fold_<k>/checkpoint.pt       everything predict_3d.py needs
-        <save_path>/splits.json, config.yaml, genes.csv, runtime.json, tensorboard/
+        <save_path>/splits.json, config.yaml, genes.csv, background.csv, runtime.json, tensorboard/
 
 Target layers are scored and nothing else: their labels are in no loss, no input, no scaling. With `genes_from: all` (as published) the
 gene list is chosen on all layers; `genes_from: known` shuts that door too.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from common import cli, options
 from common.errors import DataError
-from common.io import read_csr, read_table, write_json, write_pt, write_table
+from common.io import read_csr, write_json, write_pt
 from common.config import absent_of_folds, save_config
 from common.layout import RunLayout
 from common.recipe import file_digest
@@ -122,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     import evaluation
     import training
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
+    from outputs import keep_genes
 
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=args.members, without=tuple(sorted(args.without)), seed=args.seed)
@@ -136,21 +137,20 @@ def run(args: argparse.Namespace) -> int:
     folds = training.make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
     for line in absent_of_folds(list(known), config.folds):
         print(f"main_3d  {line}")
-    genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     for path in (run_layout.metrics_json, run_layout.splits):
         path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run_layout.config)
-    write_table(run_layout.genes, genes)
+    genes = keep_genes(layout, run_layout)
 
-    inputs = [layout.genes, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
+    inputs = [layout.genes, layout.background, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
     others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
     processes = {graph.sample: training.fit_process(graph, known[graph.sample]) for graph in graphs if todo and known[graph.sample]}  # seconds each
-    work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, layout, run_layout, settings, device, list(genes["gene"]))
+    work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, layout, run_layout, settings, device, genes)
     results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],

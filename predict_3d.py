@@ -1,9 +1,9 @@
 """Give back the expression of every section as AnnData.
 
-INPUT   <save_path>/splits.json, genes.csv, fold_<k>/checkpoint.pt (main_3d.py); the 3D graph of each sample under <root>
+INPUT   <save_path>/splits.json, genes.csv, background.csv, fold_<k>/checkpoint.pt (main_3d.py); the 3D graph of each sample under <root>
 OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
-            X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1)) over the genes
-            layers['log1p']       the same as scanpy users expect it: 10,000 a spot over these genes, log1p; for a spot of the known ones' median depth
+            X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum over the background genes (c + 1))
+            layers['log1p']       the same as scanpy users expect it: 10,000 a spot over the background genes, log1p; for a spot of the known ones' median depth
             layers['sd']          (methods msagnet, gp) predicted standard deviation of a measured value, same scale
             layers['measured']    the same scale, where the layer was measured (NaN for a spot without counts)
             obs                   barcode index; sample, layer, known (True: this spot's expression was given); distance_to_known (um, to the
@@ -73,14 +73,16 @@ def registered_pixel_um(layout, config, sample: str) -> float:
     return frame.pixel_size_um or from_slide or frame.um_per_px
 
 
-def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
+def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, depth: float, n_background: int | None,
+                  uns: dict):
     """One layer as AnnData. predicted: {'expression': (n_spots of the sample, n_genes)}, 'sd', 'confidence' if there are; pixel_um: um per px of the
-    registered frame."""
+    registered frame; depth: median of the known spots; n_background: as in to_log1p. Raises DataError if a number is not finite."""
     import anndata
     import numpy as np
     import pandas as pd
     from scipy.spatial import cKDTree
-    from data_preprocessing.expression import depth_of, to_log1p
+    from data_preprocessing.expression import to_log1p
+    from outputs import finite
     rows = graph.layer.numpy() == layer
     labelled = graph.has_label.numpy()[rows]
     obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": labelled & (layer in known_layers)}, index=graph.barcode[rows].astype(str))
@@ -91,13 +93,13 @@ def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_la
     adata.obsm["spatial_3d"] = place_um[rows]
     shown = graph.in_layers(known_layers).numpy()
     adata.obs["distance_to_known"] = cKDTree(place_um[shown]).query(place_um[rows])[0]
-    adata.layers["log1p"] = to_log1p(adata.X, float(np.median(depth_of(graph.label.numpy()[shown]))))
+    adata.layers["log1p"] = to_log1p(adata.X, depth, n_background)
     if "sd" in predicted:
         adata.layers["sd"] = predicted["sd"][rows]
         adata.obs["confidence"] = predicted["confidence"][rows]
     if labelled.any():
         adata.layers["measured"] = np.where(labelled[:, None], graph.label.numpy()[rows], np.float32(np.nan))
-    return adata
+    return finite(adata, f"{graph.sample}/{layer}")
 
 
 def whole_sample(layers: list[int], parts: list, uns: dict):
@@ -119,12 +121,14 @@ def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.all_samples
     device = cli.start_torch(0, args.gpu)
+    import numpy as np
     import evaluation
     import training
     import training_reference
     from data_preprocessing.expression import read_genes
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from models import gp
+    from outputs import NORMALISATION, background_of, check_background, depths, n_background
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
@@ -133,7 +137,9 @@ def run(args: argparse.Namespace) -> int:
     of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])
     if of_run != genes:
         raise DataError(layout.genes, "another gene list than the run's", f"the {len(of_run)} genes of {run_layout.genes}, in order",
-                        "set genes: to that list (one symbol a line) and run 5_1 to 7 and 3D 4 to 5 again")
+                        "set genes: to that file and run 5_1 to 7 and 3D 4 to 5 again")
+    check_background(layout, background_of(run_layout), run_layout.background)
+    n_other = n_background(genes, background_of(layout))  # None: the list is its own background
     for graph in load_graphs(context, "predict_3d"):
         index = args.fold if args.fold is not None else fold_of.get(graph.sample, 0)
         if index >= len(splits["folds"]):
@@ -142,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         refused = refused_layers(layout, graph.sample)
         known = known_layers_of(config, graph, cli.parse_layers(args.known_layers) or fold["known_layers"].get(graph.sample), refused)
         uns = {"method": method, "known_layers": known, "training_layers": fold["training_layers"].get(graph.sample, []),
-               "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
+               "normalisation": NORMALISATION}
         if not known:
             print(f"predict_3d  {graph.sample}: left out: no layer has counts, image and registration; what nothing is known of is not imputed", file=sys.stderr)
             continue
@@ -165,7 +171,8 @@ def run(args: argparse.Namespace) -> int:
             predicted = {"expression": evaluation.floor_predictions(graph, known, iou)[method]}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
         pixel_um = registered_pixel_um(layout, config, graph.sample)
-        parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns | {"registration_accepted": layer not in refused})
+        depth = float(np.median(depths(layout, graph, graph.in_layers(known).numpy(), n_other is None)))
+        parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, depth, n_other, uns | {"registration_accepted": layer not in refused})
                  for layer in layers]
         for layer, adata in zip(layers, parts):
             write_h5ad(run_layout.imputed(graph.sample, layer), adata)

@@ -23,6 +23,11 @@ def script_of(step: str) -> Path:
     return next(REPOSITORY / folder / f"{step}.py" for folder, steps in SCRIPTS.items() if step in steps)
 
 
+def background_beside(genes: Path) -> Path:
+    """The background of a gene list, of a dataset root or of a run: the file beside it."""
+    return genes.with_name("background.csv")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths under one dataset root (data contract of the README)."""
@@ -114,8 +119,13 @@ class Layout:
     def genes(self) -> Path:
         return self.root / "gene_expression" / "genes.csv"
 
+    @property
+    def background(self) -> Path:
+        """The genes whose sum every label is relative to."""
+        return background_beside(self.genes)
+
     def member_counts(self, size: int, sample: str, layer: int) -> Path:
-        """Raw counts of the chosen genes per spot (224), region (512) or global patch (1024)."""
+        """Raw counts of the chosen genes per spot (224), region (512) or global patch (1024), and the depth of each."""
         return self.root / "gene_expression" / f"counts_{size}" / sample / f"{layer}.h5ad"
 
     def expression(self, size: int, sample: str, layer: int) -> Path:
@@ -216,6 +226,10 @@ class RunLayout:
     @property
     def genes(self) -> Path:
         return self.root / "genes.csv"
+
+    @property
+    def background(self) -> Path:
+        return background_beside(self.genes)
 
     def checkpoint(self, fold: int) -> Path:
         return self.root / f"fold_{fold}" / "checkpoint.pt"

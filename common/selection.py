@@ -60,13 +60,14 @@ def check_z(where: str, chosen, file: Path | str) -> None:
 
 
 def check_layer_files(layout: Layout) -> None:
-    """Raise DataError for two files of one layer (1.jpg and 01.jpg or 1.tif), and for a name that later steps miss (01.csv)."""
+    """Raise DataError for two files of one layer (1.jpg and 01.jpg or 1.tif) and for a name that later steps miss (01.csv)."""
     first: dict[tuple, Path] = {}
     for folder, sample, layer, path in layout.layer_files():
         other = first.setdefault((folder, sample, layer), path)
         if other != path:
             fix = "remove the one that is not this layer's, or give it another number"
-            raise DataError(path, f"a second file of layer {layer} beside {other.name}", f"one in {folder}/{sample}", fix)
+            found = f"a second file of layer {layer} beside {other.name}"
+            raise DataError(path, found, f"one in {folder}/{sample}", fix)
     for (folder, _, layer), path in first.items():
         expected = f"{layer}{path.suffix if folder == 'imgs' else path.suffix.lower()}"
         if path.name != expected:

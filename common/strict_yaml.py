@@ -1,4 +1,4 @@
-"""YAML in which a number and a key have one meaning: 010 is not read as 8, and of a key given twice no value is lost."""
+"""YAML in which a number and a key have one meaning: 010 is not read as 8, and a key given twice is refused."""
 import re
 
 import yaml

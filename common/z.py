@@ -6,7 +6,7 @@ from common.errors import DataError
 def z_um_of(config: Config, sample: str, layer: int) -> float:
     """um: the config's z_um of this layer; without any, (number - the sample's lowest number) x section_thickness_um.
 
-    The lowest number is that of all layers of the sample, skipped ones included. Raises DataError if z_um lacks this layer.
+    The lowest number is that of all layers of the sample, skipped ones included. Raises DataError if z_um lacks it.
     """
     chosen = config.samples[sample]
     if not chosen.z_um:
