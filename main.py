@@ -4,9 +4,9 @@ INPUT   <root>/npy_information/<sample>/<layer>.npy, graph_data/<sample>/<layer>
         <root>/gene_expression/    gene list, noise ceiling;   <root>/cropped_imgs/patches_224/    with --encoder
 OUTPUT  <save_path>/metrics.json, metrics.csv    every method on the same test spots, by fold, sample and layer; identical between two runs of one recipe
         <save_path>/fold_<k>/checkpoint.pt       the network of a fold: python main.py --checkpoint FILE predicts with it
-        <save_path>/imputed/<sample>/<layer>.h5ad    every layer of a tested sample that did not train: X (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1));
+        <save_path>/imputed/<sample>/<layer>.h5ad    every layer of a tested sample that did not train: X (n_spots, n_genes) float32, normalised: ln((c + 1) / sum over the background (c + 1));
                                                  layers['log1p'], layers['measured'] where there are counts; obsm['spatial'] level-0 px
-        <save_path>/splits.json, config.yaml, genes.csv, runtime.json, tensorboard/
+        <save_path>/splits.json, config.yaml, genes.csv, background.csv, runtime.json, tensorboard/
 Folds   of the config: each holds samples out, and all labelled layers of the others train. Without folds, or with one sample: --training_layers train (default:
         the config's known layers, else the first with counts), all others test.
 
@@ -21,11 +21,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli
+from common import cli, options
 from common.config import absent_of_folds, save_config
 from common.errors import DataError
 from common.feature_recipe import check_trained_with, trained_with
-from common.io import read_pt, read_table, weights_of, write_h5ad, write_json, write_pt, write_table
+from common.io import read_pt, weights_of, write_h5ad, write_json, write_pt, write_table
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -41,17 +41,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", default=None, help="train nothing, score nothing: predict every layer with this network")
     parser.add_argument("--encoder", default=None, help="train this image encoder too, on 224 px patches: a timm name, e.g. resnet50 (default: frozen features)")
     parser.add_argument("--encoder_weights", default=None, help="its weight file (.pt, .pth, .safetensors); default: timm downloads")
-    parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
-    parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
-    parser.add_argument("--batch_size", type=int, default=128, help="spots in the loss per step; the whole layer is in every pass")
-    parser.add_argument("--max_iterations", type=int, default=300, help="training steps of a member; the best are kept")
-    parser.add_argument("--members", type=int, default=4, help="networks that are averaged (one with --encoder)")
+    parser.add_argument("--base_lr", type=options.positive_float, default=0.003, help="learning rate at the start")
+    parser.add_argument("--lr_decay", type=options.not_negative_float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
+    parser.add_argument("--batch_size", type=options.positive_int, default=128, help="spots in the loss per step; the whole layer is in every pass")
+    parser.add_argument("--max_iterations", type=options.positive_int, default=300, help="training steps of a member; the best are kept")
+    parser.add_argument("--members", type=options.positive_int, default=4, help="networks that are averaged (one with --encoder)")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
-    parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
-    parser.add_argument("--width", type=int, default=32, help="width of the network")
-    parser.add_argument("--reference_width", type=int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--num_workers", type=int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
+    parser.add_argument("--rank", type=options.count, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
+    parser.add_argument("--width", type=options.positive_int, default=32, help="width of the network")
+    parser.add_argument("--reference_width", type=options.positive_int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
+    parser.add_argument("--seed", type=options.seed, default=0, help="seed of every random draw")
+    parser.add_argument("--num_workers", type=options.positive_int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 
@@ -85,10 +85,11 @@ def labelled_of(graphs: list) -> dict[str, list[int]]:
             for sample in sorted({graph.sample for graph in graphs})}
 
 
-def save_checkpoint(path: Path, model, settings, genes: list[str], trained_with: dict, encoder: str | None, depth: float) -> None:
+def save_checkpoint(path: Path, model, settings, genes: list[str], trained_with: dict, encoder: str | None, depth: float,
+                    background: list[str]) -> None:
     write_pt(path, {"state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict(),
                     "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "trained_with": trained_with, "encoder": encoder,
-                    "depth": depth})
+                    "depth": depth, "background": background})
 
 
 def load_checkpoint(path: Path):
@@ -99,7 +100,7 @@ def load_checkpoint(path: Path):
     if not path.is_file():
         raise DataError(path, "no file", "a checkpoint of main.py", "correct --checkpoint, or train first")
     saved = read_pt(path)
-    if not {"state", "architecture", "genes", "trained_with", "encoder", "depth"} <= set(saved):
+    if not {"state", "architecture", "genes", "trained_with", "encoder", "depth", "background"} <= set(saved):
         raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py", "give one of runs/<dataset>_2d/fold_<k>/")
     state = saved["state"]
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
@@ -111,21 +112,22 @@ def load_checkpoint(path: Path):
     return model.eval(), saved
 
 
-def layer_anndata(graph, expression, genes: list[str], depth: float, uns: dict, genes_of_root: list[str] | None = None):
-    """One layer as AnnData. expression: (n_spots, n_genes); depth: median of the training spots, sum of (c + 1); genes_of_root: those of the labels, if
-    they may be others or in another order."""
+def layer_anndata(graph, expression, genes: list[str], background: list[str], depth: float, uns: dict, genes_of_root: list[str] | None = None):
+    """One layer as AnnData. expression: (n_spots, n_genes); depth: median of the training spots, sum over the background of (c + 1); genes_of_root: those
+    of the labels, if they may be others or in another order. Raises DataError if a number is not finite."""
     import anndata
     import numpy as np
     import pandas as pd
     from data_preprocessing.expression import to_log1p
+    from outputs import finite, n_background
     obs = pd.DataFrame({"sample": graph.sample, "layer": int(graph.layer[0]), "known": False}, index=graph.barcode.astype(str))
     adata = anndata.AnnData(expression.astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel.astype(np.float64)
-    adata.layers["log1p"] = to_log1p(adata.X, depth)
+    adata.layers["log1p"] = to_log1p(adata.X, depth, n_background(genes, background))
     own = genes_of_root or genes
     if graph.has_label.any() and set(own) == set(genes):
         adata.layers["measured"] = np.where(graph.has_label.numpy()[:, None], graph.label.numpy(), np.float32(np.nan))[:, pd.Index(own).get_indexer(genes)]
-    return adata
+    return finite(adata, f"{graph.sample}/{int(graph.layer[0])}")
 
 
 def tested_of(fold, graphs: list) -> list:
@@ -158,8 +160,8 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
     import evaluation
     import training
     import training_2d
-    from data_preprocessing.expression import depth_of
     from dataloader import Pictures
+    from outputs import NORMALISATION, background_of, depths, n_background
     pools, of_data = [graph.in_layers(fold.training_layers[graph.sample]) for graph in graphs], trained_with(config, graphs[0].feature_recipe, graphs[0].feature_sets)
     training.check_labelled(f"fold {fold.index}", sum(int(pool.sum()) for pool in pools), f"training layers {fold.training_layers}")
     tested = tested_of(fold, graphs)
@@ -169,12 +171,14 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
         def log(iteration: int, values: dict[str, float]) -> None:
             for name, value in values.items():
                 writer.add_scalar(name, value, iteration)
-        depth = float(np.median(depth_of(torch.cat([graph.label[pool] for graph, pool in zip(graphs, pools)]).numpy())))
+        background = background_of(layout)
+        own = n_background(genes, background) is None
+        depth = float(np.median(np.concatenate([depths(layout, graph, pool.numpy(), own) for graph, pool in zip(graphs, pools)])))
         if args.method == "msagnet":
             encoder = make_encoder(args.encoder, args.encoder_weights)
             pictures_of = lambda graph: Pictures(layout, graph) if encoder else None
             model = training_2d.train(graphs, pools, settings, device, log, encoder, [pictures_of(graph) for graph in graphs])
-            save_checkpoint(run_layout.checkpoint(fold.index), model, settings, genes, of_data, args.encoder, depth)
+            save_checkpoint(run_layout.checkpoint(fold.index), model, settings, genes, of_data, args.encoder, depth, background)
             predicted["msagnet"] = [training_2d.predict(model, graph, device, pictures_of(graph)) for graph in tested]
         elif args.method == "reference":
             import training_reference
@@ -184,8 +188,8 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {}}
     for k, graph in enumerate(tested):
         layer = int(graph.layer[0])
-        uns = {"method": args.method, "training_layers": fold.training_layers, "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
-        write_h5ad(run_layout.imputed(graph.sample, layer), layer_anndata(graph, predicted[args.method][k], genes, depth, uns))
+        uns = {"method": args.method, "training_layers": fold.training_layers, "normalisation": NORMALISATION}
+        write_h5ad(run_layout.imputed(graph.sample, layer), layer_anndata(graph, predicted[args.method][k], genes, background, depth, uns))
         for method, layers in evaluation.score_layers(graph, graph.labelled_layers(), {name: values[k] for name, values in predicted.items()}).items():
             result["scores"].setdefault(method, {}).update(layers)
         result["n_spots"] |= {f"{graph.sample}/{one}": int(graph.has_label.sum()) for one in graph.labelled_layers()}
@@ -199,17 +203,21 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     import training_2d
     from data_preprocessing.expression import read_genes
     from dataloader import Pictures, load_layers
+    from outputs import NORMALISATION, check_background
     model, saved = load_checkpoint(Path(args.checkpoint))
     graphs = load_layers(context, "main")
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(f"{context.config.dataset}_2d_predicted")
     own = read_genes(context.layout)
+    if any(graph.has_label.any() for graph in graphs):
+        check_background(context.layout, saved["background"], args.checkpoint)
     write_table(run_layout.genes, pd.DataFrame({"gene": saved["genes"]}))
+    write_table(run_layout.background, pd.DataFrame({"gene": saved["background"], "rank": range(1, len(saved["background"]) + 1), "mean": 0.0}))
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
-    uns = {"method": "msagnet", "checkpoint_sha256": file_digest(Path(args.checkpoint)), "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
+    uns = {"method": "msagnet", "checkpoint_sha256": file_digest(Path(args.checkpoint)), "normalisation": NORMALISATION}
     for graph in graphs:
         check_trained_with(saved, Path(args.checkpoint), graph.feature_recipe, graph.feature_sets, context.config, graph.sample)
         expression = training_2d.predict(model, graph, device, Pictures(context.layout, graph) if saved["encoder"] else None)
-        adata = layer_anndata(graph, expression, saved["genes"], saved["depth"], uns, own)
+        adata = layer_anndata(graph, expression, saved["genes"], saved["background"], saved["depth"], uns, own)
         write_h5ad(run_layout.imputed(graph.sample, int(graph.layer[0])), adata)
         print(f"main  {graph.sample}/{int(graph.layer[0])}: {len(expression)} spots, {len(saved['genes'])} genes")
     print(f"wrote {run_layout.root}")
@@ -226,6 +234,7 @@ def run(args: argparse.Namespace) -> int:
     import evaluation
     import training
     from dataloader import load_layers
+    from outputs import keep_genes
 
     graphs = load_layers(context, "main")
     labelled = labelled_of(graphs)
@@ -241,22 +250,21 @@ def run(args: argparse.Namespace) -> int:
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=1 if args.encoder else args.members, seed=args.seed,
                                  validate_every=min(steps_an_epoch, args.max_iterations) if args.encoder else 10)
-    genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(f"{config.dataset}_2d")
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
-    write_table(run_layout.genes, genes)
+    genes = keep_genes(layout, run_layout)
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
 
-    inputs = [layout.genes, *(path(graph.sample, int(graph.layer[0])) for graph in graphs for path in (layout.npy, layout.graph))]
+    inputs = [layout.genes, layout.background, *(path(graph.sample, int(graph.layer[0])) for graph in graphs for path in (layout.npy, layout.graph))]
     inputs += [Path(args.encoder_weights)] if args.encoder_weights else []
     others = {"method": args.method, "encoder": args.encoder, "reference_width": args.reference_width, "device": device.type}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     imputed_of = lambda fold: [run_layout.imputed(graph.sample, int(graph.layer[0])) for graph in tested_of(fold, graphs)]
     outputs = lambda fold: imputed_of(fold) + ([run_layout.checkpoint(fold.index)] if args.method in TRAINED else [])
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
-    work = lambda fold: run_fold(fold, args, graphs, config, layout, run_layout, settings, device, list(genes["gene"]))
+    work = lambda fold: run_fold(fold, args, graphs, config, layout, run_layout, settings, device, genes)
     results = evaluation.run_folds("main", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),

@@ -5,7 +5,7 @@ INPUT   <root>/3D_npy_information/<sample>.npy, 3D_graph_data/<sample>.pt    one
         <root>/spot_iou/<sample>.npz, gene_expression/                       for the floors, the noise ceiling and the gene list
 OUTPUT  <save_path>/metrics.json, metrics.csv    every method on the same target spots; identical between two runs of one recipe
         <save_path>/fold_<k>/checkpoint.pt       everything predict_3d.py needs
-        <save_path>/splits.json, config.yaml, genes.csv, runtime.json, tensorboard/
+        <save_path>/splits.json, config.yaml, genes.csv, background.csv, runtime.json, tensorboard/
 
 Target layers are scored and nothing else: their labels are in no loss, no input, no scaling. With `genes_from: all` (as published) the
 gene list is chosen on all layers; `genes_from: known` shuts that door too.
@@ -18,10 +18,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli
+from common import cli, options
 from common.errors import DataError
 from common.feature_recipe import trained_with
-from common.io import read_csr, read_table, write_json, write_pt, write_table
+from common.io import read_csr, write_json, write_pt
 from common.config import absent_of_folds, save_config
 from common.layout import RunLayout
 from common.recipe import file_digest
@@ -36,18 +36,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what predict_3d.py will use; reference: the released arithmetic and recipe; the others need no training")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
-    parser.add_argument("--base_lr", type=float, default=0.003, help="learning rate at the start")
-    parser.add_argument("--lr_decay", type=float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
-    parser.add_argument("--batch_size", type=int, default=128, help="hidden spots in the loss per step; the whole graph is in every pass")
-    parser.add_argument("--max_iterations", type=int, default=100, help="training steps of a member")
-    parser.add_argument("--members", type=int, default=4, help="networks that are averaged")
+    parser.add_argument("--base_lr", type=options.positive_float, default=0.003, help="learning rate at the start")
+    parser.add_argument("--lr_decay", type=options.not_negative_float, default=0.9, help="lr = base_lr (1 - it / max_iterations)^lr_decay")
+    parser.add_argument("--batch_size", type=options.positive_int, default=128, help="hidden spots in the loss per step; the whole graph is in every pass")
+    parser.add_argument("--max_iterations", type=options.positive_int, default=100, help="training steps of a member")
+    parser.add_argument("--members", type=options.positive_int, default=4, help="networks that are averaged")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd (momentum 0.9) is the paper's")
-    parser.add_argument("--rank", type=int, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
-    parser.add_argument("--width", type=int, default=32, help="width of the network")
+    parser.add_argument("--rank", type=options.count, default=0, help="rank of the expression basis (default: 8 up to 1000 labelled spots, 12 above)")
+    parser.add_argument("--width", type=options.positive_int, default=32, help="width of the network")
     parser.add_argument("--without", nargs="*", choices=NETWORK_PARTS, default=[], help="parts of the network to leave out (ablation)")
-    parser.add_argument("--reference_width", type=int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--num_workers", type=int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
+    parser.add_argument("--reference_width", type=options.positive_int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
+    parser.add_argument("--seed", type=options.seed, default=0, help="seed of every random draw")
+    parser.add_argument("--num_workers", type=options.positive_int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 
@@ -123,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
     import evaluation
     import training
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
+    from outputs import keep_genes
 
     settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=args.members, without=tuple(sorted(args.without)), seed=args.seed)
@@ -137,21 +138,20 @@ def run(args: argparse.Namespace) -> int:
     folds = training.make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
     for line in absent_of_folds(list(known), config.folds):
         print(f"main_3d  {line}")
-    genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     for path in (run_layout.metrics_json, run_layout.splits):
         path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run_layout.config)
-    write_table(run_layout.genes, genes)
+    genes = keep_genes(layout, run_layout)
 
-    inputs = [layout.genes, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
+    inputs = [layout.genes, layout.background, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
     others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
     processes = {graph.sample: training.fit_process(graph, known[graph.sample]) for graph in graphs if todo and known[graph.sample]}  # seconds each
-    work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, config, layout, run_layout, settings, device, list(genes["gene"]))
+    work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, config, layout, run_layout, settings, device, genes)
     results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],

@@ -1,15 +1,15 @@
 """Give back the expression of every section as AnnData.
 
-INPUT   <save_path>/splits.json, genes.csv, fold_<k>/checkpoint.pt (main_3d.py); the 3D graph of each sample under <root>
+INPUT   <save_path>/splits.json, genes.csv, background.csv, fold_<k>/checkpoint.pt (main_3d.py); the 3D graph of each sample under <root>
 OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
-            X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum(c + 1)) over the genes
-            layers['log1p']       the same as scanpy users expect it: 10,000 a spot over these genes, log1p; for a spot of the known ones' median depth
+            X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum over the background genes (c + 1))
+            layers['log1p']       the same as scanpy users expect it: 10,000 a spot over the background genes, log1p; for a spot of the known ones' median depth
             layers['sd']          (methods msagnet, gp) predicted standard deviation of a measured value, same scale
             layers['measured']    the same scale, where the layer was measured (NaN for a spot without counts)
             obs                   barcode index; sample, layer, known (True: this spot's expression was given); distance_to_known (um, to the
-                                  nearest known spot, registered); confidence (methods msagnet, gp: share of the prior variance explained, 0 to 1)
+                                  nearest known spot in space, z included); confidence (methods msagnet, gp: share of the prior variance explained, 0 to 1)
             obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
-            obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z = position in the stack x section thickness
+            obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z: `z_um` of the config, else (layer - lowest layer) x section_thickness_um
             uns['asign']          method, registration_accepted, known layers, layers of this sample that trained the model, gene
                                   normalisation, checkpoint digest
         <save_path>/imputed/<sample>/sample.h5ad    all these layers in one, obs_names '<layer>_<barcode>'
@@ -22,19 +22,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import cli
+from common import cli, options
 from common.errors import DataError
 from common.feature_recipe import check_trained_with
 from common.io import read_csr, read_json, read_pt, read_table, weights_of, write_h5ad
 from common.layout import RunLayout
 from common.recipe import file_digest
+from common.z import z_um_of
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=True, overwrite=False, done=False)
     parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default runs/<dataset>)")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given (default: as in training)")
-    parser.add_argument("--fold", type=int, default=None, help="use this fold's checkpoint for every sample")
+    parser.add_argument("--fold", type=options.count, default=None, help="use this fold's checkpoint for every sample")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 
@@ -63,30 +64,33 @@ def network_of(checkpoint: dict, path: Path):
     return model.eval()
 
 
-def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
+def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, depth: float, n_background: int | None,
+                  uns: dict):
     """One layer as AnnData. predicted: {'expression': (n_spots of the sample, n_genes)}, 'sd', 'confidence' if there are; pixel_um: um per px of the
-    registered frame."""
+    registered frame; depth: median of the known spots; n_background: as in to_log1p. Raises DataError if a number is not finite."""
     import anndata
     import numpy as np
     import pandas as pd
     from scipy.spatial import cKDTree
-    from data_preprocessing.expression import depth_of, to_log1p
+    from data_preprocessing.expression import to_log1p
+    from outputs import finite
     rows = graph.layer.numpy() == layer
     labelled = graph.has_label.numpy()[rows]
     obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": labelled & (layer in known_layers)}, index=graph.barcode[rows].astype(str))
-    z_um = config.samples[graph.sample].layers.index(layer) * config.section_thickness_um
+    z_um = {int(one): z_um_of(config, graph.sample, int(one)) for one in np.unique(graph.layer)}
+    place_um = np.column_stack([graph.registered * pixel_um, [z_um[one] for one in graph.layer.tolist()]])  # (n, 3)
     adata = anndata.AnnData(predicted["expression"][rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
-    adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * pixel_um, np.full(rows.sum(), z_um)])
+    adata.obsm["spatial_3d"] = place_um[rows]
     shown = graph.in_layers(known_layers).numpy()
-    adata.obs["distance_to_known"] = cKDTree(graph.registered[shown]).query(graph.registered[rows])[0] * pixel_um
-    adata.layers["log1p"] = to_log1p(adata.X, float(np.median(depth_of(graph.label.numpy()[shown]))))
+    adata.obs["distance_to_known"] = cKDTree(place_um[shown]).query(place_um[rows])[0]
+    adata.layers["log1p"] = to_log1p(adata.X, depth, n_background)
     if "sd" in predicted:
         adata.layers["sd"] = predicted["sd"][rows]
         adata.obs["confidence"] = predicted["confidence"][rows]
     if labelled.any():
         adata.layers["measured"] = np.where(labelled[:, None], graph.label.numpy()[rows], np.float32(np.nan))
-    return adata
+    return finite(adata, f"{graph.sample}/{layer}")
 
 
 def whole_sample(layers: list[int], parts: list, uns: dict):
@@ -108,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.all_samples
     device = cli.start_torch(0, args.gpu)
+    import numpy as np
     import evaluation
     import training
     import training_reference
@@ -115,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     from data_preprocessing_3d.neighbours import registered_frame
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from models import gp
+    from outputs import NORMALISATION, background_of, check_background, depths, n_background
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
@@ -123,7 +129,9 @@ def run(args: argparse.Namespace) -> int:
     of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])
     if of_run != genes:
         raise DataError(layout.genes, "another gene list than the run's", f"the {len(of_run)} genes of {run_layout.genes}, in order",
-                        "set genes: to that list (one symbol a line) and run 5_1 to 7 and 3D 4 to 5 again")
+                        "set genes: to that file and run 5_1 to 7 and 3D 4 to 5 again")
+    check_background(layout, background_of(run_layout), run_layout.background)
+    n_other = n_background(genes, background_of(layout))  # None: the list is its own background
     for graph in load_graphs(context, "predict_3d"):
         index = args.fold if args.fold is not None else fold_of.get(graph.sample, 0)
         if index >= len(splits["folds"]):
@@ -132,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         refused = refused_layers(layout, graph.sample)
         known = known_layers_of(config, graph, cli.parse_layers(args.known_layers) or fold["known_layers"].get(graph.sample), refused)
         uns = {"method": method, "known_layers": known, "training_layers": fold["training_layers"].get(graph.sample, []),
-               "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
+               "normalisation": NORMALISATION}
         if not known:
             print(f"predict_3d  {graph.sample}: left out: no layer has counts, image and registration; what nothing is known of is not imputed", file=sys.stderr)
             continue
@@ -155,7 +163,8 @@ def run(args: argparse.Namespace) -> int:
             predicted = {"expression": evaluation.floor_predictions(graph, known, iou)[method]}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
         pixel_um = registered_frame(context, graph.sample).um_per_px
-        parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns | {"registration_accepted": layer not in refused})
+        depth = float(np.median(depths(layout, graph, graph.in_layers(known).numpy(), n_other is None)))
+        parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, depth, n_other, uns | {"registration_accepted": layer not in refused})
                  for layer in layers]
         for layer, adata in zip(layers, parts):
             write_h5ad(run_layout.imputed(graph.sample, layer), adata)

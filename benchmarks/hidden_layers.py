@@ -9,8 +9,8 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
 
 from common.config import load_config, save_config
-from common.layout import Layout
-from data_preprocessing.expression import depth_of, read_genes
+from common.layout import Layout, background_beside
+from data_preprocessing.expression import depth_of
 
 QUARTERS = ("most confident quarter", "least confident quarter")
 
@@ -29,8 +29,9 @@ def hide_layers(root: Path, hidden: Path, sample: str, known: int, grid_pitch_um
         copy = hidden / path.relative_to(root)
         copy.parent.mkdir(parents=True)
         shutil.copyfile(path, copy)
-    genes = hidden / "genes.txt"
-    genes.write_text("\n".join(read_genes(there)))
+    genes = hidden / "genes.csv"
+    shutil.copyfile(there.genes, genes)
+    shutil.copyfile(there.background, background_beside(genes))
     samples = {sample: config.samples[sample].model_copy(update={"known_layers": [known]})}
     save_config(config.model_copy(update={"samples": samples, "genes": str(genes), "grid_pitch_um": grid_pitch_um}), new.config)
 

@@ -65,6 +65,10 @@ class Root:
         table = self.read(self.layout.genes, read_genes)
         return None if table is None else table["gene"].tolist()
 
+    def background(self) -> list[str] | None:
+        table = self.read(self.layout.background, read_genes)
+        return None if table is None else table["gene"].tolist()
+
     def widths(self, sample: str, layer: int) -> dict[str, int] | None:
         """{feature set: width} of the layer's spots."""
         return self.read(self.layout.features(224, sample, layer), feature_widths)
@@ -272,9 +276,20 @@ def features(size: int):
 
 def genes(root: Root, path: Path, sample: None, layer: None) -> None:
     table = root.own(path, read_genes)
-    demand(len(table) > 0, "no gene", "a row a gene")
     if root.config.genes in ("top_mean", "hvg"):  # a list of genes is taken whole
         demand(len(table) <= root.config.n_genes, f"{len(table)} genes", f"up to {root.config.n_genes} by dataset.yaml")
+    demand_ranked_genes(table)
+
+
+def background(root: Root, path: Path, sample: None, layer: None) -> None:
+    table = root.own(path, read_genes)
+    demand_ranked_genes(table)
+    own = root.config.genes == "top_mean" and root.config.n_genes <= len(table) and root.genes() is not None
+    demand(not own or set(root.genes()) <= set(table["gene"]), "a background without some of the chosen genes", "the genes of highest mean")
+
+
+def demand_ranked_genes(table) -> None:
+    demand(len(table) > 0, "no gene", "a row a gene")
     demand(table["gene"].is_unique and table["gene"].notna().all(), "a gene twice or without name", "unique names")
     demand(table["rank"].tolist() == list(range(1, len(table) + 1)), "ranks out of order", "1, 2, 3, …")
 
@@ -288,6 +303,7 @@ def member_counts(size: int):
         if size != 224 and spots is not None:
             demand(np.array_equal(*(one.X.sum(axis=0, dtype="f8") for one in (adata, spots))), "sums that differ from those over the spots",
                    f"each spot of counts_224 in one of the {LEVELS[size]}s")
+        demand_depth(adata, root.background())
     return check
 
 
@@ -297,11 +313,24 @@ def expression(size: int):
         demand_rows_and_genes(root, adata, size, sample, layer)
         demand_array(adata.X, "X", "f4", *adata.shape)
         demand_keys(adata.layers, ("counts",))
+        demand_keys(adata.obs, ("depth",))
         raw = adata.layers["counts"]
         raw = np.asarray(raw.toarray() if hasattr(raw, "toarray") else raw, np.float64) + 1
-        right = np.allclose(adata.X, np.log(raw / raw.sum(axis=1, keepdims=True)), atol=1e-4)
-        demand(right, "an X that is not made of layers['counts']", "ln((c + 1) / sum(c + 1))")
+        right = np.allclose(adata.X, np.log(raw / adata.obs["depth"].to_numpy()[:, None]), atol=1e-4)
+        demand(right, "an X that is not made of layers['counts'] and obs['depth']", "ln((c + 1) / depth)")
     return check
+
+
+def demand_depth(adata, background: list[str] | None) -> None:
+    """obs depth: sum over the background of (count + 1). Its genes that are not in the list can only add to it."""
+    demand_keys(adata.obs, ("depth",))
+    depth = adata.obs["depth"].to_numpy()
+    demand_array(depth, "depth", "f8", adata.n_obs)
+    if background is not None:
+        listed = adata.var_names.isin(background)
+        least = np.asarray(adata.X[:, listed].sum(axis=1, dtype="f8")).ravel() + len(background)
+        right = (depth == least).all() if listed.sum() == len(background) else (depth >= least).all()
+        demand(right, "a depth that is not that of the counts", "sum over background.csv of (count + 1)")
 
 
 def demand_rows_and_genes(root: Root, adata, size: int, sample: str, layer: int) -> None:
@@ -547,6 +576,7 @@ def kinds() -> list[Kind]:
         Kind("3_find_1024_pair", "layer", Layout.global_pairs_csv, pairs_csv(1024, 512, "regions")),
         *sizes("4_feature_extraction", Layout.features, features),
         Kind("5_1_find_high_expression", "dataset", lambda layout: layout.genes, genes),
+        Kind("5_1_find_high_expression", "dataset", lambda layout: layout.background, background),
         *sizes("5_2_get_label_of_other_resolution", Layout.member_counts, member_counts),
         *sizes("5_3_normalization", Layout.expression, expression),
         Kind("6_pt_construction", "layer", Layout.graph, graph),

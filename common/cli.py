@@ -26,7 +26,9 @@ from common.errors import DataError, LayerError
 from common.geometry import Geometry, check_scale, section_geometry
 from common.io import write_json
 from common.layout import PIPELINE, REPOSITORY, STEPS, Layout, script_of
+from common.options import OneLineParser, positive_int
 from common.recipe import code_digest, is_current, make_recipe
+from common.selection import check_layer_files
 from common.threads import limit_process_to_one_thread, one_thread
 
 
@@ -65,7 +67,7 @@ def make_parser(docstring: str, sample: bool = True, layer: bool = True, workers
 
     overwrite: for a script that skips what is up to date; done: for one that runs jobs (run_jobs).
     """
-    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root_path", default="", help="dataset root (default: the current directory)")
     parser.add_argument("--config", default=None, help="YAML of the dataset (default: <root>/dataset.yaml)")
     if overwrite:
@@ -78,7 +80,7 @@ def make_parser(docstring: str, sample: bool = True, layer: bool = True, workers
     if layer:
         parser.add_argument("--layer", action="append", type=int, default=None, metavar="N", help="only this layer (repeatable)")
     if workers:
-        parser.add_argument("--num_workers", type=int, default=1, help="processes working side by side (default 1)")
+        parser.add_argument("--num_workers", type=positive_int, default=1, help="processes working side by side (default 1)")
     return parser
 
 
@@ -88,6 +90,7 @@ def open_context(args: argparse.Namespace) -> Context:
     if not layout.root.is_dir():
         raise DataError(layout.root, "no folder", "a dataset root", "correct --root_path")
     file = Path(args.config) if args.config else layout.config
+    check_layer_files(layout)
     config = resolve(load_config(file), layout, file)
     check_scale(config, file)
     chosen = config.restricted(getattr(args, "sample", None), getattr(args, "layer", None), file)
@@ -206,7 +209,7 @@ def run_jobs(step: str, script: str, context: Context, units: list[tuple], make_
     Returns 0, or 2 if nothing is left. A DataError ends the run.
     """
     code = code_digest(Path(script))
-    workers = min(getattr(context.args, "num_workers", 1) or 1, len(units))
+    workers = min(getattr(context.args, "num_workers", 1), len(units))
 
     def run_one(unit: tuple) -> tuple[bool, str | DataError]:
         return _run_one(step, code, context, unit, make_job)

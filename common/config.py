@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.errors import DataError
 from common.io import atomic_path
 from common.layout import Layout
+from common.selection import check_layers, disjoint_folds, each_once, named_or_default
+from common.strict_yaml import strict_load
+
+Layer = Annotated[int, Field(ge=0)]
+Layers = Annotated[list[Layer], AfterValidator(each_once)]
+Um = Annotated[float, Field(strict=False)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class PairConfig(_Strict):
@@ -33,12 +39,14 @@ class PairConfig(_Strict):
 
 class SampleConfig(_Strict):
     """One tissue block."""
-    layers: list[int] | None = Field(None, description="layers in z order; default: all found")
-    known_layers: list[int] | None = Field(None, description="layers whose expression the model may see; default: the first with counts")
-    skip: list[int] = Field([], description="layers to leave out; the registration chain bridges them")
-    raw: dict[int, str] = Field({}, description="layer: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
-    images: dict[int, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
-    pixel_size_um: dict[int, Annotated[float, Field(gt=0, strict=False)]] = Field(
+    layers: Layers | None = Field(None, description="layers in z order; default: all found")
+    known_layers: Annotated[Layers, AfterValidator(named_or_default)] | None = Field(
+        None, description="layers whose expression the model may see; default: the first with counts")
+    skip: Layers = Field([], description="layers to leave out; the registration chain bridges them")
+    raw: dict[Layer, str] = Field({}, description="layer: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
+    images: dict[Layer, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
+    z_um: dict[Layer, Um] = Field({}, description="layer: its z, um, of every layer; default: its number x section_thickness_um, from the lowest")
+    pixel_size_um: dict[Layer, Annotated[float, Field(gt=0, strict=False)]] = Field(
         {}, description="layer: um per level-0 px of its own image; step 0_1 writes what it measured on the spots or read from the slide")
     pairs: dict[str, PairConfig] = Field({}, description="'<moving>_to_<fixed>': landmarks or a transform that replace the automatic registration")
 
@@ -57,7 +65,7 @@ class Config(_Strict):
     pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px of every image; default: each section's own (common/geometry.py)")
     window_um: float | None = Field(None, gt=0, description="side of a spot's window (224 reference px), um; default pitch_um * 224 / 272")
     patch_scale: float | None = Field(None, gt=0, description="the same in level-0 px per reference px; default pitch_px / 272")
-    section_thickness_um: float = Field(16.0, gt=0, description="distance of consecutive layers in z, um")
+    section_thickness_um: float = Field(16.0, gt=0, description="distance in z of layers whose numbers differ by one, um")
 
     refuse_flipped_spots: bool = Field(True, description="leave a layer out whose spots lie far better on the tissue when swapped or mirrored")
     refinement: Literal["affine", "syn", "none"] = Field("affine", description="ANTs refinement of a pair: affine, affine + SyN, or none")
@@ -73,7 +81,7 @@ class Config(_Strict):
     backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
     feature_batch_size: int = Field(8, gt=0, description="patches per forward pass in step 4")
 
-    folds: list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = Field(
+    folds: Annotated[list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None, AfterValidator(disjoint_folds)] = Field(
         None, description="samples held out together; a number: the sorted samples in so many parts; default: no fold, known layers train")
 
     # samples -----------------------------------------------------------------------------------------
@@ -105,7 +113,7 @@ def load_config(path: Path) -> Config:
     if not path.is_file():
         raise DataError(path, "no file", "a dataset config (YAML)", "give --config configs/<dataset>.yaml or run step 0 first")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = strict_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(path, f"invalid YAML ({error})", "a YAML mapping", "correct the syntax") from None
     if not isinstance(values, dict):
@@ -140,7 +148,8 @@ def _data_error(error: dict, file: Path | str) -> DataError:
         return DataError(file, f"unknown key '{where}'", f"one of {', '.join(known)}", fix)
     if error["type"] == "missing":
         return DataError(file, f"no key '{where}'", "a value for it", f"add '{where}: …'")
-    return DataError(file, f"'{where}: {error['input']!r}'", error["msg"].lower(), f"correct '{where}'")
+    expected = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"].lower()
+    return DataError(file, f"'{where}: {error['input']!r}'", expected, f"correct '{where}'")
 
 
 def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
@@ -153,10 +162,8 @@ def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
         if not layers:
             raise DataError(file, f"sample '{name}' without layers", f"imgs/{name}/<layer>.<ext> or counts/{name}/<layer>.h5ad",
                             f"put its files under {layout.root}, or run 0_1_convert_raw.py")
-        known = one.known_layers
-        if known is not None and not set(known) <= set(layers):
-            raise DataError(file, f"samples.{name}.known_layers {known}", f"layers among {layers}", "correct known_layers")
         samples[name] = one.model_copy(update={"layers": sorted(layers)})
+        check_layers(name, samples[name], file)
     if not samples:
         raise DataError(layout.root, "no layer", "imgs/<sample>/<layer>.<ext>, location/, counts/", "run step 0, or give another --root_path")
     for fold in config.folds if isinstance(config.folds, list) else []:

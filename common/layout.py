@@ -1,5 +1,6 @@
 """Where every file of a dataset root and of a run lies. No other file does path arithmetic."""
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,11 @@ IMAGE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".tif", ".ti
 def script_of(step: str) -> Path:
     """The numbered script of a step of the pipeline."""
     return next(REPOSITORY / folder / f"{step}.py" for folder, steps in SCRIPTS.items() if step in steps)
+
+
+def background_beside(genes: Path) -> Path:
+    """The background of a gene list, of a dataset root or of a run: the file beside it."""
+    return genes.with_name("background.csv")
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,18 @@ class Layout:
         """Known truth of the demo data: suffix '.npz' (geometry) or '.h5ad' (noise-free expression)."""
         return self.root / "truth" / sample / f"{layer}{suffix}"
 
-    def layers_on_disk(self) -> dict[str, list[int]]:
-        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted."""
-        found: dict[str, set[int]] = {}
+    def layer_files(self) -> Iterator[tuple[str, str, int, Path]]:
+        """(folder, sample, layer, path) of every image, location file and counts file; sorted within a folder."""
         for folder, suffixes in (("imgs", IMAGE_SUFFIXES), ("location", (".csv",)), ("counts", (".h5ad",))):
             for path in sorted((self.root / folder).glob("*/*")):
                 if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", path.stem):
-                    found.setdefault(path.parent.name, set()).add(int(path.stem))
+                    yield folder, path.parent.name, int(path.stem), path
+
+    def layers_on_disk(self) -> dict[str, list[int]]:
+        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted."""
+        found: dict[str, set[int]] = {}
+        for _, sample, layer, _ in self.layer_files():
+            found.setdefault(sample, set()).add(layer)
         return {sample: sorted(layers) for sample, layers in sorted(found.items())}
 
     # 2D steps ----------------------------------------------------------------------------------------
@@ -108,8 +119,13 @@ class Layout:
     def genes(self) -> Path:
         return self.root / "gene_expression" / "genes.csv"
 
+    @property
+    def background(self) -> Path:
+        """The genes whose sum every label is relative to."""
+        return background_beside(self.genes)
+
     def member_counts(self, size: int, sample: str, layer: int) -> Path:
-        """Raw counts of the chosen genes per spot (224), region (512) or global patch (1024)."""
+        """Raw counts of the chosen genes per spot (224), region (512) or global patch (1024), and the depth of each."""
         return self.root / "gene_expression" / f"counts_{size}" / sample / f"{layer}.h5ad"
 
     def expression(self, size: int, sample: str, layer: int) -> Path:
@@ -215,6 +231,10 @@ class RunLayout:
     @property
     def genes(self) -> Path:
         return self.root / "genes.csv"
+
+    @property
+    def background(self) -> Path:
+        return background_beside(self.genes)
 
     def checkpoint(self, fold: int) -> Path:
         return self.root / f"fold_{fold}" / "checkpoint.pt"

@@ -34,6 +34,7 @@ from common.errors import DataError
 from common.geometry import check_scale, dataset_geometry
 from common.io import atomic_path, write_h5ad, write_npz, write_table
 from common.layout import REPOSITORY, Layout
+from common.z import z_um_of
 
 STEP = "0_make_demo"
 FORMAT = 2                       # raised when the same options give other data
@@ -199,7 +200,8 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     patient = of_sample.normal(0, 0.25, N_GENES)
     odd, torn = draw_accidents(of_sample, layers, radius_px)
     slide = stain_slide(of_layer, demo_tissue.Slide, odd.get(layer), torn.get(layer))
-    layer_map, z_px = draw_map(of_layer, size_px, pitch_px), gap_px * layers.index(layer)
+    layer_map = draw_map(of_layer, size_px, pitch_px)
+    z_px = gap_px * (z_um_of(config, sample, layer) / config.section_thickness_um)
 
     image, mask = demo_tissue.draw_section(tissue, lambda xy: to_common(layer_map, xy), z_px, slide, size_px, of_layer)
     location = place_spots(of_layer, mask, pitch_px)

@@ -4,9 +4,11 @@ INPUT   counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes), of every
         config: genes (top_mean | hvg | a file with one gene symbol a line), n_genes, exclude_prefixes, genes_from (all | known)
 OUTPUT  gene_expression/genes.csv        gene, rank (1 = highest mean), mean (raw counts; mean over layers of the mean over spots),
                                          chosen_by, genes_from, n_layers; this order is the gene order everywhere
+        gene_expression/background.csv   gene, rank, mean: the genes whose sum every label is relative to (expression.py)
 
-Only genes that every layer read has are eligible. `genes_from: known` reads the known layers and no other. A list is taken whole,
-but for genes that are not eligible. hvg is scanpy's flavor 'seurat' on log1p counts per 10,000, layer by layer.
+The background is the published list, the 250 eligible genes of highest mean, whatever genes are chosen; that of a run's genes.csv is the
+background.csv beside it. Only genes that every layer read has are eligible. `genes_from: known` reads the known layers and no other. A list is taken whole,
+but for genes that are not eligible; these are named. Fewer than 10 genes are refused. hvg is scanpy's flavor 'seurat' on log1p counts per 10,000, layer by layer.
 Source: Zhu et al., CVPR 2025 (250 genes of highest mean).
 
     python data_preprocessing/5_1_find_high_expression.py --root_path ROOT
@@ -14,14 +16,18 @@ Source: Zhu et al., CVPR 2025 (250 genes of highest mean).
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from common import cli, io
 from common.errors import DataError, LayerError
+from common.layout import background_beside
 from data_preprocessing import expression
 
 STEP = "5_1_find_high_expression"
+N_NAMED = 5  # genes left out that are named
 
 
 def layers_to_read(context: cli.Context) -> list[tuple[str, int]]:
@@ -57,37 +63,74 @@ def read_layers(context: cli.Context, units: list[tuple[str, int]]) -> dict[tupl
     return layers
 
 
-def choose_genes(layers: dict, config) -> tuple[pd.DataFrame, int]:
-    """The table genes.csv and the number of genes that every layer shares. Raises DataError if nothing is eligible."""
+@dataclass(frozen=True)
+class Choice:
+    """What step 5_1 writes, and how it came about."""
+    genes: pd.DataFrame          # gene, rank, mean, chosen_by, genes_from, n_layers
+    background: pd.DataFrame     # gene, rank, mean
+    n_shared: int                # genes that every layer has
+    left_out: list[str]          # genes of a list that are not eligible
+
+
+def choose_genes(layers: dict, config) -> Choice:
+    """The gene list and its background, from {(sample, layer): counts}. Raises DataError if nothing is eligible."""
     shared = expression.shared_genes([adata.var_names.tolist() for adata in layers.values()])
     eligible = expression.shared_genes([shared], config.exclude_prefixes)
     if not eligible:
         raise DataError("counts/", f"no eligible gene in all {len(layers)} layers", "gene names that the layers share",
                         "use one naming (symbols or Ensembl), or fewer exclude_prefixes")
+    mean = np.mean([expression.layer_mean(adata, eligible) for adata in layers.values()], axis=0)  # (n_eligible,)
+    ranking, left_out = expression.ranked(eligible, mean), []
+    background = ranking.head(expression.BACKGROUND_GENES)
     if config.genes == "top_mean":
-        chosen_by, chosen = "top_mean", eligible
+        chosen_by, table = "top_mean", ranking.head(config.n_genes)
     elif config.genes == "hvg":
-        chosen_by, chosen = "hvg_seurat", expression.variable_genes(list(layers.values()), eligible, config.n_genes)
+        variable = expression.variable_genes(list(layers.values()), eligible, config.n_genes)
+        chosen_by, table = "hvg_seurat", ranking[ranking["gene"].isin(variable)]
     else:
         file = Path(config.genes)
-        listed = set(expression.read_gene_list(file))
-        chosen_by, chosen = f"file:{file.name}", [gene for gene in eligible if gene in listed]
-        if not chosen:
+        listed = expression.read_gene_list(file)
+        chosen_by, table = f"file:{file.name}", ranking[ranking["gene"].isin(listed)]
+        left_out = [gene for gene in listed if gene not in set(eligible)]
+        if table.empty:
             raise DataError(file, f"none of its {len(listed)} genes in all {len(layers)} layers", "gene names as in the counts",
                             f"write names like {eligible[0]}")
-    mean = np.mean([expression.layer_mean(adata, chosen) for adata in layers.values()], axis=0)  # (n_chosen,)
-    table = expression.ranked(chosen, mean)
-    if config.genes == "top_mean":
-        table = table.head(config.n_genes)
-    table.insert(1, "rank", np.arange(1, len(table) + 1))
-    return table.assign(chosen_by=chosen_by, genes_from=config.genes_from, n_layers=len(layers)), len(shared)
+        if background_beside(file).is_file():
+            background = expression.read_background(background_beside(file))
+    table = with_rank(table).assign(chosen_by=chosen_by, genes_from=config.genes_from, n_layers=len(layers))
+    return Choice(table, with_rank(background), len(shared), left_out)
 
 
-def listed_genes(genes: list[str], file: Path) -> pd.DataFrame:
-    """The table genes.csv where nothing was measured: the list as it is. Raises DataError if a gene is there twice."""
-    if len(set(genes)) < len(genes):
-        raise DataError(file, "a gene that is there twice", "every gene once", "remove the doubles")
-    return pd.DataFrame({"gene": genes, "rank": np.arange(1, len(genes) + 1), "mean": 0.0, "chosen_by": f"file:{file.name}", "genes_from": "list", "n_layers": 0})
+def with_rank(genes: pd.DataFrame) -> pd.DataFrame:
+    """Table gene, rank, mean; rank 1, 2, … as the rows are."""
+    return pd.DataFrame({"gene": genes["gene"].tolist(), "rank": np.arange(1, len(genes) + 1), "mean": genes["mean"].tolist()})
+
+
+def demand_enough(table: pd.DataFrame, config) -> None:
+    """Raise DataError for a list so short that nothing can be learned from it."""
+    if len(table) < expression.MIN_GENES:
+        listed = config.genes not in ("top_mean", "hvg")
+        raise DataError(config.genes if listed else f"genes: {config.genes}", f"{len(table)} genes that every layer has",
+                        f"{expression.MIN_GENES} or more", "give a longer list, or a larger n_genes; report.py --genes shows single genes")
+
+
+def unmeasured_genes(file: Path) -> Choice:
+    """The list as it is, where nothing was measured; its background is the one beside it, else the list itself."""
+    genes = expression.read_gene_list(file)
+    table = with_rank(pd.DataFrame({"gene": genes, "mean": 0.0}))
+    background = expression.read_background(background_beside(file)) if background_beside(file).is_file() else table
+    return Choice(table.assign(chosen_by=f"file:{file.name}", genes_from="list", n_layers=0), with_rank(background), 0, [])
+
+
+def write_choice(layout, choice: Choice) -> None:
+    io.write_table(layout.background, choice.background)
+    io.write_table(layout.genes, choice.genes)
+
+
+def left_out_line(names: list[str]) -> str:
+    """A part of the step's line: genes of the list that are not predicted; '' if there are none."""
+    shown = ", ".join(names[:N_NAMED]) + (", …" if len(names) > N_NAMED else "")
+    return f"; {len(names)} of the list left out, not in every layer or excluded: {shown}" if names else ""
 
 
 def dataset_job(context: cli.Context) -> cli.Job:
@@ -95,22 +138,24 @@ def dataset_job(context: cli.Context) -> cli.Job:
     units = layers_to_read(context)
     inputs = [layout.counts(*unit) for unit in units]
     if config.genes not in ("top_mean", "hvg"):
-        inputs.append(Path(config.genes))
+        inputs += [Path(config.genes), background_beside(Path(config.genes))]
 
     def work() -> str:
         if not units:
-            genes = expression.read_gene_list(Path(config.genes))
-            io.write_table(layout.genes, listed_genes(genes, Path(config.genes)))
-            return f"{layout.genes}: the {len(genes)} genes of {config.genes}; no layer has counts"
+            choice = unmeasured_genes(Path(config.genes))
+            write_choice(layout, choice)
+            return f"{layout.genes}: the {len(choice.genes)} genes of {config.genes}; no layer has counts"
         layers = read_layers(context, units)
-        table, n_shared = choose_genes(layers, config)
-        io.write_table(layout.genes, table)
+        choice = choose_genes(layers, config)
+        demand_enough(choice.genes, config)
+        write_choice(layout, choice)
         names = ", ".join(f"{sample}/{layer}" for sample, layer in layers)
-        return (f"{layout.genes}: {len(table)} genes ({table['chosen_by'][0]}, from {config.genes_from} layers) "
-                f"of the {n_shared} that all {len(layers)} layers share ({names})")
+        return (f"{layout.genes}: {len(choice.genes)} genes ({choice.genes['chosen_by'][0]}, from {config.genes_from} layers) "
+                f"of the {choice.n_shared} that all {len(layers)} layers share ({names}); "
+                f"background of {len(choice.background)} genes{left_out_line(choice.left_out)}")
 
     settings = config.model_dump(include={"genes", "n_genes", "exclude_prefixes", "genes_from"})
-    return cli.Job(None, None, inputs, [layout.genes], work, settings)
+    return cli.Job(None, None, inputs, [layout.genes, layout.background], work, settings)
 
 
 def build_parser():

@@ -1,9 +1,10 @@
 """Normalise the counts of spots, regions and globals.
 
-INPUT   gene_expression/counts_{224,512,1024}/<sample>/<layer>.h5ad     raw counts (n, n_genes)
-OUTPUT  gene_expression/{224,512,1024}/<sample>/<layer>.h5ad            X float32 (n, n_genes), y_g = ln((c_g + 1) / sum_h (c_h + 1));
+INPUT   gene_expression/counts_{224,512,1024}/<sample>/<layer>.h5ad     raw counts (n, n_genes), obs depth
+OUTPUT  gene_expression/{224,512,1024}/<sample>/<layer>.h5ad            X float32 (n, n_genes), y_g = ln((c_g + 1) / depth), depth =
+                                                                        sum over the background of (c_h + 1);
                                                                         layers['counts']: the raw counts; obs and var as in the input
-A layer without counts gets no file. A patch whose obs n_spots is 0 has no label: its row is the uniform vector.
+A layer without counts gets no file. A patch whose obs n_spots is 0 has no label: its row is uniform.
 Source: ST-Net (He et al. 2020), as in Zhu et al., CVPR 2025.
 
     python data_preprocessing/5_3_normalization.py --root_path ROOT
@@ -12,6 +13,7 @@ import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import cli, io
+from common.errors import LayerError
 from common.layout import SIZES
 from data_preprocessing.expression import normalise
 
@@ -30,7 +32,9 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         for source, target in zip(inputs, outputs):
             adata = io.read_h5ad(source, "5_2_get_label_of_other_resolution.py")
             adata.layers["counts"] = adata.X
-            adata.X = normalise(adata.X)
+            if "depth" not in adata.obs:
+                raise LayerError(source, "counts without their depth", "obs depth", "run 5_2_get_label_of_other_resolution.py again")
+            adata.X = normalise(adata.X, adata.obs["depth"].to_numpy())
             io.write_h5ad(target, adata)
             rows.append(adata.n_obs)
         return f"{rows[0]} spots, {rows[1]} regions, {rows[2]} globals x {adata.n_vars} genes"

@@ -140,15 +140,16 @@ def parts_of(weight: np.ndarray, overlap: np.ndarray) -> tuple[np.ndarray, np.nd
 
 # writing ---------------------------------------------------------------------------------------------
 def write_genes(layout: Layout, config: Config, n_genes: int) -> None:
-    """genes.csv: the names of `config.genes` if that is a file, else gene_1, gene_2, …: an archive does not tell them. Raises as read_gene_list."""
+    """genes.csv, and the same as background.csv: the names of `config.genes` if that is a file, else gene_1, gene_2, …: an archive does not tell them. Raises as read_gene_list."""
     names = [f"gene_{rank}" for rank in range(1, n_genes + 1)]
     if config.genes not in ("top_mean", "hvg"):
         names = read_gene_list(Path(config.genes))
         if len(names) != n_genes or len(set(names)) != n_genes:
             raise DataError(config.genes, f"{len(set(names))} gene names", f"the {n_genes} of the archive's labels, in their order",
                             "correct the list")
-    write_table(layout.genes, pd.DataFrame({"gene": names, "rank": range(1, n_genes + 1), "mean": np.nan, "chosen_by": "archive",
-                                            "genes_from": "all", "n_layers": 0}))
+    table = pd.DataFrame({"gene": names, "rank": range(1, n_genes + 1), "mean": np.nan})
+    write_table(layout.background, table)
+    write_table(layout.genes, table.assign(chosen_by="archive", genes_from="all", n_layers=0))
 
 
 def outputs(layout: Layout, config: Config, raw: Path, sample: str) -> list[Path]:

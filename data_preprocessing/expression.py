@@ -1,7 +1,11 @@
 """Expression: which genes, whose sum, what normalisation; and what steps 5 to 7 read alike.
 
-    y_g = ln((c_g + 1) / sum_h (c_h + 1))       over the chosen genes; so sum_g exp(y_g) = 1 on every row
+    y_g = ln((c_g + 1) / sum_h (c_h + 1))       g: a chosen gene; h: the genes of the background
+
+The background (background.csv) does not depend on the chosen genes: the same gene has the same label whatever else is chosen. The published list
+is its own background, and then sum_g exp(y_g) = 1 on every row.
 """
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,8 @@ from common.io import read_features, read_table
 from common.layout import Layout
 from data_preprocessing.patches import parent_rows
 
+BACKGROUND_GENES = 250  # the published list: the genes of highest mean
+MIN_GENES = 10          # a shorter list is refused
 HVG_TARGET_SUM = 1e4   # counts a spot is scaled to before log1p, for the choice of variable genes only
 
 
@@ -43,15 +49,30 @@ def read_genes(layout: Layout) -> list[str]:
     return read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"].tolist()
 
 
+def read_background(path: Path, made_by: str = "5_1_find_high_expression.py") -> pd.DataFrame:
+    """Table gene, rank, mean: the genes whose sum a label is relative to. path: `background` of a Layout or RunLayout."""
+    return read_table(path, ("gene", "rank", "mean"), made_by, text=("gene",))
+
+
 def read_gene_list(path: Path) -> list[str]:
-    """Gene symbols, one a line (blank lines are passed over), or the genes.csv of a run. Raises DataError if there is no such file or no gene in it."""
+    """Gene symbols, one a line (blank lines are passed over), or the genes.csv of a run.
+
+    Raises DataError if there is no such file, no gene in it or one twice.
+    """
     if not path.is_file():
         raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line", "correct 'genes' in the config")
     if path.suffix == ".csv":
-        return read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].tolist()
-    genes = path.read_text().split()
+        genes = read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].dropna().tolist()
+    else:
+        try:
+            genes = path.read_text().split()
+        except UnicodeDecodeError:
+            raise DataError(path, "a file that is no text", "one gene symbol a line", "correct 'genes' in the config") from None
     if not genes:
         raise DataError(path, "an empty file", "one gene symbol a line", "list the genes")
+    if len(set(genes)) < len(genes):
+        twice = pd.Series(genes)[pd.Series(genes).duplicated()].iloc[0]
+        raise DataError(path, f"a gene that is there twice, {twice}", "every gene once", "remove the doubles")
     return genes
 
 
@@ -144,19 +165,47 @@ def feature_widths(file: Path) -> dict[str, int]:
 
 
 # normalisation ---------------------------------------------------------------------------------------
-def normalise(counts) -> np.ndarray:
-    """y_g = ln((c_g + 1) / sum_h (c_h + 1)) of each row (ST-Net, He et al. 2020): (n, n_genes) raw counts -> float32."""
+def normalise(counts, depth: np.ndarray | None = None) -> np.ndarray:
+    """y_g = ln((c_g + 1) / depth) of each row (ST-Net, He et al. 2020): (n, n_genes) raw counts -> float32.
+
+    depth: (n,) sum over the background (c_h + 1); default: these genes are the background.
+    """
     dense = np.asarray(counts.toarray() if scipy.sparse.issparse(counts) else counts, np.float64) + 1
-    return np.log(dense / dense.sum(axis=1, keepdims=True)).astype(np.float32)
+    total = dense.sum(axis=1) if depth is None else np.asarray(depth, np.float64)
+    return np.log(dense / total[:, None]).astype(np.float32)
+
+
+def thinnable(counts: np.ndarray, depth: np.ndarray, genes: list[str], background: list[str]) -> tuple[np.ndarray, Callable]:
+    """Counts that may be thinned, and the function that normalises them, thinned or not, to the labels of `genes`.
+
+    counts (n, n_genes) raw, depth (n,). Where the list is not the background, a last column holds the sum of the other background genes.
+    """
+    if set(genes) == set(background):
+        return counts, normalise
+    listed = np.isin(genes, background)  # (n_genes,)
+    rest = depth - len(background) - counts[:, listed].sum(axis=1)  # (n,)
+
+    def of_list(both: np.ndarray) -> np.ndarray:
+        return normalise(both[:, :-1], both[:, [*listed, True]].sum(axis=1) + len(background))
+    return np.column_stack([counts, rest]), of_list
 
 
 def depth_of(normalised: np.ndarray) -> np.ndarray:
-    """sum_h (c_h + 1) of normalised rows, from their smallest value (a gene without a count): (n, n_genes) -> (n,)."""
+    """The depth of normalised rows, sum_h (c_h + 1) over the background, from their smallest value: (n, n_genes) -> (n,).
+
+    This is the depth where a gene of the row has no count, as nearly always among the published 250; of a short list of genes that are all
+    expressed it is a lower bound. The true depth is obs['depth'] of counts_<size>.
+    """
     return np.exp(-normalised.min(axis=1).astype(np.float64))
 
 
-def to_log1p(normalised: np.ndarray, depth: float) -> np.ndarray:
-    """What scanpy's normalize_total(target_sum=10,000) and log1p give, for spots of this depth (sum_h (c_h + 1)): (n, n_genes) float32."""
+def to_log1p(normalised: np.ndarray, depth: float, n_background: int | None = None) -> np.ndarray:
+    """What scanpy's normalize_total(target_sum=10,000) and log1p give, for spots of this depth (sum_h (c_h + 1)): (n, n_genes) float32.
+
+    The 10,000 are the counts of the background. n_background: its number of genes; None: these genes are the background.
+    """
     share = np.exp(normalised.astype(np.float64))
+    if n_background is not None:
+        return np.log1p(1e4 * np.maximum(share * depth - 1, 0) / max(depth - n_background, 1)).astype(np.float32)
     counts = np.maximum(share / share.sum(axis=1, keepdims=True) * depth - 1, 0)
     return np.log1p(1e4 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32)

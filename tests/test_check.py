@@ -174,9 +174,13 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
     (lambda l: l.features(512, "S", 2), hdf5(lambda f: f["stain"].attrs.__delitem__("preprocessing")), "stain without preprocessing", "4_feature_extraction.py"),
     (lambda l: l.features(512, "S", 2), replaced("barcode", lambda b: b[::-1]), "belongs", "4_feature_extraction.py"),
     (lambda l: l.genes, cell("rank", 0, 5), "ranks out of order", "5_1_find_high_expression.py"),
+    (lambda l: l.background, table(lambda t: t[2:].assign(rank=range(1, 11))), "a background without some of the chosen genes", "5_1_"),
+    (lambda l: l.background, cell("gene", 1, ""), "a gene twice or without name", "5_1_find_high_expression.py"),
+    (lambda l: l.member_counts(512, "S", 1), stored(lambda a: setattr(a, "obs", a.obs.assign(depth=1.0))), "a depth that is not", "5_2_"),
+    (lambda l: l.member_counts(224, "S", 1), stored(lambda a: a.obs.__delitem__("depth")), "no depth", "5_2_get_label_of_other_resolution.py"),
     (lambda l: l.member_counts(512, "S", 1), stored(lambda a: a.X.data.__setitem__(0, 99)), "sums that differ", "5_2_get_label_of_other"),
     (lambda l: l.member_counts(1024, "S", 1), stored(lambda a: a[:, ::-1].copy()), "where", "5_2_get_label_of_other_resolution.py"),
-    (lambda l: l.expression(224, "S", 1), stored(lambda a: a.X.__iadd__(0.1)), "an X that is not made of layers['counts']", "5_3_normalization.py"),
+    (lambda l: l.expression(224, "S", 1), stored(lambda a: a.X.__iadd__(0.1)), "an X that is not made of layers['counts'] and obs['depth']", "5_3_normalization.py"),
     (lambda l: l.graph("S", 1), tensors(lambda g: first_columns(g["spot", "near", "spot"]["edge_index"])), "edges out of order or twice", "6_pt_"),
     (lambda l: l.graph("S", 1), tensors(lambda g: g["spot", "in", "region"]["edge_index"][1].__setitem__(-1, 99)), "not there", "6_pt_"),
     (lambda l: l.graph("S", 2), tensors(lambda g: g["spot", "in", "global"].update(edge_index=g["spot", "in", "global"]["edge_index"][:, 1:].clone())),
@@ -190,7 +194,7 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
      "backbone features by weights_sha256 cdcdcdcdcdcd; expected abababababab, as in extracted_feature/224/S/1.h5", "6_pt_construction.py"),
     (lambda l: l.graph_3d("S"), tensors(lambda g: g["spot"]["feature_recipe"]["stain"].update(spot_window_um=82.4)),
      "stain features of windows of 82.4 um", "4_build_3d_graph.py"),
-    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()), "belongs; expected the 6 genes of genes.csv", "6_pt_"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()), "belongs; expected the 10 genes of genes.csv", "6_pt_"),
     (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"), "a file that cannot be read", "6_pt_construction.py"),
     (lambda l: l.contours("S", 1), array(lambda c: c + 3), "contours 3 px off their spots", "Step0_original_contour_generation.py"),
     (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(matrix=[[1, 1, 0], [1, 1, 0]])), "a matrix without inverse", "Step1_affine"),
@@ -221,7 +225,7 @@ def test_a_good_root_has_no_fault(layout, capsys):
     unmade = ["Step2_registration_ANTs", "main", "main_3d"]
     assert [line.split()[0] for line in steps if not line.endswith(" right")] == unmade == [
         line.split()[0] for line in steps if line.endswith("not made yet")]
-    assert "7_make_dataset".ljust(51) + "2 files right" in steps and "5_1_find_high_expression".ljust(51) + "1 file right" in steps
+    assert "7_make_dataset".ljust(51) + "2 files right" in steps and "5_1_find_high_expression".ljust(51) + "2 files right" in steps
 
 
 @pytest.mark.parametrize("file, change, found, script", CASES)
@@ -261,7 +265,8 @@ def test_a_location_that_was_changed_is_told_by_what_was_made_from_it(layout, sp
 
 
 def test_a_missing_file_is_no_fault_and_a_missing_image_is(layout, spoil, capsys):
-    spoil(layout.genes, lambda path: path.unlink())
+    for path in (layout.genes, layout.background):
+        spoil(path, lambda path: path.unlink())
     image = layout.image("S", 1)
     code, steps, faults = check(layout, capsys)
     assert (code, faults) == (0, []) and "5_1_find_high_expression".ljust(51) + "not made yet" in steps

@@ -199,6 +199,8 @@ def test_a_missing_checkpoint_ends_the_run(tmp_path, capsys):  # in this process
     write_3d_graph(layout)
     io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
     io.write_table(run.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
+    for one in (layout, run):
+        io.write_table(one.background, pd.DataFrame({"gene": ["G1", "G2", "G3"], "rank": [1, 2, 3], "mean": 0.0}))
     io.write_json(layout.quality("A"), {"middle": 1, "to_middle": {"1": {"accepted": True}}})
     io.write_json(run.splits, {"method": "msagnet", "folds": [{"index": 0, "test_samples": ["A"], "known_layers": {"A": [1]}, "training_layers": {"A": [1]}}], "kernels": {}})
     assert predict.main(["--root_path", str(tmp_path), "--save_path", str(run.root), "--gpu", "cpu"]) == 2

@@ -70,7 +70,7 @@ def add_layer(layout: Layout, layer: int, location: pd.DataFrame, counts: anndat
 
 
 def toy_config(layers, **changes) -> Config:
-    return Config(dataset="toy", pitch_px=PITCH_PX, n_genes=6, samples={"S": SampleConfig(layers=list(layers))}).model_copy(update=changes)
+    return Config(dataset="toy", pitch_px=PITCH_PX, n_genes=10, samples={"S": SampleConfig(layers=list(layers))}).model_copy(update=changes)
 
 
 def run(root: Path, *steps: str, code: int = 0) -> None:
@@ -78,7 +78,7 @@ def run(root: Path, *steps: str, code: int = 0) -> None:
         assert load_script(step).main(["--root_path", str(root)]) == code, step
 
 
-GENES = ["MT-ND1", "ACTB", "RPL3", "KRT8", "ERBB2", "CD74", "IGKC", "COL1A1"]
+GENES = ["MT-ND1", "ACTB", "RPL3", "KRT8", "ERBB2", "CD74", "IGKC", "COL1A1", "VIM", "FN1", "MUC1", "SPARC"]
 
 
 def write_toy_root(folder: Path) -> Layout:
@@ -149,9 +149,10 @@ def test_shared_genes_are_those_of_every_layer():
 def test_top_mean_weighs_layers_alike_and_breaks_ties_by_name():
     one = anndata.AnnData(np.array([[9, 0, 2, 2]], np.float32), var=pd.DataFrame(index=list("ADCB")))
     many = anndata.AnnData(np.tile(np.array([[0, 4, 2, 2]], np.float32), (9, 1)), var=pd.DataFrame(index=list("ADCB")))
-    table, n_shared = load_script(STEPS[0]).choose_genes({("S", 1): one, ("S", 2): many}, toy_config([1, 2], n_genes=3))
+    choice = load_script(STEPS[0]).choose_genes({("S", 1): one, ("S", 2): many}, toy_config([1, 2], n_genes=3))
+    table = choice.genes
     assert table["gene"].tolist() == ["A", "B", "C"] and table["mean"].tolist() == [4.5, 2, 2] and table["rank"].tolist() == [1, 2, 3]
-    assert n_shared == 4 and set(table["n_layers"]) == {2}
+    assert choice.n_shared == 4 and set(table["n_layers"]) == {2}
 
 
 def test_variable_genes_are_the_ones_that_vary():
@@ -172,9 +173,9 @@ def test_genes_csv_of_all_layers(root, capsys):
     run(root.root, STEPS[0])
     table = pd.read_csv(root.genes)
     assert list(table) == ["gene", "rank", "mean", "chosen_by", "genes_from", "n_layers"]
-    assert len(table) == 6 and set(table["gene"]) <= set(GENES) and table["mean"].is_monotonic_decreasing
+    assert len(table) == 10 and set(table["gene"]) <= set(GENES) and table["mean"].is_monotonic_decreasing
     assert set(table["n_layers"]) == {3}  # the layer without image gives its counts, the one without counts has none
-    assert "6 genes (top_mean, from all layers) of the 8 that all 3 layers share (S/1, S/3, S/4)" in capsys.readouterr().out
+    assert "10 genes (top_mean, from all layers) of the 12 that all 3 layers share (S/1, S/3, S/4)" in capsys.readouterr().out
 
 
 def test_excluded_prefixes(root):
@@ -209,7 +210,7 @@ def test_default_known_layer_has_counts_and_image(root):
 
 def test_gene_list_is_taken_whole_and_in_rank_order(root, tmp_path):
     listed = tmp_path / "genes.txt"
-    listed.write_text("COL1A1\nNOT_A_GENE\n\n" + "\n".join(GENES[:7]) + "\n")
+    listed.write_text("COL1A1\nNOT_A_GENE\n\n" + "\n".join(GENES[:7] + GENES[8:]) + "\n")
     save_config(toy_config([1, 2, 3, 4], genes=str(listed)), root.config)
     run(root.root, STEPS[0])
     table = pd.read_csv(root.genes)
@@ -256,7 +257,9 @@ def test_labels_of_every_level(root):
     assert level[224].obs_names.tolist() == location["barcode"][5:].tolist()  # spots without counts have no row
     for size in SIZES:
         assert level[size].var_names.tolist() == genes and level[size].X.dtype == np.float32
-        np.testing.assert_array_equal(level[size].X, expression.normalise(level[size].layers["counts"]))
+        of_row = level[size].obs["depth"].to_numpy()
+        np.testing.assert_array_equal(level[size].X, expression.normalise(level[size].layers["counts"], of_row))
+        assert of_row.sum() == raw[level[224].obs_names, GENES].X.sum() + len(GENES) * len(of_row)
         assert level[size].layers["counts"].sum() == raw[:, genes].X.sum()
     np.testing.assert_array_equal(level[224].layers["counts"].toarray(), raw[level[224].obs_names, genes].X.toarray())
     for size in (512, 1024):
@@ -285,12 +288,14 @@ def test_steps_are_skipped_when_nothing_changed(root, capsys):
 
 
 @settings(max_examples=5, deadline=None)
-@given(st.permutations(range(8)))
+@given(st.permutations(range(len(GENES))))
 def test_gene_order_of_a_layer_does_not_matter(order):
     adata = toy_counts([f"s{k}" for k in range(5)], GENES)
     shuffled = adata[:, list(order)].copy()
     choose = load_script(STEPS[0]).choose_genes
-    pd.testing.assert_frame_equal(choose({("S", 1): adata}, toy_config([1]))[0], choose({("S", 1): shuffled}, toy_config([1]))[0])
+    one, other = (choose({("S", 1): counts}, toy_config([1])) for counts in (adata, shuffled))
+    pd.testing.assert_frame_equal(one.genes, other.genes)
+    pd.testing.assert_frame_equal(one.background, other.background)
 
 
 def test_log1p_is_what_scanpy_makes_of_the_counts():

@@ -108,7 +108,7 @@ def test_graph_file_is_a_heterodata_without_pickle(graphs):
     assert sorted(graph.node_types) == ["global", "region", "spot"]
     assert sorted(graph.edge_types) == [("global", "near", "global"), ("region", "in", "global"), ("region", "near", "region"),
                                         ("spot", "in", "global"), ("spot", "in", "region"), ("spot", "near", "spot")]
-    assert graph["region"].x.shape[1] == 8 and graph["region"].y.shape[1] == 6
+    assert graph["region"].x.shape[1] == 8 and graph["region"].y.shape[1] == 10
     for level in ("region", "global"):
         assert graph[level].x.dtype == graph[level].y.dtype == graph[level].pos.dtype == torch.float32
         assert graph[level].has_label.dtype == torch.bool
@@ -143,7 +143,7 @@ def test_every_spot_lies_in_its_region_and_global(graphs):
 def test_labels_follow_the_counts(graphs):
     bare, partial = io.read_pt(graphs.graph("S", 2)), io.read_pt(graphs.graph("S", 3))
     for level in ("region", "global"):
-        assert not bare[level]["has_label"].any() and not bare[level]["y"].any() and bare[level]["y"].shape[1] == 6
+        assert not bare[level]["has_label"].any() and not bare[level]["y"].any() and bare[level]["y"].shape[1] == 10
     assert partial["region"]["has_label"].any()
     assert not graphs.graph("S", 4).exists()  # no image, no patches
 
@@ -162,7 +162,7 @@ def test_a_region_whose_spots_have_no_counts_has_no_label(own_graphs):
 def test_records(graphs):
     records = np.load(graphs.npy("S", 3), mmap_mode="r", allow_pickle=False)
     location = io.read_location(graphs.location("S", 3))
-    kinds = {"barcode": "U", "pixel": ("f8", (2,)), "array": ("i4", (2,)), "label": ("f4", (6,)), "feature": ("f4", (8,)),
+    kinds = {"barcode": "U", "pixel": ("f8", (2,)), "array": ("i4", (2,)), "label": ("f4", (10,)), "feature": ("f4", (8,)),
              "region_index": "i4", "global_index": "i4", "has_label": "?"}
     assert list(records.dtype.names) == list(kinds)
     for name, kind in kinds.items():
@@ -184,7 +184,7 @@ def test_records(graphs):
 
 def test_records_of_a_layer_without_counts(graphs):
     records = np.load(graphs.npy("S", 2), allow_pickle=False)
-    assert not records["has_label"].any() and records["label"].shape[1] == 6 and records["feature"].any()
+    assert not records["has_label"].any() and records["label"].shape[1] == 10 and records["feature"].any()
 
 
 def test_permuted_location_permutes_graph_and_records(tmp_path_factory):

@@ -171,7 +171,9 @@ def test_the_whole_sample_comes_in_one_file_too(tiny, trained):
         np.testing.assert_array_equal(whole.layers[name], np.concatenate([one.layers[name] for one in parts]))
     np.testing.assert_array_equal(whole.obsm["spatial_3d"], np.concatenate([one.obsm["spatial_3d"] for one in parts]))
     known, others = whole.obs[whole.obs["known"]], whole.obs[~whole.obs["known"]]
-    assert (known["distance_to_known"] == 0).all() and 0 < others["distance_to_known"].median() < 200  # um: a pitch
+    assert (known["distance_to_known"] == 0).all() and others["distance_to_known"].median() < 200  # um: a pitch
+    gap = others.groupby("layer")["distance_to_known"].min()
+    assert gap[2] >= 48 and gap[3] >= 96  # in space: one and two sections of 48 um away
     assert whole.obs["confidence"].between(0, 1).all() and known["confidence"].mean() > others["confidence"].mean()
 
 
@@ -240,6 +242,34 @@ def test_genes_from_known_shuts_the_door_from_the_raw_counts_on(tiny, tmp_path):
         results.append((layout.genes.read_bytes(), predictions(layout, tmp_path / f"run{noise}")))
     assert results[0][0] == results[1][0]
     assert all(np.array_equal(a, b) for a, b in zip(results[0][1], results[1][1]))
+
+
+@pytest.mark.parametrize("script", ["main", "main_3d"])
+def test_a_short_list_is_predicted_on_the_scale_of_the_published_one(tiny, trained, tmp_path, script):
+    """Before: the sum was over the list, so that ten genes moved every label, and log1p with them."""
+    layout, run_layout = Layout(copy_of(tiny.root, tmp_path / "root")), RunLayout(tmp_path / "run")
+    genes = read_table(tiny.genes)["gene"].tolist()[3:15]
+    (tmp_path / "mine.txt").write_text("\n".join(genes))
+    save_config(load_config(layout.config).model_copy(update={"genes": str(tmp_path / "mine.txt")}), layout.config)
+    run(layout.root, ["5_1_find_high_expression", *FROM_COUNTS])
+    if script == "main":
+        assert main_2d(layout.root, run_layout.root, "--training_layers", "1", "--method", "ridge") == 0
+    else:
+        train_and_predict(layout.root, run_layout.root, "--method", "gp")
+    few, all_ = read_h5ad(run_layout.imputed("A", 2)), read_h5ad(trained.imputed("A", 2))
+    assert few.var_names.tolist() == genes and run_layout.background.read_bytes() == tiny.background.read_bytes()
+    np.testing.assert_array_equal(few.layers["measured"], all_[:, genes].layers["measured"])
+    assert np.abs(few.layers["log1p"].mean(axis=0) - all_[:, genes].layers["log1p"].mean(axis=0)).max() < 0.5
+    assert cli.main(["check", "--root_path", str(layout.root)]) == 0
+
+
+def test_a_network_of_another_background_is_refused(tiny, trained, tmp_path, capsys):
+    spoilt = RunLayout(tmp_path / "run")
+    shutil.copytree(trained.root, spoilt.root)
+    write_table(spoilt.background, read_table(spoilt.background).iloc[1:])
+    assert load_script("predict_3d").main(["--root_path", str(tiny.root), "--save_path", str(spoilt.root), "--gpu", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tiny.background}: found another background" in error and str(spoilt.background) in error and error.count("\n") == 1
 
 
 def test_a_layer_given_as_known_must_be_one_the_genes_were_chosen_on(tiny, tmp_path, capsys):
@@ -337,6 +367,7 @@ def two_samples(tiny, root) -> Layout:
         for name in "AB":
             shutil.copytree(tiny.root / folder / "A", root / folder / name)
     shutil.copy(tiny.genes, layout.genes)
+    shutil.copy(tiny.background, layout.background)
     config = load_config(tiny.config)
     save_config(config.model_copy(update={"samples": {name: config.samples["A"] for name in "AB"}, "folds": "leave_one_out"}), layout.config)
     return layout
@@ -402,6 +433,7 @@ def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tm
     nearest = cKDTree(there.obsm["spatial"]).query(here.obsm["spatial"])[1]
     assert np.corrcoef(here.X.ravel() - there.X.mean(axis=0)[None].repeat(len(here), 0).ravel(),
                        (there.X[nearest] - there.X.mean(axis=0)).ravel())[0, 1] > 0.5  # the same picture, spots a little off
+    assert own.background.read_bytes() == trained.background.read_bytes() and set(read_table(out.background)["gene"]) == set(read_table(tiny.background)["gene"])
     assert read_table(out.genes)["gene"].tolist() == list(here.var_names) and read_json(out.splits) == {"method": "msagnet", "folds": []}
     assert load_script("main").main(["--root_path", str(own.root), "--gpu", "cpu"]) == 2 and "0 labelled spots" in capsys.readouterr().err
     saved = read_pt(trained.checkpoint(0))

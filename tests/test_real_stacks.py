@@ -3,6 +3,7 @@ import argparse
 import functools
 import gzip
 import importlib.util
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -13,9 +14,9 @@ import training
 from benchmarks import hidden_layers
 from common.config import load_config
 from common.io import write_h5ad, write_picture, write_table
-from common.layout import Layout, RunLayout
+from common.layout import Layout, RunLayout, background_beside
 from conftest import ROOT
-from data_preprocessing.expression import normalise
+from data_preprocessing.expression import normalise, read_gene_list
 
 
 def load():
@@ -74,15 +75,18 @@ def test_of_a_hidden_layer_the_image_alone_is_left(tmp_path):
         write_table(there.location("S", layer), pd.DataFrame({"barcode": ["a"], "pixel_x": [1.0], "pixel_y": [2.0]}))
         write_h5ad(there.counts("S", layer), anndata.AnnData(np.ones((1, 3), np.float32)))
     write_table(there.genes, pd.DataFrame({"gene": ["G2", "G1"]}))
+    write_table(there.background, pd.DataFrame({"gene": ["G3", "G1"], "rank": [1, 2], "mean": 0.0}))
     there.config.write_text("dataset: d\npitch_px: 10\ngenes_from: all\nsamples: {S: {layers: [1, 2]}}\n")
     new.location("S", 1).parent.mkdir(parents=True)
     new.location("S", 1).write_text("left from another run")
     hidden_layers.hide_layers(there.root, new.root, "S", 2, 50.0)
     files = {str(path.relative_to(new.root)) for path in new.root.rglob("*") if not path.is_dir()}
-    assert files == {"dataset.yaml", "genes.txt", "imgs/S/1.png", "imgs/S/2.png", "location/S/2.csv", "counts/S/2.h5ad"}
+    assert files == {"dataset.yaml", "genes.csv", "background.csv", "imgs/S/1.png", "imgs/S/2.png", "location/S/2.csv", "counts/S/2.h5ad"}
     config = load_config(new.config)
     assert config.samples["S"].known_layers == [2] and config.grid_pitch_um == 50 and config.layers_of("S") == [1, 2]
-    assert open(config.genes).read().split() == ["G2", "G1"] and new.image("S", 1).read_bytes() == there.image("S", 1).read_bytes()
+    assert read_gene_list(Path(config.genes)) == ["G2", "G1"]
+    assert background_beside(Path(config.genes)).read_bytes() == there.background.read_bytes()
+    assert new.image("S", 1).read_bytes() == there.image("S", 1).read_bytes()
 
 
 def test_a_lattice_is_brought_to_other_places():

@@ -1,0 +1,66 @@
+"""What main.py, main_3d.py and predict_3d.py share about what they write: the gene list of a run, depths, and numbers that are finite."""
+import numpy as np
+
+from common.errors import DataError
+from common.io import read_h5ad, read_table, write_table
+from common.layout import Layout, RunLayout
+from data_preprocessing.expression import depth_of, read_background
+
+NORMALISATION = "ln((count + 1) / sum over the background genes (count + 1))"
+
+
+# gene list and background ----------------------------------------------------------------------------
+def keep_genes(layout: Layout, run_layout: RunLayout) -> list[str]:
+    """Copy the gene list and its background from the root to the run; returns the genes."""
+    genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
+    write_table(run_layout.background, read_background(layout.background))
+    write_table(run_layout.genes, genes)
+    return genes["gene"].tolist()
+
+
+def background_of(place: Layout | RunLayout) -> list[str]:
+    """The genes whose sum the labels of a root or run are relative to."""
+    made_by = "5_1_find_high_expression.py" if isinstance(place, Layout) else "main.py or main_3d.py"
+    return read_background(place.background, made_by)["gene"].tolist()
+
+
+def check_background(layout: Layout, expected: list[str], source) -> None:
+    """Raise DataError if the labels of the root are relative to other genes than `expected`, those of `source`."""
+    if set(background_of(layout)) != set(expected):
+        raise DataError(layout.background, "another background than the network's", f"the {len(expected)} genes of {source}",
+                        "set genes: to the genes.csv of that run, beside its background.csv, and run 5_1 and all that follows again")
+
+
+def n_background(genes: list[str], background: list[str]) -> int | None:
+    """The number of background genes; None if the list is its own background."""
+    return None if set(genes) == set(background) else len(background)
+
+
+# depth -----------------------------------------------------------------------------------------------
+def depths(layout: Layout, graph, rows: np.ndarray, own_background: bool) -> np.ndarray:
+    """sum over the background of (count + 1) of labelled spots: (m,). rows: (n_spots,) bool, m True.
+
+    own_background: the list is its own background; then the labels give it.
+    """
+    if own_background:
+        return depth_of(graph.label.numpy()[rows])
+    layer, out = graph.layer.numpy(), np.full(graph.n_spots, np.nan)
+    for one in np.unique(layer[rows]):
+        path = layout.member_counts(224, graph.sample, int(one))
+        of_layer = rows & (layer == one)
+        out[of_layer] = read_h5ad(path, "5_2_get_label_of_other_resolution.py").obs["depth"][graph.barcode[of_layer]]
+    return out[rows]
+
+
+# finite numbers --------------------------------------------------------------------------------------
+def finite(adata, name: str):
+    """The AnnData itself. Raises DataError if a predicted number is not finite; what was not measured may be NaN."""
+    values = {"X": adata.X, **{f"layers['{one}']": adata.layers[one] for one in adata.layers if one != "measured"},
+              **{f"obsm['{one}']": adata.obsm[one] for one in adata.obsm},
+              **{f"obs['{one}']": adata.obs[one].to_numpy() for one in adata.obs if adata.obs[one].dtype.kind == "f"}}
+    for where, value in values.items():
+        wrong = int((~np.isfinite(value)).sum())
+        if wrong:
+            raise DataError(f"prediction of {name}", f"{wrong} of {value.size} values of {where} that are not finite", "finite numbers",
+                            "check the input with common.cli check, and train again with a lower --base_lr")
+    return adata
