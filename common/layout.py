@@ -39,6 +39,14 @@ class Layout:
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
         return self.root / ".recipes" / step / f"{name}.json"
 
+    def written(self, step: str, sample: str | None, layer: int | None) -> Path:
+        """Which files this step wrote for this layer (common/written.py)."""
+        return self.recipe(step, sample, layer).with_suffix(".files.json")
+
+    def converted_config(self, step: str) -> Path:
+        """dataset.yaml as step 0 said it last, without a person's edits (common/merge.py)."""
+        return self.root / ".recipes" / step / "dataset.yaml"
+
     def done(self, step: str, sample: str | None = None, layer: int | None = None) -> Path:
         """Marker of the workflow: this step has run for this layer (also if the layer was left out)."""
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
