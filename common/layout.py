@@ -3,6 +3,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.names import is_name
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = (224, 512, 1024)  # nominal side of spot, region and global patches, px
 SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
@@ -52,6 +54,14 @@ class Layout:
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
         return self.root / ".done" / step / name
 
+    @property
+    def runs(self) -> Path:
+        """The runs that were not given another --save_path."""
+        return self.root / "runs"
+
+    def run(self, name: str) -> "RunLayout":
+        return RunLayout(self.runs / name)
+
     # inputs ------------------------------------------------------------------------------------------
     def image(self, sample: str, layer: int) -> Path | None:
         """The layer's H&E image, or None. First of the sorted names `imgs/<sample>/<layer>.<known suffix>`."""
@@ -73,13 +83,22 @@ class Layout:
         return self.root / "truth" / sample / f"{layer}{suffix}"
 
     def layers_on_disk(self) -> dict[str, list[int]]:
-        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted."""
+        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted. Only samples whose folders have names of samples."""
         found: dict[str, set[int]] = {}
-        for folder, suffixes in (("imgs", IMAGE_SUFFIXES), ("location", (".csv",)), ("counts", (".h5ad",))):
-            for path in sorted((self.root / folder).glob("*/*")):
-                if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", path.stem):
-                    found.setdefault(path.parent.name, set()).add(int(path.stem))
+        for path in self._files_on_disk():
+            if is_name(path.parent.name):
+                found.setdefault(path.parent.name, set()).add(int(path.stem))
         return {sample: sorted(layers) for sample, layers in sorted(found.items())}
+
+    def unnamed_on_disk(self) -> list[Path]:
+        """Folders that hold layers, but whose names are no names of samples; sorted."""
+        return sorted({path.parent for path in self._files_on_disk() if not is_name(path.parent.name)})
+
+    def _files_on_disk(self) -> list[Path]:
+        """Images, location files and counts `<folder>/<sample>/<layer>.<suffix>`; sorted by folder."""
+        kinds = (("imgs", IMAGE_SUFFIXES), ("location", (".csv",)), ("counts", (".h5ad",)))
+        paths = [(path, suffixes) for folder, suffixes in kinds for path in sorted((self.root / folder).glob("*/*"))]
+        return [path for path, suffixes in paths if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", path.stem)]
 
     # 2D steps ----------------------------------------------------------------------------------------
     def thumbnail(self, sample: str, layer: int) -> Path:
@@ -203,9 +222,14 @@ class RunLayout:
     """Paths under one run folder (`--save_path`)."""
     root: Path
 
-    @staticmethod
-    def default(dataset: str) -> "RunLayout":
-        return RunLayout(Path("runs") / dataset)
+    @property
+    def identity(self) -> Path:
+        """Whose result the folder holds (common/runs.py)."""
+        return self.root / "run.json"
+
+    def files(self) -> tuple[Path, ...]:
+        """The files of a run that lie in the folder itself."""
+        return (self.identity, self.config, self.splits, self.genes, self.metrics_json, self.metrics_csv, self.runtime, self.report)
 
     @property
     def config(self) -> Path:
@@ -230,6 +254,10 @@ class RunLayout:
 
     def tensorboard(self, fold: int) -> Path:
         return self.root / "tensorboard" / f"fold_{fold}"
+
+    def imputed_samples(self) -> list[str]:
+        """Samples that have a folder of predictions."""
+        return sorted(path.name for path in (self.root / "imputed").glob("*") if path.is_dir())
 
     def imputed_folder(self, sample: str) -> Path:
         return self.root / "imputed" / sample

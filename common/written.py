@@ -1,54 +1,69 @@
-"""Which files of a folder are ours? Those that are noted in a manifest and have not changed since. Only these are deleted or replaced.
+"""Which files are ours? Those that a manifest notes and that have not changed since. Only these are deleted or replaced.
 
 Any other file is a person's: where its place is needed it is renamed to `<name>.bak` (`.bak2`, …), and that is said on screen.
 """
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.io import write_json
+from common.io import atomic_path, write_json
 from common.recipe import file_digest
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder to the first of <name>.bak, <name>.bak2, … that is free; returns the new path."""
+    """Rename a file to the first of <name>.bak, <name>.bak2, … that is free; returns the new path."""
     names = itertools.chain([".bak"], (f".bak{k}" for k in itertools.count(2)))
     free = next(other for end in names if not os.path.lexists(other := path.with_name(path.name + end)))
     os.replace(path, free)
     return free
 
 
+def content(path: Path) -> str:
+    """SHA-256 of a file; of a link where it leads to."""
+    return f"link to {os.readlink(path)}" if path.is_symlink() else file_digest(path)
+
+
 @dataclass(frozen=True)
 class Written:
-    """The files below `folder` that one unit of work wrote: {path relative to folder: SHA-256}, kept as JSON in `manifest`."""
+    """The files below `folder` that one unit of work wrote: {path relative to folder: its contents}, kept as JSON in `manifest`."""
     manifest: Path
     folder: Path
 
-    def is_ours(self, path: Path) -> bool:
-        """The file was written by us, and nobody changed it since. A link to an image is always ours: the image itself lies elsewhere."""
-        return path.is_symlink() or self._noted().get(self._name(path)) == file_digest(path)
+    @contextmanager
+    def writing(self, path: Path):
+        """As io.atomic_path: yield a temporary path, rename it onto `path` at the end. A person's file there is set aside first."""
+        with atomic_path(path) as temporary:
+            yield temporary
+            self.take_place(path, content(temporary))
 
-    def note(self, paths: Iterable[Path]) -> None:
-        """Write down what was just written; links and absent files are not noted."""
-        now = {self._name(path): file_digest(path) for path in paths if path.is_file() and not path.is_symlink()}
-        write_json(self.manifest, dict(sorted((self._noted() | now).items())))
+    def take_place(self, path: Path, new: str) -> None:
+        """Before `path` is replaced by this content: set a person's file aside, note the content. Killed in between, both the old and the new are ours."""
+        noted = self._noted()
+        there = content(path) if os.path.lexists(path) else None
+        if there is not None and there != new and there not in noted.get(self._name(path), []):
+            self._keep(path)
+            there = None
+        write_json(self.manifest, noted | {self._name(path): sorted({new, there or new})})
 
-    def make_way(self, paths: Iterable[Path]) -> list[str]:
-        """Delete these files as far as they are ours, set the others aside; returns a sentence for each that was set aside."""
-        said = []
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Delete these files as far as they are ours; set the others aside."""
+        noted = self._noted()
         for path in paths:
-            if not os.path.lexists(path):
-                continue
-            if self.is_ours(path):
+            if os.path.lexists(path) and content(path) in noted.get(self._name(path), []):
                 path.unlink()
-            else:
-                said.append(f"{path} is not as this software wrote it: kept as {set_aside(path).name}")
-        return said
+            elif os.path.lexists(path):
+                self._keep(path)
 
-    def _noted(self) -> dict[str, str]:
+    def _keep(self, path: Path) -> None:
+        kept = set_aside(path)
+        print(f"{path}: not as this software wrote it; kept as {kept.name}", file=sys.stderr)
+
+    def _noted(self) -> dict[str, list[str]]:
         try:
             return json.loads(self.manifest.read_text())
         except (OSError, ValueError):

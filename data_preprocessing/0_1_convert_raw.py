@@ -30,9 +30,11 @@ from types import ModuleType
 from common import cli
 from common.config import absent_of_folds, Config, load_config, resolve, SampleConfig
 from common.errors import DataError, LayerError
-from common.io import atomic_path, write_h5ad, write_picture, write_table
+from common.io import write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
+from common.names import NAME_FORM, is_name
+from common.written import Written, content
 from data_preprocessing import archive
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
@@ -146,6 +148,8 @@ def with_layers_of_both(config: Config, one: Config, other: Config) -> Config:
 
 def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
     """The config with samples and layers listed: its own, else those found in the raw data. Raises DataError for one that is not there."""
+    if config.samples is None:
+        found = well_named(found, raw)
     there = {name: one.layers for name, one in found.items()}
     samples = {}
     for name, one in (found if config.samples is None else config.samples).items():
@@ -160,6 +164,17 @@ def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file:
                                 "correct the name")
         samples[name] = one.model_copy(update={"layers": there[name] if one.layers is None else one.layers, "raw": found[name].raw})
     return config.model_copy(update={"samples": samples})
+
+
+def well_named(found: dict[str, SampleConfig], raw: Path) -> dict[str, SampleConfig]:
+    """The samples whose names can be names of folders; the others are named. Raises DataError if none is left."""
+    fix = "rename its files, or name it in the config: samples: {<name>: {…}}"
+    wrong = [name for name in found if not is_name(name)]
+    if len(wrong) == len(found):
+        raise DataError(raw, f"sample {wrong[0]!r}", NAME_FORM, fix)
+    for name in wrong:
+        print(f"{STEP}  {raw}: sample {name!r} is left out; expected {NAME_FORM}; fix: {fix}", file=sys.stderr)
+    return {name: one for name, one in found.items() if name not in wrong}
 
 
 def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, file: Path) -> tuple[Config, dict[tuple[str, int], LayerError]]:
@@ -235,6 +250,7 @@ def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: L
     if wrong is not None:
         raise wrong
     layout, config, reader = context.layout, context.config, READERS[context.config.raw_format]
+    written = Written(layout.written(STEP, sample, layer), layout.root)
     files = reader.raw_files(raw, config, sample, layer)
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
@@ -244,15 +260,18 @@ def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: L
     def work() -> str:
         found = reader.read_layer(raw, config, sample, layer)
         if found.location is not None:
-            write_table(outputs["location"], found.location)
+            with written.writing(outputs["location"]) as temporary:
+                write_table(temporary, found.location)
         if found.counts is not None:
-            write_h5ad(outputs["counts"], found.counts)
+            with written.writing(outputs["counts"]) as temporary:
+                write_h5ad(temporary, found.counts)
         if isinstance(found.image, Path):
-            place_image(found.image, outputs["image"], context.args.copy)
+            place_image(found.image, outputs["image"], context.args.copy, written)
         elif found.image is not None:
-            write_picture(outputs["image"], found.image)
+            with written.writing(outputs["image"]) as temporary:
+                write_picture(temporary, found.image)
         if found.image is not None:
-            make_the_only_image(layout, sample, layer, outputs["image"])
+            make_the_only_image(layout, sample, layer, outputs["image"], written)
         return summary(found)
 
     return cli.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
@@ -273,24 +292,25 @@ def convert_archive(context: cli.Context, raw: Path) -> int:
     return cli.run_jobs(STEP, __file__, context, [(sample, None) for sample in samples], lambda unit: sample_job(unit[0]))
 
 
-def place_image(source: Path, target: Path, copy: bool) -> None:
-    """Copy or link the image, as it is; an older file or link of that name is replaced at once."""
+def place_image(source: Path, target: Path, copy: bool, written: Written) -> None:
+    """Copy or link the image, as it is; our older file or link of that name is replaced at once, a person's is set aside."""
     if copy:
-        with atomic_path(target) as temporary:
+        with written.writing(target) as temporary:
             shutil.copyfile(source, temporary)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     link = target.with_name(f".{target.name}.{os.getpid()}")
     link.symlink_to(source.resolve())
+    written.take_place(target, content(link))
     os.replace(link, target)
 
 
-def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path) -> None:
-    """Remove links to images that this layer had before. Raises LayerError for a file that would be taken instead."""
+def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path, written: Written) -> None:
+    """Remove links to images that this layer had before; a person's link is set aside. Raises LayerError for a file that would be taken instead."""
     while (other := layout.image(sample, layer)) != image:
         if not other.is_symlink():
             raise LayerError(other, f"another image than {image.name}", "one image a layer", "remove the one that is not this layer's")
-        other.unlink()
+        written.remove([other])
 
 
 def summary(found: RawLayer) -> str:
