@@ -38,4 +38,4 @@ status: install
 	$(PY) -m common.cli status --root_path $(ROOT)
 
 clean:
-	rm -rf $(VENV) demo_data runs/demo runs/demo_2d .snakemake
+	rm -rf $(VENV) demo_data .snakemake

@@ -5,7 +5,6 @@ A fold is kept if its recipe (inputs, settings, split, code) is what it was: a r
 import os
 import platform
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from common.errors import DataError
 from common.io import read_h5ad, read_json, write_json, write_table
 from common.layout import REPOSITORY, Layout, RunLayout
 from common.recipe import files_digest, is_current, make_recipe
+from common.runs import clear_predictions
 from data_preprocessing.expression import known_layers, thinnable
 from dataloader import SampleGraph
 from models import baselines, metrics
@@ -101,7 +101,7 @@ def run_folds(step: str, run: RunLayout, folds: list[Fold], recipes: list[dict],
     def run_one(fold: Fold) -> str:
         run.fold_recipe(fold.index).unlink(missing_ok=True)
         for sample in fold.test_samples:
-            shutil.rmtree(run.imputed_folder(sample), ignore_errors=True)
+            clear_predictions(run, sample)
         started = time.perf_counter()
         result = work(fold)
         write_json(run.fold_result(fold.index), result | {"seconds": round(time.perf_counter() - started, 1)})

@@ -21,11 +21,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli, options
+from common import cli, options, runs
 from common.config import absent_of_folds, save_config
 from common.errors import DataError
 from common.feature_recipe import check_trained_with, trained_with
-from common.io import read_pt, weights_of, write_h5ad, write_json, write_pt, write_table
+from common.io import read_pt, weights_of, write_json, write_pt, write_table
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -35,7 +35,7 @@ METHODS = (*TRAINED, "stnet", "ridge", "mean")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>_2d; with --checkpoint runs/<dataset>_2d_predicted)")
+    parser.add_argument("--save_path", default=None, help="run folder (default <root>/runs/<method>_2d; with --checkpoint <root>/runs/msagnet_2d_predicted)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what the h5ad files hold; reference: the released arithmetic and recipe")
     parser.add_argument("--training_layers", default=None, help="without folds: layers that train, e.g. 1 or 2,3")
     parser.add_argument("--checkpoint", default=None, help="train nothing, score nothing: predict every layer with this network")
@@ -101,7 +101,7 @@ def load_checkpoint(path: Path):
         raise DataError(path, "no file", "a checkpoint of main.py", "correct --checkpoint, or train first")
     saved = read_pt(path)
     if not {"state", "architecture", "genes", "trained_with", "encoder", "depth", "background"} <= set(saved):
-        raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py", "give one of runs/<dataset>_2d/fold_<k>/")
+        raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py", "give one of <root>/runs/msagnet_2d/fold_<k>/")
     state = saved["state"]
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
     with weights_of(path, "main.py"):
@@ -189,7 +189,8 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
     for k, graph in enumerate(tested):
         layer = int(graph.layer[0])
         uns = {"method": args.method, "training_layers": fold.training_layers, "normalisation": NORMALISATION}
-        write_h5ad(run_layout.imputed(graph.sample, layer), layer_anndata(graph, predicted[args.method][k], genes, background, depth, uns))
+        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer),
+                              layer_anndata(graph, predicted[args.method][k], genes, background, depth, uns))
         for method, layers in evaluation.score_layers(graph, graph.labelled_layers(), {name: values[k] for name, values in predicted.items()}).items():
             result["scores"].setdefault(method, {}).update(layers)
         result["n_spots"] |= {f"{graph.sample}/{one}": int(graph.has_label.sum()) for one in graph.labelled_layers()}
@@ -206,19 +207,20 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     from outputs import NORMALISATION, check_background
     model, saved = load_checkpoint(Path(args.checkpoint))
     graphs = load_layers(context, "main")
-    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(f"{context.config.dataset}_2d_predicted")
+    run_layout, digest = runs.choose(context.layout, args.save_path, "msagnet_2d_predicted"), file_digest(Path(args.checkpoint))
+    runs.take(run_layout, context.layout, {"script": "main --checkpoint", "dataset": context.config.dataset, "checkpoint_sha256": digest}, args.overwrite)
     own = read_genes(context.layout)
     if any(graph.has_label.any() for graph in graphs):
         check_background(context.layout, saved["background"], args.checkpoint)
     write_table(run_layout.genes, pd.DataFrame({"gene": saved["genes"]}))
     write_table(run_layout.background, pd.DataFrame({"gene": saved["background"], "rank": range(1, len(saved["background"]) + 1), "mean": 0.0}))
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
-    uns = {"method": "msagnet", "checkpoint_sha256": file_digest(Path(args.checkpoint)), "normalisation": NORMALISATION}
+    uns = {"method": "msagnet", "checkpoint_sha256": digest, "normalisation": NORMALISATION}
     for graph in graphs:
         check_trained_with(saved, Path(args.checkpoint), graph.feature_recipe, graph.feature_sets, context.config, graph.sample)
         expression = training_2d.predict(model, graph, device, Pictures(context.layout, graph) if saved["encoder"] else None)
         adata = layer_anndata(graph, expression, saved["genes"], saved["background"], saved["depth"], uns, own)
-        write_h5ad(run_layout.imputed(graph.sample, int(graph.layer[0])), adata)
+        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, int(graph.layer[0])), adata)
         print(f"main  {graph.sample}/{int(graph.layer[0])}: {len(expression)} spots, {len(saved['genes'])} genes")
     print(f"wrote {run_layout.root}")
     return 0
@@ -251,7 +253,8 @@ def run(args: argparse.Namespace) -> int:
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=1 if args.encoder else args.members, seed=args.seed,
                                  validate_every=min(steps_an_epoch, args.max_iterations) if args.encoder else 10)
 
-    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(f"{config.dataset}_2d")
+    run_layout = runs.choose(layout, args.save_path, f"{args.method}_2d")
+    runs.take(run_layout, layout, {"script": "main", "dataset": config.dataset, "method": args.method, "folds": [asdict(fold) for fold in folds]}, args.overwrite)
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
     genes = keep_genes(layout, run_layout)

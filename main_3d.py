@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli, options
+from common import cli, options, runs
 from common.errors import DataError
 from common.feature_recipe import trained_with
 from common.io import read_csr, write_json, write_pt
@@ -33,7 +33,7 @@ METHODS = (*TRAINED, "gp", "kernel", "similarity", "overlap", "nearest", "mean")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder (default runs/<dataset>)")
+    parser.add_argument("--save_path", default=None, help="run folder (default <root>/runs/<method>)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what predict_3d.py will use; reference: the released arithmetic and recipe; the others need no training")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
     parser.add_argument("--base_lr", type=options.positive_float, default=0.003, help="learning rate at the start")
@@ -139,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
     for line in absent_of_folds(list(known), config.folds):
         print(f"main_3d  {line}")
 
-    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
+    run_layout = runs.choose(layout, args.save_path, args.method)
+    runs.take(run_layout, layout, {"script": "main_3d", "dataset": config.dataset, "method": args.method, "folds": [asdict(fold) for fold in folds]}, args.overwrite)
     for path in (run_layout.metrics_json, run_layout.splits):
         path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run_layout.config)

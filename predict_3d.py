@@ -16,24 +16,23 @@ OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
 
 A sample is predicted by the fold that tested it; a sample that no fold tested, or another dataset, by --fold (default 0).
 
-    python predict_3d.py --root_path demo_data --save_path runs/demo
+    python predict_3d.py --root_path demo_data
 """
 import argparse
 import sys
 from pathlib import Path
 
-from common import cli, options
+from common import cli, options, runs
 from common.errors import DataError
 from common.feature_recipe import check_trained_with
-from common.io import read_csr, read_json, read_pt, read_table, weights_of, write_h5ad
-from common.layout import RunLayout
+from common.io import read_csr, read_json, read_pt, read_table, weights_of
 from common.recipe import file_digest
 from common.z import z_um_of
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=True, overwrite=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default runs/<dataset>)")
+    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default: the last one under <root>/runs)")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given (default: as in training)")
     parser.add_argument("--fold", type=options.count, default=None, help="use this fold's checkpoint for every sample")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
@@ -121,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from models import gp
     from outputs import NORMALISATION, background_of, check_background, depths, n_background
-    run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
+    run_layout = runs.find(layout, args.save_path, only_3d=True)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
     fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
@@ -167,9 +166,9 @@ def run(args: argparse.Namespace) -> int:
         parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, depth, n_other, uns | {"registration_accepted": layer not in refused})
                  for layer in layers]
         for layer, adata in zip(layers, parts):
-            write_h5ad(run_layout.imputed(graph.sample, layer), adata)
+            runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
         if parts:
-            write_h5ad(run_layout.imputed_sample(graph.sample), whole_sample(layers, parts, uns))
+            runs.write_prediction(run_layout, graph.sample, run_layout.imputed_sample(graph.sample), whole_sample(layers, parts, uns))
         print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers)) or 'none of those chosen'} -> {run_layout.root}")
     return 0
 

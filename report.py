@@ -7,7 +7,7 @@ OUTPUT  <save_path>/report.html                      self-contained; the same by
 
 Every gene has one colour scale in all sections. What is missing (metrics, registration, the prediction of a layer) is said in its place.
 
-    python report.py --root_path her2c --save_path runs/her2st --genes ERBB2,FASN
+    python report.py --root_path her2c --genes ERBB2,FASN
 """
 import argparse
 import re
@@ -15,12 +15,10 @@ import sys
 from collections.abc import Callable
 from html import escape
 from importlib import resources
-from pathlib import Path
 
-from common import cli
+from common import cli, runs
 from common.errors import DataError, LayerError
 from common.io import atomic_path
-from common.layout import RunLayout
 
 MAPS_HELP = """<p>Each gene has one colour scale for all sections. Measurements are noisy, predictions are smoother: compare patterns, not
 single spots. Sections without measurement show the prediction alone. <label class="slider">Spots over tissue: <input type="range" min="0"
@@ -30,7 +28,7 @@ SIDE_PX = ((6, 860), (12, 680), (10**9, 500))  # up to so many sections: longer 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False, overwrite=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py or main.py (default runs/<dataset>)")
+    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py or main.py (default: the last one under <root>/runs)")
     parser.add_argument("--genes", default=None, metavar="A,B", help="genes to map (default: the best predicted, the median, and markers)")
     return parser
 
@@ -89,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> int:
         context = cli.open_context(args)
         from report_parts.gather import read_run
-        run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(context.config.dataset)
+        run_layout = runs.find(context.layout, args.save_path)
         text = page(read_run(context, run_layout), args.genes)
         with atomic_path(run_layout.report) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -4,21 +4,33 @@
 which every later step reads by default. An unknown key, a wrong type or a missing folder is one clear line, exit code 2.
 """
 import difflib
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from common.errors import DataError
 from common.io import atomic_path
 from common.layout import Layout
+from common.names import NAME_FORM, is_name
 from common.selection import check_layers, disjoint_folds, each_once, named_or_default
 from common.strict_yaml import strict_load
 
 Layer = Annotated[int, Field(ge=0)]
 Layers = Annotated[list[Layer], AfterValidator(each_once)]
 Um = Annotated[float, Field(strict=False)]
+
+
+def _a_name(text: str) -> str:
+    if not is_name(text):
+        raise PydanticCustomError("name", NAME_FORM)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_a_name)]
 
 
 class _Strict(BaseModel):
@@ -53,8 +65,8 @@ class SampleConfig(_Strict):
 
 class Config(_Strict):
     """Everything a dataset sets. The field descriptions are the documentation."""
-    dataset: str = Field(description="name of the dataset; names the run folder")
-    samples: dict[str, SampleConfig] | None = Field(None, description="which layer belongs to which sample; default: all found")
+    dataset: Name = Field(description="name of the dataset")
+    samples: dict[Name, SampleConfig] | None = Field(None, description="which layer belongs to which sample; default: all found")
     raw_format: Literal["her2st", "stnet", "visium", "h5ad", "asign"] | None = Field(None, description="form of the raw files that step 0_1 reads")
     raw_path: str | None = Field(None, description="folder of the raw files (--raw_path wins)")
 
@@ -140,7 +152,7 @@ def _numbers_as_declared(values: dict) -> dict:
 
 
 def _data_error(error: dict, file: Path | str) -> DataError:
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         known = sorted(SampleConfig.model_fields if error["loc"][0] == "samples" else Config.model_fields)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
@@ -155,6 +167,9 @@ def _data_error(error: dict, file: Path | str) -> DataError:
 def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
     """List samples and layers explicitly: those of the config, else those found on disk. Raises DataError if there is none."""
     found = layout.layers_on_disk()
+    if config.samples is None:
+        for folder in layout.unnamed_on_disk():
+            print(f"{folder}: left out: its name is no name of a sample; expected {NAME_FORM}; fix: rename it", file=sys.stderr)
     chosen = config.samples if config.samples is not None else {name: SampleConfig() for name in found}
     samples = {}
     for name, one in sorted(chosen.items()):

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.names import is_name
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = (224, 512, 1024)  # nominal side of spot, region and global patches, px
 SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
@@ -45,10 +47,26 @@ class Layout:
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
         return self.root / ".recipes" / step / f"{name}.json"
 
+    def written(self, step: str, sample: str | None, layer: int | None) -> Path:
+        """Which files this step wrote for this layer (common/written.py)."""
+        return self.recipe(step, sample, layer).with_suffix(".files.json")
+
+    def converted_config(self, step: str) -> Path:
+        """dataset.yaml as step 0 said it last, without a person's edits (common/merge.py)."""
+        return self.root / ".recipes" / step / "dataset.yaml"
+
     def done(self, step: str, sample: str | None = None, layer: int | None = None) -> Path:
         """Marker of the workflow: this step has run for this layer (also if the layer was left out)."""
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
         return self.root / ".done" / step / name
+
+    @property
+    def runs(self) -> Path:
+        """The runs that were not given another --save_path."""
+        return self.root / "runs"
+
+    def run(self, name: str) -> "RunLayout":
+        return RunLayout(self.runs / name)
 
     # inputs ------------------------------------------------------------------------------------------
     def image(self, sample: str, layer: int) -> Path | None:
@@ -78,11 +96,16 @@ class Layout:
                     yield folder, path.parent.name, int(path.stem), path
 
     def layers_on_disk(self) -> dict[str, list[int]]:
-        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted."""
+        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted. Only samples whose folders have names of samples."""
         found: dict[str, set[int]] = {}
         for _, sample, layer, _ in self.layer_files():
-            found.setdefault(sample, set()).add(layer)
+            if is_name(sample):
+                found.setdefault(sample, set()).add(layer)
         return {sample: sorted(layers) for sample, layers in sorted(found.items())}
+
+    def unnamed_on_disk(self) -> list[Path]:
+        """Folders that hold layers, but whose names are no names of samples; sorted."""
+        return sorted({path.parent for _, sample, _, path in self.layer_files() if not is_name(sample)})
 
     # 2D steps ----------------------------------------------------------------------------------------
     def thumbnail(self, sample: str, layer: int) -> Path:
@@ -208,7 +231,8 @@ class Layout:
     # runs --------------------------------------------------------------------------------------------
     def checkpoints(self, flat: bool) -> list[Path]:
         """The checkpoints of all runs in the root's own run folder, of main.py (flat) or of main_3d.py; sorted."""
-        return sorted(path for path in (self.root / "runs").glob("*/fold_*/checkpoint.pt") if ("_2d" in path.parents[1].name) == flat)
+        return sorted(path for path in (self.root / "runs").glob("*/fold_*/checkpoint.pt") 
+                      if "_before_" not in path.parents[1].name and ("_2d" in path.parents[1].name) == flat)
 
 
 @dataclass(frozen=True)
@@ -216,9 +240,14 @@ class RunLayout:
     """Paths under one run folder (`--save_path`)."""
     root: Path
 
-    @staticmethod
-    def default(dataset: str) -> "RunLayout":
-        return RunLayout(Path("runs") / dataset)
+    @property
+    def identity(self) -> Path:
+        """Whose result the folder holds (common/runs.py)."""
+        return self.root / "run.json"
+
+    def files(self) -> tuple[Path, ...]:
+        """The files of a run that lie in the folder itself."""
+        return (self.identity, self.config, self.splits, self.genes, self.metrics_json, self.metrics_csv, self.runtime, self.report)
 
     @property
     def config(self) -> Path:
@@ -247,6 +276,10 @@ class RunLayout:
 
     def tensorboard(self, fold: int) -> Path:
         return self.root / "tensorboard" / f"fold_{fold}"
+
+    def imputed_samples(self) -> list[str]:
+        """Samples that have a folder of predictions."""
+        return sorted(path.name for path in (self.root / "imputed").glob("*") if path.is_dir())
 
     def imputed_folder(self, sample: str) -> Path:
         return self.root / "imputed" / sample

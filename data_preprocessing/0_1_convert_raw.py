@@ -4,9 +4,10 @@ INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), 
                 obsm['spatial'], an image) or asign (the paper's processed archives); what is read is said at the head of
                 data_preprocessing/readers/<format>.py
         --config: what is known of the dataset (default configs/<format>.yaml); samples.<name>.raw says which folder or file is which layer
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed: those of this call; stnet, visium, h5ad: where
-                                                each layer was read from; and its um per px where the dataset's keys do not state it
-                                                (measured on its spots, pitch_um apart, else by its image; common/geometry.py)
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; stnet, visium, h5ad: where each layer was read from;
+                                                and its um per px where the dataset's keys do not state it (measured on its spots, else by
+                                                its image; common/geometry.py). What a person wrote there stays (common/merge.py). With
+                                                --sample or --layer, or of another --raw_path, what was converted earlier stays listed too
         <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG where an h5ad holds it
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
@@ -27,12 +28,15 @@ from collections.abc import Container
 from types import ModuleType
 
 from common import cli
-from common.config import absent_of_folds, Config, load_config, resolve, SampleConfig, save_config
+from common.config import absent_of_folds, Config, load_config, resolve, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import agreed, check_scale, config_sources, image_sources, no_source, pitches_of, spot_sources, stated_geometry
-from common.io import atomic_path, write_h5ad, write_picture, write_table
+from common.io import write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
+from common.merge import earlier_config, write_merged
+from common.names import NAME_FORM, is_name
 from common.slide import stated_pixel_size_um
+from common.written import Written, content
 from data_preprocessing import archive
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
@@ -81,23 +85,74 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
     if not raw.is_dir():
         raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
     layout = Layout(Path(args.root_path or "."))
+    earlier = earlier_config(layout, STEP)
     listed = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
+    listed = with_sources_of_a_person(listed, *earlier, raw, layout.config)
     check_scale(listed, file)
     listed, bad = with_pixel_sizes(listed, READERS[form], raw, shipped=not args.config)
     resolve(listed if config.samples is not None else listed.model_copy(update={"folds": None}), layout, file)
     restricted = listed.restricted(args.sample, args.layer, file)
     if not restricted.samples:
         raise DataError(file, f"no layer {args.layer} in the chosen samples", "a layer of the raw data", "correct --layer")
-    for line in absent_of_folds(list(restricted.samples), restricted.folds):
+    if form == "asign":
+        restricted = restricted.model_copy(update={"n_genes": asign.read_n_genes(raw, sorted(restricted.samples))})
+    whole = restricted
+    if args.sample or args.layer or any(one is not None and one.raw_path != str(raw) for one in earlier):
+        whole = with_earlier(restricted, listed, earlier[0] or earlier[1])
+    for line in absent_of_folds(list(whole.samples), whole.folds):
         print(f"{STEP}  {line}")
-    chosen = resolve(without_the_unlisted(restricted), layout, file).model_copy(update={"raw_format": form, "raw_path": str(raw)})
-    save_config(chosen, layout.config)
-    say_what_is_what(chosen, bad)
-    return cli.Context(chosen, layout, args, chosen), raw, bad
+    new = resolve(without_the_unlisted(whole), layout, file).model_copy(update={"raw_format": form, "raw_path": str(raw)})
+    by_name = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers] if args.sample or args.layer else []
+    now = write_merged(layout, STEP, new, by_name)
+    converted = with_layers_of_both(now, listed if form == "asign" else restricted, restricted)  # an archive's sample is converted as a whole
+    converted = converted.model_copy(update={"n_genes": new.n_genes})  # of an archive: those of its labels
+    say_what_is_what(converted, bad)
+    return cli.Context(converted, layout, args, now), raw, bad
+
+
+def with_sources_of_a_person(listed: Config, base: Config | None, there: Config | None, raw: Path, file: Path) -> Config:
+    """The listed config with what a person wrote in dataset.yaml into `raw` and `images` of its samples. Raises DataError for a name that is not there."""
+    samples = dict(listed.samples)
+    for name in set(samples) & set(there.samples if there else ()):
+        one, theirs, last = samples[name], there.samples[name], (base.samples.get(name) if base else None) or SampleConfig()
+        for key in ("raw", "images"):
+            own = {layer: entry for layer, entry in getattr(theirs, key).items()
+                   if layer in theirs.layers and base is not None and entry != getattr(last, key).get(layer)}
+            for layer, entry in own.items():
+                if not (raw / entry).exists():
+                    raise DataError(file, f"samples.{name}.{key}.{layer}: {entry}, which is not there", f"a file or folder under {raw}",
+                                    "correct the name, or --raw_path")
+            one = one.model_copy(update={key: getattr(one, key) | own, "layers": sorted({*one.layers, *own})})
+        samples[name] = one
+    return listed.model_copy(update={"samples": samples})
+
+
+def with_earlier(restricted: Config, listed: Config, earlier: Config | None) -> Config:
+    """The chosen samples and layers, and those that were converted before and that the raw data still have; of other raw data all."""
+    samples = dict(restricted.samples)
+    for name, before in (earlier.samples if earlier else {}).items():
+        if name not in listed.samples:
+            samples[name] = before
+            continue
+        chosen = samples[name].layers if name in samples else []
+        layers = sorted({*chosen, *(set(before.layers) & set(listed.samples[name].layers))})
+        if layers:
+            samples[name] = listed.samples[name].model_copy(update={"layers": layers})
+    return restricted.model_copy(update={"samples": samples})
+
+
+def with_layers_of_both(config: Config, one: Config, other: Config) -> Config:
+    """The config with the samples that it shares with `other`, of these the layers that it shares with `one`."""
+    layers = {name: [layer for layer in config.samples[name].layers if layer in one.samples[name].layers]
+              for name in other.samples if name in config.samples}
+    return config.model_copy(update={"samples": {name: config.samples[name].model_copy(update={"layers": found})
+                                                 for name, found in layers.items() if found}})
 
 
 def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
     """The config with samples and layers listed: its own, else those found in the raw data. Raises DataError for one that is not there."""
+    if config.samples is None:
+        found = well_named(found, raw)
     there = {name: one.layers for name, one in found.items()}
     samples = {}
     for name, one in (found if config.samples is None else config.samples).items():
@@ -112,6 +167,17 @@ def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file:
                                 "correct the name")
         samples[name] = one.model_copy(update={"layers": there[name] if one.layers is None else one.layers, "raw": found[name].raw})
     return config.model_copy(update={"samples": samples})
+
+
+def well_named(found: dict[str, SampleConfig], raw: Path) -> dict[str, SampleConfig]:
+    """The samples whose names can be names of folders; the others are named. Raises DataError if none is left."""
+    fix = "rename its files, or name it in the config: samples: {<name>: {…}}"
+    wrong = [name for name in found if not is_name(name)]
+    if len(wrong) == len(found):
+        raise DataError(raw, f"sample {wrong[0]!r}", NAME_FORM, fix)
+    for name in wrong:
+        print(f"{STEP}  {raw}: sample {name!r} is left out; expected {NAME_FORM}; fix: {fix}", file=sys.stderr)
+    return {name: one for name, one in found.items() if name not in wrong}
 
 
 def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, shipped: bool) -> tuple[Config, dict[tuple[str, int], LayerError]]:
@@ -188,6 +254,7 @@ def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: L
     if wrong is not None:
         raise wrong
     layout, config, reader = context.layout, context.config, READERS[context.config.raw_format]
+    written = Written(layout.written(STEP, sample, layer), layout.root)
     files = reader.raw_files(raw, config, sample, layer)
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
@@ -197,15 +264,18 @@ def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: L
     def work() -> str:
         found = reader.read_layer(raw, config, sample, layer)
         if found.location is not None:
-            write_table(outputs["location"], found.location)
+            with written.writing(outputs["location"]) as temporary:
+                write_table(temporary, found.location)
         if found.counts is not None:
-            write_h5ad(outputs["counts"], found.counts)
+            with written.writing(outputs["counts"]) as temporary:
+                write_h5ad(temporary, found.counts)
         if isinstance(found.image, Path):
-            place_image(found.image, outputs["image"], context.args.copy)
+            place_image(found.image, outputs["image"], context.args.copy, written)
         elif found.image is not None:
-            write_picture(outputs["image"], found.image)
+            with written.writing(outputs["image"]) as temporary:
+                write_picture(temporary, found.image)
         if found.image is not None:
-            make_the_only_image(layout, sample, layer, outputs["image"])
+            make_the_only_image(layout, sample, layer, outputs["image"], written)
         return summary(found)
 
     return cli.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
@@ -214,11 +284,8 @@ def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: L
 
 def convert_archive(context: cli.Context, raw: Path) -> int:
     """Convert processed archives, a sample at a time. Raises DataError; returns the exit code."""
-    layout, samples = context.layout, sorted(context.config.samples)
-    n_genes = asign.read_n_genes(raw, samples)
-    archive.write_genes(layout, context.config, n_genes)
-    config = context.config.model_copy(update={"n_genes": n_genes})
-    save_config(config, layout.config)
+    layout, config, samples = context.layout, context.config, sorted(context.config.samples)
+    archive.write_genes(layout, config, config.n_genes)
 
     def sample_job(sample: str) -> cli.Job:
         names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
@@ -229,24 +296,25 @@ def convert_archive(context: cli.Context, raw: Path) -> int:
     return cli.run_jobs(STEP, __file__, context, [(sample, None) for sample in samples], lambda unit: sample_job(unit[0]))
 
 
-def place_image(source: Path, target: Path, copy: bool) -> None:
-    """Copy or link the image, as it is; an older file or link of that name is replaced at once."""
+def place_image(source: Path, target: Path, copy: bool, written: Written) -> None:
+    """Copy or link the image, as it is; our older file or link of that name is replaced at once, a person's is set aside."""
     if copy:
-        with atomic_path(target) as temporary:
+        with written.writing(target) as temporary:
             shutil.copyfile(source, temporary)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     link = target.with_name(f".{target.name}.{os.getpid()}")
     link.symlink_to(source.resolve())
+    written.take_place(target, content(link))
     os.replace(link, target)
 
 
-def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path) -> None:
-    """Remove links to images that this layer had before. Raises LayerError for a file that would be taken instead."""
+def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path, written: Written) -> None:
+    """Remove links to images that this layer had before; a person's link is set aside. Raises LayerError for a file that would be taken instead."""
     while (other := layout.image(sample, layer)) != image:
         if not other.is_symlink():
             raise LayerError(other, f"another image than {image.name}", "one image a layer", "remove the one that is not this layer's")
-        other.unlink()
+        written.remove([other])
 
 
 def summary(found: RawLayer) -> str:

@@ -1,7 +1,7 @@
 """Step 0 for the demo: make a stack of serial sections with known truth, in the form of the data contract.
 
 INPUT   --config: pitch (px, um), pixel size, distance of the layers (default configs/demo.yaml); --seed
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; what a person wrote there stays (common/merge.py)
         <root>/imgs/<sample>/<layer>.tiff       H&E: tiled pyramid, JPEG inside, resolution in px/cm; opens in OpenSlide
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, 400) CSR float32
@@ -29,11 +29,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import cli
-from common.config import Config, SampleConfig, load_config, resolve, save_config
+from common.config import Config, SampleConfig, load_config, resolve
 from common.errors import DataError
 from common.geometry import check_scale, dataset_geometry
 from common.io import atomic_path, write_h5ad, write_npz, write_table
 from common.layout import REPOSITORY, Layout
+from common.merge import write_merged
+from common.written import Written
 from common.z import z_um_of
 
 STEP = "0_make_demo"
@@ -216,7 +218,9 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     expected = expected_expression(programs, composition, hidden, patient + of_layer.normal(0, 0.12, N_GENES))
     counts = draw_counts(of_layer, expected, composition @ RNA_PER_AREA + 0.05)
 
-    write_pyramid(layout.new_image(sample, layer, ".tiff"), image, geometry.um_per_px)
+    written = Written(layout.written(STEP, sample, layer), layout.root)
+    with written.writing(layout.new_image(sample, layer, ".tiff")) as temporary:
+        write_pyramid(temporary, image, geometry.um_per_px)
     write_truth(layout, sample, layer, location["barcode"], programs.genes, expected, composition, demo_tissue.TYPES)
     axis = np.linspace(0, size_px - 1, 33)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (33, 33, 2)
@@ -225,11 +229,12 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
               spot_xy=xy, spot_common_xy=common, grid_xy=grid, grid_displacement=warp(layer_map, grid),
               z_px=np.float64(z_px), torn=np.bool_(layer in torn))
     if is_image_only(config, sample, layer):
-        for path in (layout.location(sample, layer), layout.counts(sample, layer)):
-            path.unlink(missing_ok=True)
+        written.remove([layout.location(sample, layer), layout.counts(sample, layer)])
         return f"image {size_px} px, only photographed"
-    write_table(layout.location(sample, layer), location)
-    write_counts(layout, sample, layer, location["barcode"], programs.genes, counts)
+    with written.writing(layout.location(sample, layer)) as temporary:
+        write_table(temporary, location)
+    with written.writing(layout.counts(sample, layer)) as temporary:
+        write_counts(temporary, location["barcode"], programs.genes, counts)
     return f"{len(location)} spots, {np.median(counts.sum(1)):.0f} UMI a spot, image {size_px} px"
 
 
@@ -263,13 +268,13 @@ def write_pyramid(path: Path, image: np.ndarray, um_per_px: float) -> None:
             image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 
-def write_counts(layout: Layout, sample: str, layer: int, barcode, genes: list[str], counts: np.ndarray) -> None:
+def write_counts(path: Path, barcode, genes: list[str], counts: np.ndarray) -> None:
     """Raw counts: (n, 400)."""
     import anndata
     import pandas as pd
     from scipy import sparse
     obs, var = pd.DataFrame(index=pd.Index(np.array(barcode, dtype=object))), pd.DataFrame(index=pd.Index(genes))
-    write_h5ad(layout.counts(sample, layer), anndata.AnnData(sparse.csr_matrix(counts), obs=obs, var=var))
+    write_h5ad(path, anndata.AnnData(sparse.csr_matrix(counts), obs=obs, var=var))
 
 
 def write_truth(layout: Layout, sample: str, layer: int, barcode, genes: list[str], expected: np.ndarray, composition: np.ndarray,
@@ -314,7 +319,7 @@ def make_demo(args: argparse.Namespace) -> int:
     folds = [fold for fold in ([name for name in fold if name in names] for fold in config.folds or []) if fold]
     samples = {name: SampleConfig(layers=list(range(1, args.n_layers + 1))) for name in names}
     config = resolve(config.model_copy(update={"samples": samples, "folds": folds if len(folds) > 1 else None}), layout, file)
-    save_config(config, layout.config)
+    write_merged(layout, STEP, config)  # what is drawn goes by the options and --config alone
     context = cli.Context(config, layout, args, config)
     units = [(sample, layer) for sample in names for layer in config.layers_of(sample)]
     return cli.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, *unit))

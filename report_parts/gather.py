@@ -11,6 +11,7 @@ from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
 from common.io import read_h5ad, read_json, read_table
 from common.layout import Layout, RunLayout
+from common.runs import is_3d
 from models.metrics import pearson
 
 NOTHING_TRAINED = "This run applied a network that was there (main.py --checkpoint); it trained and scored nothing."
@@ -92,7 +93,7 @@ class Run:
 
 def is_2d(splits: dict | None) -> bool:
     """main.py made the run: each section by itself, no stack."""
-    return splits is not None and "kernels" not in splits
+    return splits is not None and not is_3d(splits)
 
 
 def predicts_only(splits: dict | None) -> bool:

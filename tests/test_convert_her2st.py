@@ -99,17 +99,22 @@ def test_image_without_counts_keeps_all_selected_spots(raw, tmp_path):
     assert layout.image("C", 4) is not None
 
 
-def test_resolved_config_lists_the_layers_of_this_call(raw, tmp_path):
+def test_resolved_config_lists_the_layers_of_this_call_and_of_those_before(raw, tmp_path, capsys):
     root = tmp_path / "root"
+    assert run(raw, root, "--sample", "A", "--layer", "2") == 0
+    values = yaml.safe_load((root / "dataset.yaml").read_text())
+    assert {name: one["layers"] for name, one in values["samples"].items()} == {"A": [2]} and values["folds"] is None
+    capsys.readouterr()
+    assert run(raw, root, "--sample", "B") == 0
+    assert "dataset.yaml: added B/1" in capsys.readouterr().out
     assert run(raw, root) == 0
+    assert "dataset.yaml: added A/1" in capsys.readouterr().out
     values = yaml.safe_load((root / "dataset.yaml").read_text())
     assert {name: one["layers"] for name, one in values["samples"].items()} == {"A": [1, 2], "B": [1]}
     assert values["folds"] == [["A"], ["B"]]  # what is here of [[A, E], [B, F], ...]
     assert values["pitch_px"] == 272 and values["raw_path"] == str(raw)
     assert run(raw, root, "--sample", "A", "--layer", "2") == 0
-    values = yaml.safe_load((root / "dataset.yaml").read_text())
-    assert {name: one["layers"] for name, one in values["samples"].items()} == {"A": [2]}
-    assert values["folds"] is None
+    assert yaml.safe_load((root / "dataset.yaml").read_text()) == values
 
 
 def test_one_bad_layer_leaves_the_others(raw, tmp_path, capsys):

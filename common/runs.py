@@ -1,0 +1,135 @@
+"""Run folders: where a run lies, which one is meant, and what becomes of another result in the same folder.
+
+`<run>/run.json`, written first, says whose result the folder holds: script, method, data set, root, folds with their known layers.
+"""
+import itertools
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from common.config import load_config
+from common.errors import DataError, LayerError
+from common.io import read_json, write_h5ad, write_json
+from common.layout import Layout, RunLayout
+from common.written import Written
+
+BEFORE = re.compile(r".*_before_\d+")
+
+
+# which folder ----------------------------------------------------------------------------------------
+def choose(layout: Layout, save_path: str | None, name: str) -> RunLayout:
+    """The folder that a run is written to: --save_path, else <root>/runs/<name>."""
+    return RunLayout(Path(save_path)) if save_path else layout.run(name)
+
+
+def is_3d(splits: dict) -> bool:
+    """main_3d.py made the run, not main.py."""
+    return "kernels" in splits
+
+
+def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLayout:
+    """The run that is meant: --save_path, else the one under <root>/runs whose splits.json was written last; if there are others, they are named.
+
+    Runs that were set aside do not count. Raises DataError if there is none.
+    """
+    if save_path:
+        return RunLayout(Path(save_path))
+    found = []
+    for path in sorted(layout.runs.glob("*/splits.json")):
+        try:
+            suitable = not BEFORE.fullmatch(path.parent.name) and (is_3d(read_json(path)) or not only_3d)
+        except LayerError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        if suitable:
+            found.append((path.stat().st_mtime_ns, path.parent))
+    made_by = "main_3d.py" if only_3d else "main_3d.py or main.py"
+    if not found:
+        raise DataError(layout.runs, "no finished run", f"the run folder of {made_by}", f"run {made_by} first, or give --save_path")
+    taken = max(found)[1]
+    if len(found) > 1:
+        others = ", ".join(str(path) for _, path in sorted(found) if path != taken)
+        print(f"{taken}: taken, the run that was written last; there are also {others}: choose with --save_path", file=sys.stderr)
+    return RunLayout(taken)
+
+
+# whose result ----------------------------------------------------------------------------------------
+def take(run: RunLayout, layout: Layout, identity: dict, overwrite: bool) -> None:
+    """Take the folder for a run of this identity (script, method, dataset, folds, …), and write it down.
+
+    Another result there is kept: the folder is renamed to `<save_path>_before_<n>`; with `overwrite` its predictions are deleted. Raises DataError.
+    """
+    mine = json.loads(json.dumps(identity | {"root": os.path.relpath(layout.root.resolve(), run.root.resolve())}))
+    there = identity_of(run)
+    differing = [key for key in mine if key in there and there[key] != mine[key]]
+    if differing and overwrite:
+        for sample in run.imputed_samples():
+            clear_predictions(run, sample)
+    elif differing:
+        aside = rename_aside(run, layout)
+        print(f"{run.root}: it holds another result ({'; '.join(said(key, there, mine) for key in differing)}), which is kept as {aside}; "
+              "--overwrite would replace it")
+    elif not there and not overwrite:
+        strangers = [path.name for path in run.files() if os.path.lexists(path)]
+        if strangers:
+            raise DataError(run.root, f"{', '.join(strangers)}, and neither run.json nor splits.json", "a new folder, or that of a run",
+                            "give another --save_path, or --overwrite to replace them")
+    write_json(run.identity, mine)
+
+
+def identity_of(run: RunLayout) -> dict:
+    """What run.json says; of an earlier version what splits.json and config.yaml say. Empty if there is none."""
+    for path in (run.identity, run.splits):
+        try:
+            values = read_json(path)
+        except LayerError:
+            continue
+        if path == run.identity:
+            return values
+        script = "main_3d" if is_3d(values) else "main" if values["folds"] else "main --checkpoint"
+        dataset = {"dataset": load_config(run.config).dataset} if run.config.is_file() else {}
+        return {"script": script, "method": values["method"], "folds": values["folds"], **dataset}
+    return {}
+
+
+def said(key: str, there: dict, mine: dict) -> str:
+    """What is another there, in words."""
+    if key != "folds":
+        return f"{key} {there[key]}, here {mine[key]}"
+    known = [[fold.get("known_layers") for fold in one["folds"]] for one in (there, mine)]
+    return "other folds" if known[0] == known[1] else f"known layers {known[0]}, here {known[1]}"
+
+
+def rename_aside(run: RunLayout, layout: Layout) -> Path:
+    """Rename the folder to the first of <name>_before_1, … that is free. Raises DataError if it holds the root or the current directory."""
+    root = run.root.resolve()
+    if any(place.resolve().is_relative_to(root) for place in (layout.root, Path.cwd())):
+        raise DataError(run.root, "another result, beside the dataset root or the current directory", "a folder of its own for every run",
+                        "give another --save_path, or --overwrite")
+    free = next(path for k in itertools.count(1) if not os.path.lexists(path := run.root.with_name(f"{run.root.name}_before_{k}")))
+    os.replace(run.root, free)
+    return free
+
+
+# predictions -----------------------------------------------------------------------------------------
+def written(run: RunLayout, sample: str) -> Written:
+    """The predictions of a sample that we wrote."""
+    folder = run.imputed_folder(sample)
+    return Written(folder / ".files.json", folder)
+
+
+def write_prediction(run: RunLayout, sample: str, path: Path, adata) -> None:
+    """A prediction of this sample; a file in its place that a person made or changed is set aside."""
+    with written(run, sample).writing(path) as temporary:
+        write_h5ad(temporary, adata)
+
+
+def clear_predictions(run: RunLayout, sample: str) -> None:
+    """Delete the predictions of a sample that we wrote. A person's files stay; one in the place of a prediction is set aside."""
+    folder, ours = run.imputed_folder(sample), written(run, sample)
+    ours.remove(path for path in sorted(folder.glob("*.h5ad")) if path.stem == "sample" or path.stem.isdecimal())
+    ours.manifest.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
