@@ -18,11 +18,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli
+from common import cli, stale
 from common.errors import DataError
 from common.io import read_csr, read_table, write_json, write_pt, write_table
 from common.config import absent_of_folds, save_config
-from common.layout import RunLayout
+from common.layout import PIPELINE, RunLayout
 from common.recipe import file_digest
 
 NETWORK_PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")
@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.config
     device = cli.start_torch(args.seed, args.gpu)
+    stale.require_current(context, PIPELINE)
     import evaluation
     import training
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     write_table(run_layout.genes, genes)
 
     inputs = [layout.genes, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
-    others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known}
+    others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known, "dataset": config.dataset}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)

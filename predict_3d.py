@@ -22,10 +22,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import cli
+from common import cli, stale
 from common.errors import DataError
 from common.io import read_csr, read_json, read_pt, read_table, weights_of, write_h5ad
-from common.layout import RunLayout
+from common.layout import PIPELINE, RunLayout
 from common.recipe import file_digest
 
 
@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
+    stale.require_current(context, PIPELINE)
+    stale.require_current_run(run_layout, len(splits["folds"]), context)
     fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
     genes = read_genes(layout)
     of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])

@@ -5,6 +5,7 @@ in a small JSON beside the outputs' root (`<root>/.recipes/<step>/…`), written
 """
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from common.imports import files_of
@@ -36,10 +37,9 @@ def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
     return digest.hexdigest()
 
 
-def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str) -> dict:
+def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str, digest: Callable[[Path], str] = file_digest) -> dict:
     """The recipe as a JSON-able dict. An absent input is part of it (None)."""
-    digests = {str(path.relative_to(root) if path.is_relative_to(root) else path): file_digest(path) if path.is_file() else None
-               for path in inputs}
+    digests = {str(path.relative_to(root) if path.is_relative_to(root) else path): digest(path) if path.is_file() else None for path in inputs}
     return {"step": step, "settings": json.loads(json.dumps(settings, sort_keys=True)), "inputs": digests, "code": code}
 
 
