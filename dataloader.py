@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from common.cli import Context, set_status
+from common.cli import Context, first_failure, set_status
 from common.errors import DataError, LayerError
 from common.feature_recipe import FeatureRecipe, difference
 from common.io import open_patches, read_npy, read_pt
-from common.layout import Layout
+from common.layout import SCRIPTS, Layout
 from data_preprocessing.expression import read_genes
 from models.cross_attention import patch_neighbourhoods
 from models.encoder import grouped, standardise_per_slide
@@ -148,12 +148,20 @@ def load_layer(layout: Layout, sample: str, layer: int, loaded: list[SampleGraph
     return make_graph(sample, records, graph, torch.full((len(records),), layer), np.asarray(records["pixel"]), near["edge_index"], near["edge_attr"])
 
 
+def refuse_left_out(layout: Layout, name: str, step: str) -> None:
+    """Raises LayerError if a step before `step` left this layer or sample out: what it wrote in an earlier run is not that of now."""
+    if earlier := first_failure(layout, name, step):
+        raise LayerError(layout.status, f"{name} left out by {earlier}", "a layer or sample that every step could process",
+                         f"see there; mend the cause and run {earlier} again, and the steps after it")
+
+
 def load_layers(context: Context, step: str) -> list[SampleGraph]:
     """Every layer that can be loaded, by sample and number; the others are reported. Raises DataError if none is left."""
     graphs = []
     for sample in sorted(context.config.samples):
         for layer in context.config.layers_of(sample):
             try:
+                refuse_left_out(context.layout, f"{sample}/{layer}", SCRIPTS["registration"][0])
                 graphs.append(load_layer(context.layout, sample, layer, graphs))
                 set_status(context.layout, step, f"{sample}/{layer}", "ok")
             except LayerError as error:

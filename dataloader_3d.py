@@ -14,7 +14,7 @@ from common.config import Config
 from common.errors import DataError, LayerError
 from common.io import read_json, read_npy, read_pt
 from common.layout import Layout
-from dataloader import SampleGraph, check_finite, check_recipe, make_graph
+from dataloader import SampleGraph, check_finite, check_recipe, make_graph, refuse_left_out
 
 
 def load_sample(layout: Layout, sample: str, loaded: list[SampleGraph] = ()) -> SampleGraph:
@@ -33,6 +33,7 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
     graphs = []
     for sample in sorted(context.config.samples):
         try:
+            refuse_left_out(context.layout, sample, "main_3d")
             graphs.append(load_sample(context.layout, sample, graphs))
             set_status(context.layout, step, sample, "ok")
         except LayerError as error:

@@ -21,8 +21,8 @@ from common.cli import map_workers
 from common.config import Config
 from common.errors import DataError
 from common.io import read_h5ad, read_json, write_json, write_table
-from common.layout import REPOSITORY, Layout, RunLayout
-from common.recipe import files_digest, is_current, make_recipe
+from common.layout import Layout, RunLayout
+from common.recipe import code_digest, is_current, make_recipe
 from common.runs import clear_predictions
 from data_preprocessing.expression import known_layers, thinnable
 from dataloader import SampleGraph
@@ -84,10 +84,7 @@ def check_gene_choice(layout: Layout, config: Config, seen: dict[str, list[int]]
 
 def fold_recipe(script: Path, root: Path, inputs: list[Path], fold: Fold, settings: Settings, others: dict) -> dict:
     """What the result of a fold depends on."""
-    folders = (REPOSITORY / name for name in ("common", "data_preprocessing", "data_preprocessing_3d", "models"))
-    code = files_digest([script, REPOSITORY / "outputs.py", *sorted(REPOSITORY.glob("training*.py")), *sorted(REPOSITORY.glob("dataloader*.py")), Path(__file__),
-                         *(file for folder in folders for file in sorted(folder.glob("*.py")))])
-    return make_recipe(script.stem, inputs, {"fold": asdict(fold), "settings": asdict(settings), **others}, root, code)
+    return make_recipe(script.stem, inputs, {"fold": asdict(fold), "settings": asdict(settings), **others}, root, code_digest(script))
 
 
 def pending(run: RunLayout, folds: list[Fold], recipes: list[dict], outputs: Callable[[Fold], list[Path]], overwrite: bool) -> list[Fold]:

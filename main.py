@@ -21,12 +21,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli, options, runs
+from common import cli, options, runs, stale
 from common.config import absent_of_folds, save_config
 from common.errors import DataError
 from common.feature_recipe import check_trained_with, trained_with
 from common.io import read_pt, weights_of, write_json, write_pt, write_table
-from common.layout import RunLayout
+from common.layout import SCRIPTS, RunLayout
 from common.recipe import file_digest
 
 TRAINED = ("msagnet", "reference")
@@ -231,6 +231,7 @@ def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.config
     device = cli.start_torch(args.seed, args.gpu)
+    stale.require_current(context, SCRIPTS["data_preprocessing"])
     if args.checkpoint:
         return run_checkpoint(args, context, device)
     import evaluation

@@ -18,12 +18,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli, options, runs
+from common import cli, options, runs, stale
 from common.errors import DataError
 from common.feature_recipe import trained_with
 from common.io import read_csr, write_json, write_pt
 from common.config import absent_of_folds, save_config
-from common.layout import RunLayout
+from common.layout import PIPELINE, RunLayout
 from common.recipe import file_digest
 
 NETWORK_PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")
@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     context = cli.open_context(args)
     layout, config = context.layout, context.config
     device = cli.start_torch(args.seed, args.gpu)
+    stale.require_current(context, PIPELINE)
     import evaluation
     import training
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     genes = keep_genes(layout, run_layout)
 
     inputs = [layout.genes, layout.background, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
-    others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known}
+    others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known, "dataset": config.dataset}
     recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
     todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)

@@ -22,10 +22,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import cli, options, runs
+from common import cli, options, runs, stale
 from common.errors import DataError
 from common.feature_recipe import check_trained_with
 from common.io import read_csr, read_json, read_pt, read_table, weights_of
+from common.layout import PIPELINE
 from common.recipe import file_digest
 from common.z import z_um_of
 
@@ -123,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
     run_layout = runs.find(layout, args.save_path, only_3d=True)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
+    stale.require_current(context, PIPELINE)
+    stale.require_current_run(run_layout, len(splits["folds"]), context)
     fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
     genes = read_genes(layout)
     of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])

@@ -231,7 +231,7 @@ class Layout:
     # runs --------------------------------------------------------------------------------------------
     def checkpoints(self, flat: bool) -> list[Path]:
         """The checkpoints of all runs in the root's own run folder, of main.py (flat) or of main_3d.py; sorted."""
-        return sorted(path for path in (self.root / "runs").glob("*/fold_*/checkpoint.pt") 
+        return sorted(path for path in (self.root / "runs").glob("*/fold_*/checkpoint.pt")
                       if "_before_" not in path.parents[1].name and ("_2d" in path.parents[1].name) == flat)
 
 

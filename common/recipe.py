@@ -1,11 +1,15 @@
 """When is a step up to date? When the recipe it was made by is the recipe it would be made by now.
 
-A recipe is: the step, its settings, the content of its inputs, and the code of the step's folder and of common/. It is kept in a small JSON beside
-the outputs' root (`<root>/.recipes/<step>/…`), written last: a killed step has none and is made again.
+A recipe is: the step, its settings, the content of its inputs, and the code of the script and of every module of ours that it imports. It is kept
+in a small JSON beside the outputs' root (`<root>/.recipes/<step>/…`), written last: a killed step has none and is made again.
 """
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+from common.imports import files_of
+from common.layout import REPOSITORY
 
 SAMPLED_ABOVE_BYTES = 256 * 2**20
 BLOCK_BYTES = 2**20
@@ -24,23 +28,18 @@ def file_digest(path: Path) -> str:
         return digest.hexdigest()
 
 
-def code_digest(script: Path) -> str:
-    """SHA-256 over the Python files of the script's folder and of common/."""
-    return files_digest(sorted([*script.parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]))
-
-
-def files_digest(paths: list[Path]) -> str:
-    """SHA-256 over the content of files, in this order."""
+def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
+    """SHA-256 over names and content of the scripts and of every module under `repository` that they import, directly or not."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
+    for path in sorted({file for script in scripts for file in files_of(script, repository)}):
+        name = path.relative_to(repository.resolve()).as_posix() if path.is_relative_to(repository.resolve()) else path.name
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
-def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str) -> dict:
+def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str, digest: Callable[[Path], str] = file_digest) -> dict:
     """The recipe as a JSON-able dict. An absent input is part of it (None)."""
-    digests = {str(path.relative_to(root) if path.is_relative_to(root) else path): file_digest(path) if path.is_file() else None
-               for path in inputs}
+    digests = {str(path.relative_to(root) if path.is_relative_to(root) else path): digest(path) if path.is_file() else None for path in inputs}
     return {"step": step, "settings": json.loads(json.dumps(settings, sort_keys=True)), "inputs": digests, "code": code}
 
 

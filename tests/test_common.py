@@ -346,15 +346,6 @@ def test_large_files_are_sampled(tmp_path, monkeypatch):
     assert digest(content[:5000]) == hashlib.sha256(content[:5000]).hexdigest()  # up to the limit: all of it
 
 
-def test_code_digest_sees_the_python_files_of_the_folder(tmp_path):
-    touch(tmp_path / "1_step.py", tmp_path / "readers/one.py", tmp_path / "notes.txt")
-    first = recipe.code_digest(tmp_path / "1_step.py")
-    (tmp_path / "notes.txt").write_text("other")
-    assert recipe.code_digest(tmp_path / "1_step.py") == first
-    (tmp_path / "readers/one.py").write_text("other")
-    assert recipe.code_digest(tmp_path / "1_step.py") != first
-
-
 # the walk over layers --------------------------------------------------------------------------------
 STEP, EARLIER, LATER = "3_find_1024_pair", "0_2_tissue_mask", "6_pt_construction"
 

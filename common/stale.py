@@ -1,0 +1,236 @@
+"""Do the files that a main loads fit the config, the inputs and the code of now?
+
+Each step left a recipe of every unit it worked on. We build the same job again with the step's own function and compare. A difference in settings or
+inputs, an output that is missing, or a file without recipe stops the run before any training; a difference in code alone is a warning.
+"""
+import importlib.util
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from types import ModuleType
+
+from common.cli import Context, Job, first_failure
+from common.config import Config
+from common.errors import DataError, LayerError
+from common.layout import PIPELINE, REPOSITORY, SCRIPTS, Layout, RunLayout, script_of
+from common.recipe import code_digest, file_digest, make_recipe
+
+CONVERT = "0_1_convert_raw"
+SHOWN_UNITS = 3
+SHOWN_CHANGES = 3
+SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What differs between the stored recipe of one unit of a step and that of now."""
+    step: str
+    unit: str
+    changes: tuple[str, ...] = ()  # of settings and inputs, in words; a missing recipe or output
+    other_code: bool = False
+
+
+# the root --------------------------------------------------------------------------------------------
+def require_current(context: Context, steps: tuple[str, ...]) -> None:
+    """Compare the recipes of what is loaded with the config: of these steps (2D: data_preprocessing; 3D: PIPELINE), of the chosen samples.
+
+    Raises DataError naming the first step that is out of date, what differs, and the steps to run. Warns on stderr if only code differs.
+    """
+    digest = lru_cache(maxsize=None)(file_digest)  # of this check: an output of one step is an input of several
+    layers, root = loaded_layers(context, steps), context.layout.root
+    everything = Context(context.all_samples, context.layout, context.args, context.all_samples)  # as the steps see it, whatever is chosen now
+    verdicts = converted(everything, layers, digest)
+    from_archive = context.all_samples.raw_format == "asign"
+    jobs = [] if from_archive or not layers else jobs_of(everything, steps, layers)
+    verdicts += [judge(step, job, context.layout, digest) for step, job in jobs if job is not None]
+    stale = [one for one in verdicts if one.changes]
+    if stale:
+        again = [CONVERT] if stale[0].step == CONVERT else []
+        again += steps_to_run(jobs, {(one.step, one.unit) for one in stale}, bool(again))
+        options = shlex.join(["--root_path", str(root), *(["--config", context.args.config] if context.args.config else [])])
+        raise DataError(root, summary(stale), "files made with the settings and the inputs of now",
+                        f"run, with {options}, in this order: {', '.join(map(command, again))}")
+    changed = sorted({one.step for one in verdicts if one.other_code}, key=(CONVERT, *PIPELINE).index)
+    if changed:
+        print(f"warning: {root}: other code made the files of {shortened(changed, SHOWN_UNITS)}, with the settings and inputs of now; they are used; "
+              f"to make them with the code of now, run these steps again", file=sys.stderr)
+
+
+def loaded_layers(context: Context, steps: tuple[str, ...]) -> dict[str, list[int]]:
+    """{sample: layers} of the chosen samples whose graph is there and was not left out; 3D: all layers of the stack, 2D: those with a graph."""
+    layout, in_3d = context.layout, steps == PIPELINE
+    last = "main_3d" if in_3d else SCRIPTS["registration"][0]
+    loaded = {}
+    for sample in sorted(context.config.samples):
+        layers = [layer for layer in context.all_samples.layers_of(sample) if first_failure(layout, f"{sample}/{layer}", last) is None]
+        if in_3d:
+            there = all(path(sample).is_file() for path in (layout.graph_3d, layout.npy_3d)) and first_failure(layout, sample, last) is None
+        else:
+            layers = [layer for layer in layers if layout.graph(sample, layer).is_file() and layout.npy(sample, layer).is_file()]
+            there = bool(layers)
+        if there:
+            loaded[sample] = layers
+    return loaded
+
+
+def jobs_of(context: Context, steps: tuple[str, ...], layers: dict[str, list[int]]) -> list[tuple[str, Job | None]]:
+    """(step, its job) of every unit, in the order of the steps; None where the step would leave the unit out. Raises DataError as the steps do."""
+    jobs = []
+    for step in steps:
+        for build in builders(load_script(script_of(step)), context, layers):
+            try:
+                jobs.append((step, build()))
+            except LayerError:
+                jobs.append((step, None))
+    return jobs
+
+
+def builders(script: ModuleType, context: Context, layers: dict[str, list[int]]) -> list[Callable[[], Job]]:
+    """One function a unit of a numbered script that makes its job."""
+    if hasattr(script, "dataset_job"):
+        return [partial(script.dataset_job, context)]
+    if hasattr(script, "sample_job"):
+        return [partial(script.sample_job, context, sample) for sample in layers]
+    return [partial(script.layer_job, context, sample, layer) for sample in layers for layer in layers[sample]]
+
+
+@lru_cache(maxsize=None)
+def load_script(path: Path) -> ModuleType:
+    """A numbered script as a module: its name is no identifier, so `import` cannot load it."""
+    spec = importlib.util.spec_from_file_location(f"step_{path.stem.replace('.', '_')}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def judge(step: str, job: Job, layout: Layout, digest: Callable[[Path], str]) -> Verdict:
+    """Compare one job with the recipe it left. A job without outputs that never ran has nothing to be out of date."""
+    stored = stored_recipe(layout.recipe(step, job.sample, job.layer))
+    missing = [f"no {relative(path, layout.root)}" for path in job.outputs if not path.exists()]
+    if stored is None:
+        return Verdict(step, job.name, tuple(missing or ["no recipe of the files that are there"]) if job.outputs else ())
+    now = make_recipe(step, job.inputs, job.settings, layout.root, code_digest(script_of(step)), digest)
+    changes = [*settings_changes(stored["settings"], now["settings"]), *inputs_changes(stored["inputs"], now["inputs"]), *missing]
+    return Verdict(step, job.name, tuple(changes), stored["code"] != now["code"])
+
+
+def converted(context: Context, layers: dict[str, list[int]], digest: Callable[[Path], str]) -> list[Verdict]:
+    """What step 0_1 made, held against its recorded inputs. A root placed by hand has no such recipes; an archive has no others."""
+    layout, archive = context.layout, context.all_samples.raw_format == "asign"
+    script, verdicts = REPOSITORY / "data_preprocessing" / f"{CONVERT}.py", []
+    for sample, layer in [(sample, layer) for sample in layers for layer in ([None] if archive else layers[sample])]:
+        name, stored = "/".join(str(part) for part in (sample, layer) if part is not None), stored_recipe(layout.recipe(CONVERT, sample, layer))
+        if stored is not None:
+            of_config = {key: value for key, value in stored["settings"].items() if key in Config.model_fields}
+            now = {key: getattr(context.all_samples, key) for key in of_config}
+            changes = settings_changes(of_config, now) + recorded_changes(stored["inputs"], layout.root, digest)
+            verdicts.append(Verdict(CONVERT, name, tuple(changes), stored["code"] != code_digest(script)))
+        elif archive:
+            verdicts.append(Verdict(CONVERT, name, ("no recipe of the files that are there",)))
+    return verdicts
+
+
+# the run ---------------------------------------------------------------------------------------------
+def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
+    """Compare what the folds of a run of main_3d.py read of this root with the files of now. Of another dataset they read nothing here.
+
+    Raises DataError if a file has changed since. Warns on stderr if only code differs.
+    """
+    for fold in range(n_folds):
+        stored = stored_recipe(run.fold_recipe(fold))
+        if stored is None:
+            raise DataError(run.fold_recipe(fold), "no recipe", "the recipe of a finished fold", "run main_3d.py again")
+        if stored["settings"].get("dataset", context.all_samples.dataset) != context.all_samples.dataset:
+            continue
+        elsewhere = set(stored["settings"]["known_layers"]) - set(context.all_samples.samples)
+        read_here = {name: value for name, value in stored["inputs"].items() if Path(name).stem not in elsewhere}
+        changes = recorded_changes(read_here, context.layout.root, file_digest)
+        if changes:
+            raise DataError(run.fold_recipe(fold), f"a network of before these changes: {shortened(changes, SHOWN_CHANGES)}",
+                            f"the files under {context.layout.root} that the run read", "run main_3d.py again")
+        if stored["code"] != code_digest(REPOSITORY / "main_3d.py"):
+            print(f"warning: {run.root}: other code trained fold {fold}; to train it with the code of now, run main_3d.py again", file=sys.stderr)
+
+
+# differences -----------------------------------------------------------------------------------------
+def stored_recipe(path: Path) -> dict | None:
+    """The recipe written down, or None if there is none that can be read."""
+    try:
+        return json.loads(path.read_text()) if path.is_file() else None
+    except json.JSONDecodeError:
+        return None
+
+
+def settings_changes(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """'n_genes 250 -> 2000' of every setting that differs; of nested settings the inner ones."""
+    changes = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += settings_changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes.append(f"{prefix}{key} {value_text(before)} -> {value_text(after)}")
+    return changes
+
+
+def value_text(value) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def inputs_changes(old: dict[str, str | None], new: dict[str, str | None]) -> list[str]:
+    """What happened to each input: {name: digest, None where there was no file}, then and now."""
+    changes = [f"{name} is no longer an input" for name, value in old.items() if name not in new and value is not None]
+    for name, value in new.items():
+        before = old.get(name)
+        if before != value:
+            changes.append(f"{name} is missing" if value is None else f"{name} is new" if before is None else f"{name} has changed")
+    return changes
+
+
+def recorded_changes(inputs: dict[str, str | None], root: Path, digest: Callable[[Path], str]) -> list[str]:
+    """The same for inputs whose job cannot be built again. Raw files outside the root may be gone: only what is there is compared."""
+    now = {}
+    for name, value in inputs.items():
+        path = root / name
+        gone = value if Path(name).is_absolute() else None
+        now[name] = digest(path) if path.is_file() else gone
+    return inputs_changes(inputs, now)
+
+
+def steps_to_run(jobs: list[tuple[str, Job | None]], stale: set[tuple[str, str]], all_of_them: bool) -> list[str]:
+    """The steps that are out of date and those that read what these will write, in order; a step whose job cannot be built yet is one of them."""
+    made, steps = set(), []
+    for step, job in jobs:
+        if all_of_them or job is None or (step, job.name) in stale or made & set(job.inputs):
+            made |= set(job.outputs) if job else set()
+            steps.append(step)
+    return list(dict.fromkeys(steps))
+
+
+# words -----------------------------------------------------------------------------------------------
+def summary(stale: list[Verdict]) -> str:
+    """The first step that is out of date, its units, what differs, and how many further steps are."""
+    first = stale[0]
+    units = shortened([one.unit for one in stale if one.step == first.step], SHOWN_UNITS)
+    others = len({one.step for one in stale}) - 1
+    more = f"; and {others} more steps out of date" if others else ""
+    return f"{first.step} of {units} out of date ({shortened(list(first.changes), SHOWN_CHANGES)}){more}"
+
+
+def shortened(parts: list[str], shown: int) -> str:
+    more = len(parts) - shown
+    return ", ".join(parts[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def command(step: str) -> str:
+    """A step's script, as it is called from the repository."""
+    return f"data_preprocessing/{CONVERT}.py" if step == CONVERT else script_of(step).relative_to(REPOSITORY).as_posix()
+
+
+def relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
