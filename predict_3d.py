@@ -24,7 +24,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import DataError
-from common.io import read_csr, read_json, read_pt, read_table, weights_of, write_h5ad
+from common.io import read_csr, read_json, read_pt, read_table, reading, weights_of, write_h5ad
 from common.layout import RunLayout
 from common.recipe import file_digest
 
@@ -58,7 +58,9 @@ def network_of(checkpoint: dict, path: Path):
     from models.msagnet import Architecture, MSAGNet
     state = checkpoint["state"]
     with weights_of(path, "main_3d.py"):
-        model = MSAGNet(Architecture.of(checkpoint["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"])
+        parts = Architecture.of(checkpoint["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"]
+    model = MSAGNet(*parts)
+    with weights_of(path, "main_3d.py"):
         model.load_state_dict(state)
     return model.eval()
 
@@ -125,8 +127,9 @@ def run(args: argparse.Namespace) -> int:
     from models import gp
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
-    method = splits["method"]
-    fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
+    with reading(run_layout.splits, "main_3d.py"):
+        method = splits["method"]
+        fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
     genes = read_genes(layout)
     of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])
     if of_run != genes:

@@ -30,6 +30,7 @@ from common.config import absent_of_folds, Config, load_config, resolve, SampleC
 from common.errors import DataError, LayerError
 from common.io import atomic_path, write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
+from common.slide import open_pyramid, open_slide
 from data_preprocessing import archive
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
@@ -135,7 +136,7 @@ def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, file: Path) 
 
 
 def pixel_size_um(config: Config, reader: ModuleType, raw: Path, sample: str, layer: int, file: Path) -> float:
-    """um per level-0 px of a layer, six digits: by the pitch of its spots, else what its slide says. Raises LayerError, DataError."""
+    """um per level-0 px of a layer, six digits: by the pitch of its spots, else what its slide says. Raises LayerError for a broken file, DataError."""
     location, files = reader.read_positions(raw, config, sample, layer), reader.raw_files(raw, config, sample, layer)
     if location is not None:
         size = config.pitch_um / spot_pitch_px(location, files["location"])
@@ -144,16 +145,16 @@ def pixel_size_um(config: Config, reader: ModuleType, raw: Path, sample: str, la
     else:
         size = slide_pixel_size_um(files["image"])
     if size is None:
+        open_slide(files["image"])  # raises if it cannot be read at all
         raise DataError(file, f"layer {sample}/{layer}, only an image that does not tell its pixel size",
                         f"samples.{sample}.pixel_size_um.{layer}", f"add 'pixel_size_um: {{{layer}: …}}', um per px of {files['image'].name}")
     return float(f"{size:.6g}")
 
 
 def slide_pixel_size_um(image: Path) -> float | None:
-    """um per level-0 px by the slide's metadata, or None; a picture without metadata is not decoded."""
-    import openslide
-    from common.slide import PyramidSlide
-    return PyramidSlide(image).pixel_size_um if openslide.OpenSlide.detect_format(str(image)) else None
+    """um per level-0 px by the slide's metadata, or None for a picture. Raises LayerError for a slide that cannot be opened."""
+    slide = open_pyramid(image)
+    return slide.pixel_size_um if slide else None
 
 
 def say_what_is_what(config: Config, bad: Container[tuple[str, int]]) -> None:
@@ -225,7 +226,9 @@ def convert_archive(context: cli.Context, raw: Path) -> int:
 
 
 def place_image(source: Path, target: Path, copy: bool) -> None:
-    """Copy or link the image, as it is; an older file or link of that name is replaced at once."""
+    """Copy or link the image, as it is; an older file or link of that name is replaced at once. A .mrxs is copied with the folder of its pixels."""
+    if copy and source.suffix.lower() == ".mrxs" and source.with_suffix("").is_dir():
+        shutil.copytree(source.with_suffix(""), target.with_suffix(""), dirs_exist_ok=True)
     if copy:
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
