@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from common.check import hold_to_contract
 from common.cli import Context, first_failure, set_status
 from common.errors import DataError, LayerError
 from common.feature_recipe import FeatureRecipe, difference
@@ -114,10 +115,10 @@ def _parent(membership: Tensor, n: int) -> Tensor:
 
 
 def check_finite(records: np.ndarray, names: tuple[str, ...], file) -> None:
-    """Raises DataError if one of these fields is not finite."""
+    """Raises LayerError if one of these fields is not finite."""
     for name in names:
         if not np.isfinite(records[name]).all():
-            raise DataError(file, f"a {name} that is not finite", "finite numbers", "make the file again with --overwrite")
+            raise LayerError(file, f"a {name} that is not finite", "finite numbers", "make the file again with --overwrite")
 
 
 def check_recipe(graph: dict, file: Path, layout: Layout, loaded: list[SampleGraph]) -> None:
@@ -137,7 +138,7 @@ def check_recipe(graph: dict, file: Path, layout: Layout, loaded: list[SampleGra
 
 
 def load_layer(layout: Layout, sample: str, layer: int, loaded: list[SampleGraph] = ()) -> SampleGraph:
-    """Read one layer's graph. Raises LayerError if a file is missing or does not go with genes.csv and `loaded`, DataError if a value is not finite."""
+    """Read one layer's graph. Raises LayerError if a file is missing, does not go with genes.csv and `loaded`, or holds a value that is not finite."""
     records = read_npy(layout.npy(sample, layer), "data_preprocessing/7_make_dataset.py")
     graph = read_pt(layout.graph(sample, layer), "data_preprocessing/6_pt_construction.py")
     check_recipe(graph, layout.graph(sample, layer), layout, loaded)
@@ -162,6 +163,8 @@ def load_layers(context: Context, step: str) -> list[SampleGraph]:
         for layer in context.config.layers_of(sample):
             try:
                 refuse_left_out(context.layout, f"{sample}/{layer}", SCRIPTS["registration"][0])
+                files = [context.layout.npy(sample, layer), context.layout.graph(sample, layer)]
+                hold_to_contract(context.layout, context.all_samples, sample, layer, files)
                 graphs.append(load_layer(context.layout, sample, layer, graphs))
                 set_status(context.layout, step, f"{sample}/{layer}", "ok")
             except LayerError as error:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import torch
 
+from common.check import hold_to_contract
 from common.cli import Context, set_status
 from common.config import Config
 from common.errors import DataError, LayerError
@@ -18,7 +19,7 @@ from dataloader import SampleGraph, check_finite, check_recipe, make_graph, refu
 
 
 def load_sample(layout: Layout, sample: str, loaded: list[SampleGraph] = ()) -> SampleGraph:
-    """Read one sample's graph. Raises LayerError if a file is missing or does not go with genes.csv and `loaded`, DataError if a value is not finite."""
+    """Read one sample's graph. Raises LayerError if a file is missing, does not go with genes.csv and `loaded`, or holds a value that is not finite."""
     records = read_npy(layout.npy_3d(sample), "data_preprocessing_3d/5_build_3d_final_format.py")
     graph = read_pt(layout.graph_3d(sample), "data_preprocessing_3d/4_build_3d_graph.py")
     check_recipe(graph, layout.graph_3d(sample), layout, loaded)
@@ -33,8 +34,11 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
     graphs = []
     for sample in sorted(context.config.samples):
         try:
-            refuse_left_out(context.layout, sample, "main_3d")
-            graphs.append(load_sample(context.layout, sample, graphs))
+            layout = context.layout
+            refuse_left_out(layout, sample, "main_3d")
+            files = [layout.npy_3d(sample), layout.graph_3d(sample), layout.quality(sample), layout.spot_iou(sample)]
+            hold_to_contract(layout, context.all_samples, sample, None, files)
+            graphs.append(load_sample(layout, sample, graphs))
             set_status(context.layout, step, sample, "ok")
         except LayerError as error:
             set_status(context.layout, step, sample, f"left out: {error}")

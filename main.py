@@ -105,9 +105,11 @@ def load_checkpoint(path: Path):
     state = saved["state"]
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
     with weights_of(path, "main.py"):
-        model = MSAGNet2D(Architecture.of(saved["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"], state["mean"])
-        if encoder:
-            model.members[0].encoder = encoder
+        parts = (Architecture.of(saved["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"], state["mean"])
+    model = MSAGNet2D(*parts)
+    if encoder:
+        model.members[0].encoder = encoder
+    with weights_of(path, "main.py"):
         model.load_state_dict(state)
     return model.eval(), saved
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from common import cli, options, runs, stale
 from common.errors import DataError
 from common.feature_recipe import check_trained_with
-from common.io import read_csr, read_json, read_pt, read_table, weights_of
+from common.io import read_csr, read_json, read_pt, read_table, reading, weights_of
 from common.layout import PIPELINE
 from common.recipe import file_digest
 from common.z import z_um_of
@@ -59,7 +59,9 @@ def network_of(checkpoint: dict, path: Path):
     from models.msagnet import Architecture, MSAGNet
     state = checkpoint["state"]
     with weights_of(path, "main_3d.py"):
-        model = MSAGNet(Architecture.of(checkpoint["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"])
+        parts = Architecture.of(checkpoint["architecture"]), Projection.of_state(state), state["basis"], state["z_scale"], state["level_offset"]
+    model = MSAGNet(*parts)
+    with weights_of(path, "main_3d.py"):
         model.load_state_dict(state)
     return model.eval()
 
@@ -123,10 +125,11 @@ def run(args: argparse.Namespace) -> int:
     from outputs import NORMALISATION, background_of, check_background, depths, n_background
     run_layout = runs.find(layout, args.save_path, only_3d=True)
     splits = read_json(run_layout.splits, "main_3d.py")
-    method = splits["method"]
+    with reading(run_layout.splits, "main_3d.py"):
+        method = splits["method"]
+        fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
     stale.require_current(context, PIPELINE)
     stale.require_current_run(run_layout, len(splits["folds"]), context)
-    fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
     genes = read_genes(layout)
     of_run = list(read_table(run_layout.genes, ("gene",), "main_3d.py", text=("gene",))["gene"])
     if of_run != genes:

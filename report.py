@@ -58,12 +58,12 @@ def page(run, asked: str | None) -> str:
 
 
 def part(make: Callable, *arguments) -> str:
-    """A part of the page; a sentence if a file of another version lacks what it needs."""
+    """A part of the page; a sentence if a file of another version lacks what it needs (read_json raises LayerError for a key that is not there)."""
     from report_parts.shown import note
     try:
         return make(*arguments)
-    except (KeyError, DataError, LayerError) as error:
-        return note(f"Not shown: a file of this run lacks {error}; it may come from another version of the software.")
+    except (DataError, LayerError) as error:
+        return note(f"Not shown: {error}; it may come from another version of the software.")
 
 
 def no_maps(run) -> str:

@@ -613,18 +613,39 @@ def units(kind: str, config: Config, layout: Layout) -> Iterator[tuple]:
 
 def fault_of(root: Root, kind: Kind, path: Path, unit: tuple) -> str | None:
     """One line on what is wrong with this file, or None."""
+    error = error_of(root, kind, path, unit)
+    return error and str(error)
+
+
+def error_of(root: Root, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
+    """What is wrong with this file, or None."""
     try:
         kind.check(root, path, *unit, *[None] * (2 - len(unit)))
     except Fault as fault:
         found, expected = fault.args
     except (DataError, LayerError) as error:
         found, expected = error.args[1], error.args[2]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # bad bytes and other forms: every decoder raises its own
         found, expected = f"a file of another form ({type(error).__name__}: {error})", f"what {kind.step}.py writes"
     else:
         return None
     script = "correct it, or run the script that made it" if kind.step == "0_1_convert_raw" else f"run {kind.step}.py"
-    return str(DataError(path, found, expected, f"{script} with --overwrite"))
+    return LayerError(path, found, expected, f"{script} with --overwrite")
+
+
+def hold_to_contract(layout: Layout, config: Config, sample: str | None, layer: int | None, paths: list[Path]) -> None:
+    """Raise for the first of these files that is there and breaks the contract: LayerError for one of this sample, DataError for one of the dataset.
+
+    layer None: files of single layers are passed over, as are those of other samples and those that the contract does not know.
+    """
+    wanted, root = {path for path in paths if path.is_file()}, Root(layout, config)
+    samples = {name: one for name, one in (config.samples or {}).items() if name == sample}
+    own = config.model_copy(update={"samples": samples})
+    for kind in kinds() if wanted else ():
+        for unit in units(kind.unit, own):
+            path = kind.path(layout, *unit)
+            if path in wanted and (layer is not None or len(unit) < 2) and (error := error_of(root, kind, path, unit)):
+                raise error if unit else DataError(*error.args)
 
 
 def check_root(layout: Layout, config: Config) -> int:

@@ -15,16 +15,18 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
+from common.check import hold_to_contract
 from common.config import Config, load_config, resolve, save_config
 from common.errors import DataError, LayerError
 from common.geometry import Geometry, check_scale, section_geometry
-from common.io import write_json
+from common.io import unwritable, write_json
 from common.layout import PIPELINE, REPOSITORY, STEPS, Layout, script_of
 from common.options import OneLineParser, positive_int
 from common.recipe import code_digest, is_current, make_recipe
@@ -103,12 +105,17 @@ def n_cores() -> int:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Run a main function; a DataError becomes one line on stderr and exit code 2."""
+    """Run a main function; a DataError, or a disk that cannot be written, becomes one line on stderr and exit code 2."""
     try:
         return work()
     except (DataError, LayerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        line = error
+    except OSError as error:
+        line = unwritable(error)
+        if line is None:
+            raise
+    print(f"error: {line}", file=sys.stderr)
+    return 2
 
 
 def guarded_training(work: Callable[[], int]) -> int:
@@ -243,6 +250,7 @@ def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Call
             set_status(context.layout, step, name, "ok")
             return True, f"{name}: up to date"
         recipe_path.unlink(missing_ok=True)
+        hold_to_contract(context.layout, context.all_samples, sample, layer, job.inputs)
         with one_thread():
             line = job.work()
         write_json(recipe_path, recipe)
@@ -272,7 +280,11 @@ def map_workers(function: Callable, units: list, workers: int):
         return
     _FORKED = function
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-        yield from pool.map(_call_forked, units)
+        try:
+            yield from pool.map(_call_forked, units)
+        except BrokenProcessPool:
+            raise DataError("--num_workers", f"one of {workers} processes that was ended from outside", "memory for all of them",
+                            "set fewer --num_workers") from None
     _FORKED = None
 
 
@@ -300,7 +312,10 @@ def natural(name: str) -> list[str | int]:
 
 def read_status(layout: Layout) -> dict[str, dict[str, str]]:
     """{name: {step: 'ok' | 'left out: …'}}; empty if no step has run."""
-    return json.loads(layout.status.read_text()) if layout.status.is_file() else {}
+    try:
+        return json.loads(layout.status.read_text()) if layout.status.is_file() else {}
+    except ValueError as error:
+        raise DataError(layout.status, f"a file that cannot be read ({error})", "what the steps noted", "remove it; each step notes its own again") from None
 
 
 def first_failure(layout: Layout, name: str, step: str) -> str | None:

@@ -24,7 +24,7 @@ from common.config import Config
 from common.errors import DataError, LayerError
 from common.io import read_json, read_location
 from common.layout import Layout
-from common.slide import stated_pixel_size_um
+from common.slide import open_slide, stated_pixel_size_um
 
 REFERENCE_PITCH_PX = 272.0   # the pitch at which a patch of 224/512/1024 px is read 1:1
 CONTOUR_RADIUS_PX = 112.0    # radius of a spot's contour, reference px
@@ -120,7 +120,11 @@ def agreed(sources: list[Source], where: str) -> Source:
 
 
 def no_source(image: Path, sample: str, layer: int) -> LayerError:
-    """The error of a section whose scale nothing states."""
+    """The error of a section whose scale nothing states: that of its image, if it cannot be read."""
+    try:
+        open_slide(image)
+    except LayerError as error:
+        return error
     stated = _stated(image, image.stat().st_mtime_ns) if image.is_file() else None
     found = "an image that states no pixel size" if stated is None else f"an image that states {stated:.4g} um/px, which is not believed"
     return LayerError(image, found, f"{BELIEVED_UM[0]:g} to {BELIEVED_UM[1]:g} um per px",

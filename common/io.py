@@ -3,11 +3,12 @@
 A writer makes a file of a unique temporary name in the target's folder and renames it (`os.replace`): a killed run leaves the old file
 or the new one. A reader checks the form and names file, found, expected, fix.
 """
+import errno
 import json
 import os
-import pickle
+import platform
+import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,34 +20,89 @@ from common.errors import DataError, LayerError
 
 PATCH_STEP = "1_cropped_multi_level_patch.py"
 LOCATION_COLUMNS = ("barcode", "pixel_x", "pixel_y", "i", "j")
+MAX_POSITION = 2**31  # px or array steps: a larger one is no position
+FULL_BYTES = 2**16    # a disk with less is full, whatever the library that could not write says
 
 
 @contextmanager
 def atomic_path(path: Path):
-    """Yield a temporary path of the same suffix beside `path`; rename it onto `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path of the same suffix beside `path`; rename it onto `path` if the block succeeds.
+
+    A temporary file that a killed process left of the same target is removed. Raises DataError if the disk is full or may not be written.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
+        handle, name = tempfile.mkstemp(prefix=f"{_own_prefix(path)}{os.getpid()}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # HDF5 and PyTorch raise RuntimeError where a write fails
+        raise unwritable(error, path) or error from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _own_prefix(path: Path) -> str:
+    """What the names of this machine's temporary files of `path` begin with; the process number follows."""
+    return f".{path.stem}.{platform.node()}."
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of `path` whose process, of this machine, no longer runs."""
+    prefix = _own_prefix(path)
+    for name in os.listdir(path.parent):
+        if name.startswith(prefix) and name.endswith(path.suffix):
+            process = name[len(prefix):].partition(".")[0]
+            if process.isdecimal() and not _runs(int(process)):
+                (path.parent / name).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def unwritable(error: Exception, path: Path | None = None) -> DataError | None:
+    """The one line for an error that says that nothing can be written to `path` (default: the file that the error names); None for any other."""
+    file = path or getattr(error, "filename", None) or "the disk"
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error) or path is not None and _is_full(path.parent):
+        return DataError(file, "no space left on the disk", "room for the output", "free some space and run it again")
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return DataError(file, f"no permission ({os.strerror(number)})", "a file that may be read and written", "change the permission, or use another folder")
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
+        return DataError(file, f"something else in its place ({os.strerror(number)})", "a file in a folder", "move it away")
+    return None
+
+
+def _is_full(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free < FULL_BYTES
 
 
 @contextmanager
-def _reading(path: Path, made_by: str):
-    """Turn a missing file, and whatever a decoder raises on a broken one, into one LayerError."""
+def reading(path: Path, made_by: str):
+    """Turn a missing file, and whatever a decoder raises on a broken one, into one LayerError. Nothing but decoding belongs in the block."""
     if not path.is_file():
         raise LayerError(path, "no file", f"the output of {made_by}", f"run {made_by} first")
     try:
         yield
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise LayerError(path, f"a file that cannot be read ({error})", f"the output of {made_by}", f"run {made_by} again") from None
+    except (LayerError, DataError):
+        raise
+    except Exception as error:  # every decoder raises its own on bad bytes, up to MemoryError for a header that claims too much
+        raise LayerError(path, f"a file that cannot be read ({type(error).__name__}: {error})", f"the output of {made_by}",
+                         f"run {made_by} again") from None
 
 
 # text ------------------------------------------------------------------------------------------------
@@ -56,9 +112,29 @@ def write_json(path: Path, value: dict) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, made_by: str = "an earlier step") -> dict:
-    with _reading(path, made_by):
-        return json.loads(path.read_text())
+class StoredDict(dict):
+    """An object of a JSON file. A key that it lacks is a LayerError naming the file: what reads it is of another version than what wrote it."""
+
+    def __init__(self, entries: dict, path: Path, made_by: str):
+        super().__init__(entries)
+        self._origin = path, made_by
+
+    def __missing__(self, key):
+        path, made_by = self._origin
+        raise LayerError(path, f"no key {key!r}", f"the output of {made_by}", f"run {made_by} again")
+
+
+def read_json(path: Path, made_by: str = "an earlier step") -> StoredDict:
+    """The object of a JSON file. NaN is refused, as it is when one is written."""
+    with reading(path, made_by):
+        value = json.loads(path.read_text(), object_hook=lambda entries: StoredDict(entries, path, made_by), parse_constant=_refuse_constant)
+        if not isinstance(value, StoredDict):
+            raise ValueError(f"{type(value).__name__} instead of an object")
+        return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -68,34 +144,34 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, columns: tuple[str, ...] = (), made_by: str = "an earlier step", text: tuple[str, ...] = ("barcode",)) -> pd.DataFrame:
-    """CSV with at least these columns; `text` columns stay strings. Raises DataError if a column is missing."""
-    with _reading(path, made_by):
+    """CSV with at least these columns; `text` columns stay strings. Raises LayerError if it cannot be read or a column is missing."""
+    with reading(path, made_by):
         table = pd.read_csv(path, dtype={name: str for name in text}, keep_default_na=False, na_values=[""])
     require_columns(table, columns, path)
     return table
 
 
 def require_columns(table: pd.DataFrame, columns: tuple[str, ...], file: Path) -> None:
-    """Raise DataError if a column is missing."""
+    """Raise LayerError if a column is missing."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise DataError(file, f"columns {', '.join(map(str, table.columns))}", f"a column {', '.join(missing)}", "add or rename the column")
+        raise LayerError(file, f"columns {', '.join(map(str, table.columns))}", f"a column {', '.join(missing)}", "add or rename the column")
 
 
 def read_location(path: Path) -> pd.DataFrame:
     """Spots of a layer: barcode (str), pixel_x, pixel_y (float64, level-0 px of the spot centre), i, j (int64, array column, row).
 
-    Raises DataError for a missing column, a repeated barcode or a position that is not finite, LayerError for a barcode with ';'.
+    Raises LayerError for a missing column, a missing or repeated barcode or one with ';', or a position that is no number or too large to be one.
     """
     table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py, or 0_3_spot_grid.py for an image-only layer,")
     for name in LOCATION_COLUMNS[1:]:
         table[name] = pd.to_numeric(table[name], errors="coerce")
-        if not np.isfinite(table[name]).all():
-            raise DataError(path, f"a {name} that is not a number", "finite numbers", "correct the row")
+        if not (table[name].abs() < MAX_POSITION).all():
+            raise LayerError(path, f"a {name} that is not a number, or beyond {MAX_POSITION:g}", "finite numbers", "correct the row")
     if table["barcode"].isna().any():
-        raise DataError(path, "a spot without barcode", "a barcode a row", "name the spot or remove the row")
+        raise LayerError(path, "a spot without barcode", "a barcode a row", "name the spot or remove the row")
     if table["barcode"].duplicated().any():
-        raise DataError(path, f"barcode {table['barcode'][table['barcode'].duplicated()].iloc[0]} twice", "unique barcodes", "remove one")
+        raise LayerError(path, f"barcode {table['barcode'][table['barcode'].duplicated()].iloc[0]} twice", "unique barcodes", "remove one")
     unsafe = table["barcode"][table["barcode"].str.contains(";")]  # steps 2 and 3 join the members of a patch by ';'
     if len(unsafe):
         raise LayerError(path, f"barcode {unsafe.iloc[0]} ({len(unsafe)} with ';')", "barcodes without ';'", "rename them, in counts/ too")
@@ -110,7 +186,7 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 
 def read_npy(path: Path, made_by: str = "an earlier step", mmap: bool = False) -> np.ndarray:
-    with _reading(path, made_by):
+    with reading(path, made_by):
         return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
 
 
@@ -121,7 +197,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_npz(path: Path, made_by: str = "an earlier step") -> dict[str, np.ndarray]:
-    with _reading(path, made_by), np.load(path, allow_pickle=False) as file:
+    with reading(path, made_by), np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
@@ -136,7 +212,7 @@ def write_csr(path: Path, matrix) -> None:
 
 def read_csr(path: Path, made_by: str = "an earlier step"):
     from scipy import sparse
-    with _reading(path, made_by):
+    with reading(path, made_by):
         return sparse.csr_array(sparse.load_npz(path))
 
 
@@ -150,13 +226,16 @@ def write_pt(path: Path, value: dict) -> None:
 
 def read_pt(path: Path, made_by: str = "an earlier step") -> dict:
     import torch
-    with _reading(path, made_by):
-        return torch.load(path, weights_only=True, map_location="cpu")
+    with reading(path, made_by):
+        value = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(value, dict):
+            raise ValueError(f"{type(value).__name__} instead of a dict")
+        return value
 
 
 @contextmanager
 def weights_of(path: Path, made_by: str):
-    """Turn what PyTorch says, in pages, of a checkpoint whose network had other parts into one DataError."""
+    """Turn what is raised of a checkpoint whose network had other parts into one DataError: for what is read of `path`, not for code of ours."""
     try:
         yield
     except (RuntimeError, TypeError, KeyError) as error:
@@ -172,7 +251,7 @@ def write_h5ad(path: Path, adata) -> None:
 def read_h5ad(path: Path, made_by: str = "an earlier step"):
     """AnnData; raises LayerError if the file is missing or is no h5ad."""
     import anndata
-    with _reading(path, made_by):
+    with reading(path, made_by):
         return anndata.read_h5ad(path)
 
 
@@ -202,7 +281,7 @@ class StoredImages:
         return len(self._dataset)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        with _reading(self._path, PATCH_STEP):
+        with reading(self._path, PATCH_STEP):
             return self._dataset[rows]
 
 
@@ -210,12 +289,14 @@ class StoredImages:
 def open_patches(path: Path):
     """Yield (StoredImages, coords (N,2) int64, barcode list): a patch file without holding its images in memory."""
     import h5py
-    with _reading(path, PATCH_STEP):
+    with reading(path, PATCH_STEP):
         file = h5py.File(path, "r")
     with file:
-        with _reading(path, PATCH_STEP):
-            found = StoredImages(path, file["img"]), file["coords"][:], [name.decode() for name in file["barcode"][:]]
-        yield found
+        with reading(path, PATCH_STEP):
+            img, coords, names = file["img"], file["coords"][:], [name.decode() for name in file["barcode"][:]]
+            if img.shape[:1] + img.shape[3:] != (len(names), 3) or img.dtype != np.uint8 or coords.shape != (len(names), 2):
+                raise ValueError(f"img {img.shape} {img.dtype}, coords {coords.shape}, {len(names)} barcodes")
+        yield StoredImages(path, img), coords, names
 
 
 def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], attributes: dict[str, dict]) -> None:
@@ -232,14 +313,19 @@ def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], 
 def read_features(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """({set name: (N,D) float32}, barcode list)."""
     import h5py
-    with _reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
-        return {name: file[name][:] for name in sorted(file) if name != "barcode"}, [name.decode() for name in file["barcode"][:]]
+    with reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
+        names = [name.decode() for name in file["barcode"][:]]
+        sets = {name: file[name][:] for name in sorted(file) if name != "barcode"}
+        for name, values in sets.items():
+            if values.ndim != 2 or len(values) != len(names) or values.dtype != np.float32 or not np.isfinite(values).all():
+                raise ValueError(f"{name} {values.dtype} {values.shape} for {len(names)} patches, or a value that is not finite")
+        return sets, names
 
 
 def read_feature_attributes(path: Path) -> dict[str, dict]:
     """{set name: its attributes}."""
     import h5py
-    with _reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
+    with reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
         return {name: dict(file[name].attrs) for name in sorted(file) if name != "barcode"}
 
 
@@ -254,5 +340,5 @@ def write_picture(path: Path, pixels: np.ndarray, quality: int = 92) -> None:
 def read_picture(path: Path, made_by: str = "0_2_tissue_mask.py") -> np.ndarray:
     """uint8 (h,w,3) or (h,w)."""
     from PIL import Image
-    with _reading(path, made_by), Image.open(path) as picture:
+    with reading(path, made_by), Image.open(path) as picture:
         return np.asarray(picture)

@@ -49,5 +49,5 @@ def is_current(recipe: dict, recipe_path: Path, outputs: list[Path]) -> bool:
         return False
     try:
         return json.loads(recipe_path.read_text()) == recipe
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no text
         return False

@@ -8,6 +8,7 @@
 
 Pyramids are read by region; images without random access (JPEG, PNG, plain TIFF) are decoded once per process.
 """
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -77,13 +78,22 @@ Slide = PyramidSlide | ArraySlide
 @lru_cache(maxsize=1)
 def open_slide(path: Path) -> Slide:
     """Open an H&E image: OpenSlide where it can, else tifffile (TIFF) or Pillow. Raises LayerError if none can."""
+    return open_pyramid(path) or _guarded(path, lambda: ArraySlide(path, _decode(path), stated_pixel_size_um(path)))
+
+
+def open_pyramid(path: Path) -> PyramidSlide | None:
+    """The slide, if it is one that OpenSlide reads; nothing is decoded. Raises LayerError if there is none or it cannot be opened."""
     import openslide
     if path is None or not path.is_file():
         raise LayerError(path, "no image", "a slide or picture", "put imgs/<sample>/<layer>.<ext> there")
+    own = path.resolve()  # a linked slide of several files (.mrxs, .vms) lies beside the link's target
+    return _guarded(path, lambda: PyramidSlide(own) if openslide.OpenSlide.detect_format(str(own)) else None)
+
+
+def _guarded(path: Path, opened: Callable):
+    """opened(); whatever a decoder raises is one LayerError."""
     try:
-        if openslide.OpenSlide.detect_format(str(path)):
-            return PyramidSlide(path)
-        return ArraySlide(path, _decode(path), stated_pixel_size_um(path))
+        return opened()
     except Exception as error:  # every decoder raises its own
         raise unreadable(path, error) from None
 
@@ -106,9 +116,10 @@ def stated_pixel_size_um(path: Path) -> float | None:
 def _openslide_sizes(path: Path) -> list[float] | None:
     """[x, y] as OpenSlide knows them, from the vendor's metadata or the resolution of a tiled TIFF."""
     import openslide
-    if not openslide.OpenSlide.detect_format(str(path)):
+    own = str(path.resolve())  # as in open_pyramid
+    if not openslide.OpenSlide.detect_format(own):
         return None
-    with openslide.OpenSlide(str(path)) as slide:
+    with openslide.OpenSlide(own) as slide:
         stated = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
     return [float(one) for one in stated if one] or None
 

@@ -297,7 +297,12 @@ def convert_archive(context: cli.Context, raw: Path) -> int:
 
 
 def place_image(source: Path, target: Path, copy: bool, written: Written) -> None:
-    """Copy or link the image, as it is; our older file or link of that name is replaced at once, a person's is set aside."""
+    """Copy or link the image, as it is; our older file or link of that name is replaced at once, a person's is set aside.
+
+    A .mrxs is copied with the folder of its pixels.
+    """
+    if copy and source.suffix.lower() == ".mrxs" and source.with_suffix("").is_dir():
+        shutil.copytree(source.with_suffix(""), target.with_suffix(""), dirs_exist_ok=True)
     if copy:
         with written.writing(target) as temporary:
             shutil.copyfile(source, temporary)

@@ -51,11 +51,11 @@ def read_layers(context: cli.Context, units: list[tuple[str, int]]) -> dict[tupl
         path = context.layout.counts(sample, layer)
         try:
             adata = io.read_h5ad(path, "0_1_convert_raw.py")
+            expression.check_counts(adata, path)
         except LayerError as error:
             cli.set_status(context.layout, STEP, f"{sample}/{layer}", f"left out: {error}")
             print(f"{STEP}  {sample}/{layer}: left out: {error}", file=sys.stderr)
             continue
-        expression.check_counts(adata, path)
         cli.set_status(context.layout, STEP, f"{sample}/{layer}", "ok")
         layers[sample, layer] = adata
     if not layers:

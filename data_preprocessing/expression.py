@@ -13,7 +13,7 @@ import pandas as pd
 import scipy  # scipy.sparse is loaded when it is first used: --help stays quick
 
 from common.config import Config
-from common.errors import DataError, LayerError
+from common.errors import DataError, LayerError, of_dataset
 from common.io import read_features, read_table
 from common.layout import Layout
 from data_preprocessing.patches import parent_rows
@@ -34,19 +34,20 @@ def known_layers(config: Config, layout: Layout, sample: str) -> list[int]:
 
 
 def check_counts(adata, file: Path) -> None:
-    """Raise DataError unless X is raw counts (whole, not negative) and barcodes and gene names are unique."""
+    """Raise LayerError unless X is raw counts (whole, not negative) and barcodes and gene names are unique."""
     values = adata.X.data if scipy.sparse.issparse(adata.X) else np.asarray(adata.X)
-    if values.size and (values.min() < 0 or not np.array_equal(values, np.rint(values))):
-        raise DataError(file, "values that are no counts", "raw counts (whole numbers >= 0) in X",
+    if values.dtype.kind not in "iufb" or values.size and not (values.min() >= 0 and np.array_equal(values, np.rint(values))):
+        raise LayerError(file, "values that are no counts", "raw counts (whole numbers >= 0) in X",
                         "store the raw counts, not normalised values")
     for what, names in (("barcode", adata.obs_names), ("gene", adata.var_names)):
         if not names.is_unique:
-            raise DataError(file, f"{what} {names[names.duplicated()][0]} twice", f"unique {what}s", "sum or rename them")
+            raise LayerError(file, f"{what} {names[names.duplicated()][0]} twice", f"unique {what}s", "sum or rename them")
 
 
 def read_genes(layout: Layout) -> list[str]:
-    """The chosen genes, in the order of every label."""
-    return read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"].tolist()
+    """The chosen genes, in the order of every label. Raises DataError."""
+    with of_dataset():
+        return read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"].tolist()
 
 
 def read_background(path: Path, made_by: str = "5_1_find_high_expression.py") -> pd.DataFrame:
@@ -62,7 +63,8 @@ def read_gene_list(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line", "correct 'genes' in the config")
     if path.suffix == ".csv":
-        genes = read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].dropna().tolist()
+        with of_dataset():
+            genes = read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].dropna().tolist()
     else:
         try:
             genes = path.read_text().split()

@@ -97,7 +97,7 @@ def joined_members(parents: pd.DataFrame, name: pd.Series, point: np.ndarray) ->
 
 
 def read_patch_table(layout: Layout, size: int, sample: str, layer: int) -> pd.DataFrame:
-    """patches_csv of one level. Raises LayerError if step 1 has not made it, DataError if a column is missing."""
+    """patches_csv of one level. Raises LayerError if step 1 has not made it or a column is missing."""
     return read_table(layout.patches_csv(size, sample, layer), PATCH_COLUMNS, "1_cropped_multi_level_patch.py", text=("patch_name",))
 
 

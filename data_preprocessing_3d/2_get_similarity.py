@@ -34,7 +34,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
 
     def work() -> str:
         overlapping = neighbours.pairs_of(io.read_csr(layout.spot_iou(sample), "1_get_iou.py"))
-        direction = neighbours.read_directions(layout, sample, stack)  # (n, D)
+        direction = neighbours.read_directions(context, sample, stack)  # (n, D)
         pairs = candidate_pairs(direction, stack["layer"].to_numpy(), overlapping)
         value = neighbours.cosine(direction, pairs)
         io.write_csr(target, neighbours.symmetric(pairs, value, len(stack)))

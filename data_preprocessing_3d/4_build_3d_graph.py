@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from common import cli, io
+from common.check import hold_to_contract
 from common.errors import LayerError
 from common.feature_recipe import difference
 from data_preprocessing_3d import neighbours
@@ -30,8 +31,11 @@ from data_preprocessing_3d.graph import build_graph
 STEP = "4_build_3d_graph"
 
 
-def read_layer_graphs(layout, sample: str, layers: list[int]) -> dict[int, dict]:
+def read_layer_graphs(context: cli.Context, sample: str, layers: list[int]) -> dict[int, dict]:
     """{layer: graph of step 6}. Raises LayerError if feature widths or genes differ between layers."""
+    layout = context.layout
+    for layer in layers:
+        hold_to_contract(layout, context.all_samples, sample, layer, [layout.graph(sample, layer)])
     graphs = {layer: io.read_pt(layout.graph(sample, layer), "6_pt_construction.py") for layer in layers}
     first, *others = ((layout.graph(sample, layer), one["spot"]) for layer, one in graphs.items())
     for file, spot in others:
@@ -55,9 +59,9 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
         overlap = io.read_csr(layout.spot_iou(sample), "1_get_iou.py")
         similarity = io.read_csr(layout.similarity(sample), "2_get_similarity.py")
         combined = io.read_csr(layout.combined(sample), "3_build_3d_information.py")
-        direction = neighbours.read_directions(layout, sample, stack)  # (n, D)
-        own_px = np.concatenate([records["pixel"] for _, records in neighbours.read_records(layout, sample, stack)])  # (n, 2)
-        graph = build_graph(stack, own_px, pitch_px, combined, overlap, similarity, direction, read_layer_graphs(layout, sample, layers))
+        direction = neighbours.read_directions(context, sample, stack)  # (n, D)
+        own_px = np.concatenate([records["pixel"] for _, records in neighbours.read_records(context, sample, stack)])  # (n, 2)
+        graph = build_graph(stack, own_px, pitch_px, combined, overlap, similarity, direction, read_layer_graphs(context, sample, layers))
         io.write_pt(target, graph)
         n_cross, n_within = (graph["spot", relation, "spot"]["edge_index"].shape[1] for relation in ("cross", "within"))
         return (f"{len(stack)} spots of {len(layers)} layers, {n_cross} edges across, {n_within} within, "

@@ -25,7 +25,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
     inputs = [layout.spot_regist(sample)] + [layout.npy(sample, layer) for layer in neighbours.layers_of(stack)]
 
     def work() -> str:
-        records = stack_records(dict(neighbours.read_records(layout, sample, stack)), stack[["registered_x", "registered_y"]].to_numpy())
+        records = stack_records(dict(neighbours.read_records(context, sample, stack)), stack[["registered_x", "registered_y"]].to_numpy())
         io.write_npy(target, records)
         layers = ", ".join(map(str, neighbours.layers_of(stack)))
         return f"{len(records)} spots of layers {layers}, {int(records['has_label'].sum())} with a label"

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.sparse is loaded when it is first used: --help stays quick
 
+from common.check import hold_to_contract
 from common.cli import Context
-from common.errors import DataError, LayerError
+from common.errors import LayerError
 from common.geometry import Geometry
-from common.io import read_json, read_npy, read_table
+from common.io import MAX_POSITION, read_json, read_npy, read_table
 from common.layout import Layout
 
 K_CROSS = 12          # neighbours of a spot over all other layers
@@ -23,14 +24,15 @@ BLOCK_PAIRS = 8192    # pairs whose features are held at a time
 
 # reading ---------------------------------------------------------------------------------------------
 def read_stack(layout: Layout, sample: str) -> pd.DataFrame:
-    """Spots of a sample: sample, layer, barcode, registered_x, registered_y (px); layers ascending. Raises LayerError or DataError."""
+    """Spots of a sample: sample, layer, barcode, registered_x, registered_y (px); layers ascending. Raises LayerError."""
     file = layout.spot_regist(sample)
     stack = read_table(file, ("layer", "barcode", "registered_x", "registered_y"), "Step3.5_registertoMiddle_ANTs_points_contour_fast.py",
                        text=("sample", "barcode"))
-    if not np.isfinite(stack[["registered_x", "registered_y"]].to_numpy(float)).all():
-        raise DataError(file, "a position that is not finite", "registered px", "run Step3.5 again")
+    positions = stack[["layer", "registered_x", "registered_y"]].apply(pd.to_numeric, errors="coerce")
+    if stack.empty or not (positions.abs() < MAX_POSITION).all(axis=None):
+        raise LayerError(file, "a position that is not finite", "registered px", "run Step3.5 again")
     if not stack["layer"].is_monotonic_increasing:
-        raise DataError(file, "layers out of order", "rows in z order, layer by layer", "run Step3.5 again")
+        raise LayerError(file, "layers out of order", "rows in z order, layer by layer", "run Step3.5 again")
     return stack
 
 
@@ -45,10 +47,11 @@ def layers_of(stack: pd.DataFrame) -> list[int]:
     return [int(layer) for layer in stack["layer"].unique()]
 
 
-def read_records(layout: Layout, sample: str, stack: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
+def read_records(context: Context, sample: str, stack: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
     """(layer, its records of step 7, memory-mapped), in z order. Raises LayerError if their spots are not those of the stack."""
     for layer in layers_of(stack):
-        file = layout.npy(sample, layer)
+        file = context.layout.npy(sample, layer)
+        hold_to_contract(context.layout, context.all_samples, sample, layer, [file])
         records = read_npy(file, "7_make_dataset.py", mmap=True)
         if records["barcode"].tolist() != stack["barcode"][stack["layer"] == layer].tolist():
             raise LayerError(file, "other spots than spot_regist", "the spots of the location file in its order",
@@ -56,9 +59,9 @@ def read_records(layout: Layout, sample: str, stack: pd.DataFrame) -> Iterator[t
         yield layer, records
 
 
-def read_directions(layout: Layout, sample: str, stack: pd.DataFrame) -> np.ndarray:
+def read_directions(context: Context, sample: str, stack: pd.DataFrame) -> np.ndarray:
     """Spot features as unit vectors, standardised per layer: (n, D) float32. Raises LayerError if widths differ or one is not finite."""
-    features = [np.array(records["feature"]) for _, records in read_records(layout, sample, stack)]
+    features = [np.array(records["feature"]) for _, records in read_records(context, sample, stack)]
     if len({feature.shape[1] for feature in features}) > 1 or not all(np.isfinite(feature).all() for feature in features):
         raise LayerError(f"npy_information/{sample}", "features of different widths or not finite",
                          "the same finite features in all layers", "run steps 4 and 7 again")

@@ -28,7 +28,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from common import cli
-from common.io import write_picture
+from common.io import reading, write_picture
 from common.layout import Layout
 from registration.sections import make_views, overview_files, pair_name, partner_of, read_section, um_per_px
 from registration.transforms import read_transform, write_itk, write_itk_warp, write_transform
@@ -55,7 +55,10 @@ def refine_pair(layout: Layout, sample: str, moving: int, fixed: int, kind: str,
     from registration.matching import match_of
     from registration.pairing import TISSUE_PX, settle
     from registration.pictures import pair_overlay
-    match = match_of(*read_transform(layout.pair_coarse(sample, moving, fixed), MADE_BY))
+    coarse = layout.pair_coarse(sample, moving, fixed)
+    matrix, entry = read_transform(coarse, MADE_BY)
+    with reading(coarse, MADE_BY):
+        match = match_of(matrix, entry)
     sections = [read_section(layout, sample, layer) for layer in (moving, fixed)]
     settled = settle(make_views(*sections, sizes_um, TISSUE_PX), match, sizes_um, pitch_um, kind)
     write_transform(layout.pair(sample, moving, fixed), settled.transform, moving, fixed, layout.pair_warp(sample, moving, fixed), **entry_of(settled))

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from common import cli
+from common.check import hold_to_contract
 from common.errors import LayerError
 from common.io import read_location, read_npy, write_npy, write_table
 from common.layout import Layout
@@ -37,14 +38,17 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
     files = (layout.location, layout.contours, layout.to_middle, layout.to_middle_warp)
     inputs = [file(sample, layer) for layer in layers for file in files]
     return cli.Job(sample, None, inputs, [layout.spot_regist(sample), layout.spot_regist_contours(sample)],
-                   lambda: write_registered(layout, sample, layers), settings={"layers": layers})
+                   lambda: write_registered(context, sample, layers), settings={"layers": layers})
 
 
-def write_registered(layout: Layout, sample: str, layers: list[int]) -> str:
+def write_registered(context: cli.Context, sample: str, layers: list[int]) -> str:
     """Raises LayerError if no layer of the sample has spots."""
+    layout = context.layout
     tables, contours = [], []
     for layer in layers:
         try:
+            files = [file(sample, layer) for file in (layout.location, layout.contours, layout.to_middle, layout.to_middle_warp)]
+            hold_to_contract(layout, context.all_samples, sample, layer, files)
             table, contour = registered_spots(layout, sample, layer)
         except LayerError as error:
             cli.set_status(layout, STEP, f"{sample}/{layer}", f"left out: {error}")

@@ -61,7 +61,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
 
 
 def broken_pairs(layout: Layout, sample: str, layers: list[int]) -> dict[int, str]:
-    """{moving layer: why it has no pair}: its step 1 or 2 left it out, or never ran."""
+    """{moving layer: why it has no pair}: its step 1 or 2 left it out, or never ran, or its file cannot be used."""
     status, broken = cli.read_status(layout), {}
     for layer in layers:
         fixed, steps = pair_partner(layers, layer), status.get(f"{sample}/{layer}", {})
@@ -69,13 +69,28 @@ def broken_pairs(layout: Layout, sample: str, layers: list[int]) -> dict[int, st
         if fixed is not None and (failed or not layout.pair(sample, layer, fixed).is_file()):
             missing = f"left out: {layout.pair(sample, layer, fixed)}: no file; run {MADE_BY}"
             broken[layer] = f"left out since {failed[0]}" if failed else missing
+        elif fixed is not None:
+            try:
+                read_pair(layout, sample, layer, fixed)
+            except LayerError as error:
+                broken[layer] = f"left out: {error}"
     return broken
+
+
+def read_pair(layout: Layout, sample: str, layer: int, fixed: int) -> tuple[Transform, dict]:
+    """The transform of a pair and its entry. Raises LayerError if it is missing, broken or that of another pair."""
+    path = layout.pair(sample, layer, fixed)
+    transform, entry = read_bending(path, layout.pair_warp(sample, layer, fixed), MADE_BY)
+    if (entry["moving"], entry["fixed"]) != (layer, fixed) or not isinstance(entry["accepted"], bool):
+        raise LayerError(path, f"layer {entry['moving']} on {entry['fixed']}, accepted: {entry['accepted']}", f"layer {layer} on {fixed}, accepted or not",
+                         f"run {MADE_BY} again with --overwrite")
+    return transform, entry
 
 
 def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int, str], chosen: list[int]) -> str:
     from registration.pictures import stack_view
     middle = middle_layer(layers)
-    read = {layer: read_bending(layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed), MADE_BY)
+    read = {layer: read_pair(layout, sample, layer, fixed)
             for layer in layers if layer not in broken and (fixed := pair_partner(layers, layer)) is not None}
     pairs = {layer: entry for layer, (_, entry) in read.items()}
     to_middle = chain_to_middle(layers, {layer: transform for layer, (transform, _) in read.items()})

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.config import PairConfig
 from common.errors import DataError, LayerError
-from common.io import read_json, read_table
+from common.io import read_json, read_table, reading
 from registration.matching import Match, least_squares_affine
 from registration.transforms import affine, read_itk
 
@@ -30,33 +30,33 @@ def check_names(pairs: dict[str, PairConfig], existing: list[str], file: Path) -
 
 
 def read_given(root: Path, pair: PairConfig) -> Match:
-    """The match that the person's file makes, level-0 px; method 'landmarks' or 'transform'. Raises DataError for a file that makes none."""
+    """The match that the person's file makes, level-0 px; method 'landmarks' or 'transform'.
+
+    Raises DataError if the config names a file that is not there, LayerError for one that makes no match: it is one pair's.
+    """
     path, none = given_file(root, pair), np.zeros((0, 2))
     if not path.is_file():
         raise DataError(path, "no file", "the landmarks or transform that the config names", "correct the path (relative to the dataset root)")
-    try:
-        if pair.landmarks is None:
-            return Match(_read_matrix(path), "transform", 0, none, none)
-        moving, fixed = read_landmarks(path)
-    except LayerError as error:
-        raise DataError(*error.args) from None
+    if pair.landmarks is None:
+        return Match(_read_matrix(path), "transform", 0, none, none)
+    moving, fixed = read_landmarks(path)
     return Match(least_squares_affine(moving, fixed) if len(moving) > MIN_POINTS else similarity(moving, fixed), "landmarks", len(moving), moving, fixed)
 
 
 def read_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(moving (n, 2), fixed (n, 2)) level-0 px, n >= 3, not on one line. Raises DataError."""
+    """(moving (n, 2), fixed (n, 2)) level-0 px, n >= 3, not on one line. Raises LayerError."""
     table = read_table(path, COLUMNS, "a person", text=())
     values = table[list(COLUMNS)].apply(lambda column: column.astype(str).str.strip()).replace("nan", "")
     try:
         points = values.to_numpy().astype(np.float64)  # (n, 4)
     except ValueError:
-        raise DataError(path, "a coordinate that is not a number", "numbers (level-0 px)", "correct the row") from None
+        raise LayerError(path, "a coordinate that is not a number", "numbers (level-0 px)", "correct the row") from None
     if len(points) < MIN_POINTS:
-        raise DataError(path, f"{len(points)} points", f"{MIN_POINTS} or more pairs of points", "add points")
+        raise LayerError(path, f"{len(points)} points", f"{MIN_POINTS} or more pairs of points", "add points")
     for side in (points[:, :2], points[:, 2:]):
         extents = np.linalg.svd(side - side.mean(axis=0), compute_uv=False)
         if not extents[1] > MIN_FLATNESS * extents[0]:
-            raise DataError(path, "points on one line", "points spread over the tissue", "add a point off that line")
+            raise LayerError(path, "points on one line", "points spread over the tissue", "add a point off that line")
     return points[:, :2], points[:, 2:]
 
 
@@ -70,11 +70,12 @@ def similarity(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
 
 
 def _read_matrix(path: Path) -> np.ndarray:
-    """(2, 3) of a JSON with `matrix`, or of an ITK affine .mat. Raises DataError."""
+    """(2, 3) of a JSON with `matrix`, or of an ITK affine .mat. Raises LayerError."""
     try:
-        matrix = read_itk(path) if path.suffix == ".mat" else np.asarray(read_json(path, "a person")["matrix"], np.float64)
-    except (KeyError, ValueError, TypeError, NotImplementedError) as error:
-        raise DataError(path, f"no transform ({error})", "JSON with matrix [[a, b, x], [c, d, y]], or an ITK affine .mat", "correct the file") from None
+        with reading(path, "a person"):
+            matrix = read_itk(path) if path.suffix == ".mat" else np.asarray(read_json(path, "a person")["matrix"], np.float64)
+    except LayerError as error:
+        raise LayerError(path, f"no transform ({error.args[1]})", "JSON with matrix [[a, b, x], [c, d, y]], or an ITK affine .mat", "correct the file") from None
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
-        raise DataError(path, f"a matrix of shape {matrix.shape}", "a finite 2 x 3 matrix", "correct the file")
+        raise LayerError(path, f"a matrix of shape {matrix.shape}", "a finite 2 x 3 matrix", "correct the file")
     return matrix

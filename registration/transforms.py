@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.errors import DataError, LayerError
-from common.io import atomic_path, read_json, read_npz, write_json, write_npz
+from common.errors import LayerError
+from common.io import atomic_path, read_json, read_npz, reading, write_json, write_npz
 
 ITK_NAME = "AffineTransform_double_2_2"
 TOLERANCE_PX = 1e-3     # a point is brought back through a field to within this
@@ -242,11 +242,12 @@ def write_transform(path: Path, transform: Transform | np.ndarray, moving: int, 
 
 
 def read_transform(path: Path, made_by: str) -> tuple[np.ndarray, dict]:
-    """((2, 3) float64, the whole JSON). Raises LayerError if the file is missing, DataError if it holds no transform."""
+    """((2, 3) float64, the whole JSON). Raises LayerError if the file is missing or holds no transform."""
     entry = read_json(path, made_by)
-    matrix = np.asarray(entry.get("matrix", []), np.float64)
+    with reading(path, made_by):
+        matrix = np.asarray(entry["matrix"], np.float64)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
-        raise DataError(path, f"a matrix of shape {matrix.shape}", "a finite 2 x 3 matrix", f"run {made_by} again with --overwrite")
+        raise LayerError(path, f"a matrix of shape {matrix.shape}", "a finite 2 x 3 matrix", f"run {made_by} again with --overwrite")
     return matrix, entry
 
 

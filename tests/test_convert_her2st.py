@@ -138,11 +138,12 @@ def test_one_bad_layer_leaves_the_others(raw, tmp_path, capsys):
     assert "fix:" in capsys.readouterr().err
 
 
-def test_spots_file_without_pixels_ends_the_run(raw, tmp_path, capsys):
+def test_spots_file_without_pixels_leaves_its_layer_out(raw, tmp_path, capsys):
     add_layer(raw, "A", 3, COUNTS, SPOTS, columns="x\ty\tnew_x\tnew_y\tpx\tpixel_y\tselected")
-    assert run(raw, tmp_path / "root") == 2
+    assert run(raw, tmp_path / "root") == 0
     error = capsys.readouterr().err
-    assert "A3_selection.tsv" in error and "pixel_x" in error and "fix:" in error
+    assert "A/3: left out" in error and "A3_selection.tsv" in error and "pixel_x" in error and "fix:" in error
+    assert not Layout(tmp_path / "root").location("A", 3).exists()
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])

@@ -17,7 +17,7 @@ from common.config import load_config
 from common.geometry import stated_geometry
 from common.io import read_h5ad, read_location
 from common.layout import Layout
-from common.slide import open_slide
+from common.slide import open_pyramid, open_slide
 from data_preprocessing.readers import in_reading_order, spot_pitch_px, visium
 
 HER2 = Path(os.environ.get("ASIGN_DATA", ROOT.parent / "shared" / "data" / "her2st"))
@@ -249,12 +249,67 @@ def test_wrong_config_ends_the_run(raw, tmp_path, capsys, changes, expected):
     assert not (tmp_path / "root").exists()
 
 
-def test_missing_column_and_empty_folder_end_the_run(raw, tmp_path, capsys):
+def test_a_missing_column_leaves_its_layer_out_and_an_empty_folder_ends_the_run(raw, tmp_path, capsys):
     (raw / "section2/spatial/tissue_positions.csv").write_text(HEADER.replace("in_tissue", "tissue") + "A-1,1,0,0,5,5\n")
     (tmp_path / "empty").mkdir()
-    assert run(raw, tmp_path / "root") == 2 and run(tmp_path / "empty", tmp_path / "root") == 2
+    assert run(raw, tmp_path / "root") == 0 and run(tmp_path / "empty", tmp_path / "empty_root") == 2
     error = capsys.readouterr().err
     assert "expected a column in_tissue" in error and "no folder with filtered_feature_bc_matrix.h5" in error
+    ended = sorted(text.partition(":")[0] for text in status_of(tmp_path / "root").values())
+    assert ended == ["left out", "ok"]
+
+
+def test_positions_saved_by_r(raw, tmp_path, capsys):
+    """write.csv: quotes and a column of row numbers; read. write.csv2: semicolons; its layer is left out, not the stack."""
+    path = raw / "section2/spatial/tissue_positions_list.csv"
+    spots = array_spots()
+    path.unlink()
+    path = path.with_name("tissue_positions.csv")
+    rows = [f'"{number}","{row[0]}",' + ",".join(map(str, row[1:])) for number, row in enumerate(spots.itertuples(index=False), 1)]
+    path.write_text('"",' + ",".join(f'"{name}"' for name in HEADER.strip().split(",")) + "\n" + "\n".join(rows) + "\n")
+    assert run(raw, tmp_path / "root") == 0 and set(status_of(tmp_path / "root").values()) == {"ok"}
+    path.write_text(path.read_text().replace(",", ";"))
+    assert run(raw, tmp_path / "root") == 0
+    assert f"block7/1: left out: {path}: " in capsys.readouterr().err
+    assert [text.partition(":")[0] for text in status_of(tmp_path / "root").values()] == ["left out", "ok"]
+
+
+def pyramid(path: Path) -> bytes:
+    """The bytes of a scan as Aperio writes it."""
+    import tifffile
+    pixels = np.random.default_rng(0).integers(0, 255, (512, 640, 3), np.uint8)
+    about = "Aperio Image Library v11\r\n640x512 (256x256) JPEG/RGB Q=80|AppMag = 20|MPP = 4.1"
+    with tifffile.TiffWriter(path) as file:
+        file.write(pixels, description=about, photometric="rgb", tile=(256, 256), compression="jpeg", metadata=None)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("share", [1, 0.99, 0.5, 0.1, 0])
+def test_a_scan_whose_copy_broke_off_leaves_its_layer_out(raw, tmp_path, capsys, share):
+    whole = pyramid(raw / "next.svs")
+    (raw / "next.svs").write_bytes(whole[:int(len(whole) * share)])
+    samples = {"b": {"raw": {1: "section2"}, "images": {2: "next.svs"}}}
+    assert run(raw, tmp_path / "root", *own_config(tmp_path / "c.yaml", samples=samples)) == 0
+    status, err = status_of(tmp_path / "root"), capsys.readouterr().err
+    assert status["b/1"] == "ok" and (status["b/2"] == "ok") == (share == 1)
+    if share < 1:
+        assert err.startswith(f"0_1_convert_raw  b/2: left out: {raw / 'next.svs'}: found an image that cannot be read") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--copy",)])
+def test_a_scan_of_several_files_opens_under_the_root(tmp_path, monkeypatch, options):
+    """A .mrxs is nothing without the folder of its name; a link is opened where it points, a copy takes the folder along."""
+    source, target = tmp_path / "s02.mrxs", tmp_path / "root/imgs/b/2.mrxs"
+    source.write_bytes(b"")
+    (tmp_path / "s02").mkdir()
+    (tmp_path / "s02" / "Slidedat.ini").write_text("[GENERAL]\n")
+    for _ in range(2):
+        convert.place_image(source, target, bool(options))
+    assert (target.resolve().with_suffix("") / "Slidedat.ini").is_file()
+    import openslide
+    asked = []
+    monkeypatch.setattr(openslide.OpenSlide, "detect_format", lambda path: asked.append(Path(path)))
+    assert open_pyramid(target) is None and asked == [target.resolve()]
 
 
 def test_parquet_positions(raw, tmp_path):

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from common import io
 from common.config import Config, SampleConfig, save_config
-from common.errors import DataError
+from common.errors import LayerError
 from common.layout import SIZES, Layout
 from conftest import load_script
 from data_preprocessing import expression, patches
@@ -236,7 +236,7 @@ def test_layers_that_share_no_gene(root, capsys):
 
 @pytest.mark.parametrize("values", [[[0.5, 1]], [[-1, 1]]])
 def test_normalised_values_are_refused(values):
-    with pytest.raises(DataError, match="values that are no counts"):
+    with pytest.raises(LayerError, match="values that are no counts"):
         expression.check_counts(anndata.AnnData(np.array(values)), Path("x.h5ad"))
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from common.cli import read_status, set_status
 from common.config import PairConfig
-from common.errors import DataError
+from common.errors import DataError, LayerError
 from common.io import write_json, write_picture
 from common.layout import Layout
 from registration import transforms as T
@@ -388,7 +388,7 @@ def test_landmarks_are_fitted_least_squares(tmp_path):
 def test_a_bad_file_given_by_hand_is_one_clear_line(tmp_path, name, text, expected):
     if text is not None:
         (tmp_path / "given").write_text(text)
-    with pytest.raises(DataError, match=expected):
+    with pytest.raises(LayerError if text else DataError, match=expected):  # a broken file is its pair's own, a wrong path the config's
         read_given(tmp_path, PairConfig(**{name: "given"}))
 
 

@@ -3,7 +3,7 @@
     list_layers(raw, config) -> {sample: SampleConfig}            layers, and where they are read from; DataError if there is none
     raw_files(raw, config, sample, layer) -> {kind: path}         its files, as far as they exist: counts, location, image
     read_positions(raw, config, sample, layer) -> table | None    where its spots are, before counts are looked at: quick
-    read_layer(raw, config, sample, layer) -> RawLayer            DataError for a wrong form, LayerError for a bad layer
+    read_layer(raw, config, sample, layer) -> RawLayer            LayerError for a bad layer, DataError where the config is not that of the data
     platform_sources(files) -> [Source]                           optional: um per px by the platform's own files (common/geometry.py)
 
 `config.samples[…].raw` and `.images` say which folder or file is which layer. What two readers share stands here. asign reads what is
@@ -11,7 +11,6 @@ already processed: data_preprocessing/archive.py.
 """
 import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import numpy as np
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
-from common.io import require_columns
+from common.io import MAX_POSITION, require_columns
 
 if TYPE_CHECKING:
     import anndata
@@ -106,7 +105,9 @@ def reading_table(path: Path, expected: str) -> Iterator[None]:
     """Turn whatever is raised of a broken text table, packed or not, into one LayerError."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, ValueError) as error:  # pandas' own are ValueErrors
+    except (LayerError, ImportError):
+        raise
+    except Exception as error:  # pandas, pyarrow, gzip and zlib raise each their own
         raise LayerError(path, f"a table that cannot be read ({error})", expected, "copy it again") from None
 
 
@@ -116,8 +117,8 @@ def checked_spots(location: "pd.DataFrame", file: Path) -> "pd.DataFrame":
     if location.empty:
         raise LayerError(file, "no spot", "a row a spot", "copy it again, or remove it")
     numbers = location[["pixel_x", "pixel_y", "i", "j"]].apply(pd.to_numeric, errors="coerce")
-    if not np.isfinite(numbers).all(axis=None):
-        raise LayerError(file, "a position that is not a number", "finite positions", "correct the row")
+    if not (numbers.abs() < MAX_POSITION).all(axis=None):
+        raise LayerError(file, f"a position that is not a number, or beyond {MAX_POSITION:g}", "finite positions", "correct the row")
     barcode = location["barcode"].astype(str)
     if barcode.duplicated().any():
         raise LayerError(file, f"spot {barcode[barcode.duplicated()].iloc[0]} twice", "one row a spot", "remove one")
@@ -139,8 +140,8 @@ def spot_pitch_px(location: "pd.DataFrame", file: Path | str) -> float:
 def read_spots(path: Path) -> tuple["pd.DataFrame", int]:
     """(location table of the selected spots, number of unselected ones).
 
-    Tab-separated: x, y (array column, row), pixel_x, pixel_y, selected (absent: all are). Raises DataError if a column is missing, else as
-    checked_spots, or for a broken file.
+    Tab-separated: x, y (array column, row), pixel_x, pixel_y, selected (absent: all are). Raises LayerError for a broken file, a missing column, and as
+    checked_spots.
     """
     import pandas as pd
     with reading_table(path, "spots, tab-separated"):

@@ -74,7 +74,7 @@ def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.Dat
 def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     """Read one layer; spots and counts are intersected (in the order of the spot file), what only one of them has is counted as dropped.
 
-    Raises DataError if the spot file lacks a column, LayerError if a file cannot be read, spots are missing or nothing is common.
+    Raises LayerError if a file cannot be read, the spot file lacks a column, spots are missing or nothing is common.
     """
     files = raw_files(raw, config, sample, layer)
     if "counts" in files and "location" not in files:

@@ -12,6 +12,7 @@ that image. Spots off the tissue are left out. i = array_col (steps by 2 in a ro
 samples.<name>.raw, else the sorted folders are layers 1, 2, ... of one sample.
 """
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
 def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.DataFrame | None:
     """The spots on tissue, in px of the image that is used; None for a layer that is only an image.
 
-    Raises LayerError for a missing or broken file, DataError for a missing column or a config that is not that of a Visium array.
+    Raises LayerError for a missing or broken file or a missing column, DataError for a config that is not that of a Visium array.
     """
     if _folder(raw, config, sample, layer) is None:
         return None
@@ -133,14 +134,14 @@ def _spots(files: dict[str, Path], config: Config) -> tuple[pd.DataFrame, int]:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """The positions of all spots, in whichever form they are. Raises LayerError, DataError for a missing column."""
+    """The positions of all spots, in whichever form they are. Raises LayerError."""
     try:
         with reading_table(path, "the positions that Space Ranger wrote"):
             if path.suffix == ".parquet":
                 table = pd.read_parquet(path)
             else:
                 with open(path) as stream:
-                    has_header = stream.readline().replace('"', "").startswith("barcode")
+                    has_header = "barcode" in re.split(r"\W+", stream.readline())  # a row-number column may be before it
                 table = pd.read_csv(path, header=0 if has_header else None, dtype={COLUMNS[0] if has_header else 0: str})
                 if not has_header and table.shape[1] == len(COLUMNS):
                     table.columns = list(COLUMNS)

@@ -1,0 +1,102 @@
+"""What breaks while a step runs or before it: bad bytes, full disks, killed processes. Each is one line, and nothing else is harmed."""
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import load_script
+
+from common import cli, io
+from common.errors import DataError, LayerError, of_dataset
+
+report = load_script("report")
+
+
+# bad bytes -------------------------------------------------------------------------------------------
+
+BROKEN = {"a.json": io.read_json, "b.npy": io.read_npy, "c.npz": io.read_npz, "d.csr.npz": io.read_csr, "e.pt": io.read_pt, "f.h5ad": io.read_h5ad,
+          "g.h5": io.read_features, "h.jpg": io.read_picture, "i.csv": io.read_location}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"\xff\xfe\xfa\x80" * 99, b"PK\x03\x04" + b"\x01" * 40, b"\x89HDF\r\n\x1a\n" + b"\xff" * 90, b"[1, 2]", b"{}"])
+def test_whatever_a_decoder_raises_is_the_file_s_own_line(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    if name == "a.json" and content == b"{}":
+        return
+    with pytest.raises(LayerError, match="found ") as caught:
+        BROKEN[name](path)
+    assert caught.value.args[0] == path
+
+
+def test_a_json_without_a_key_names_its_file_and_nan_is_refused(tmp_path):
+    io.write_json(tmp_path / "a.json", {"inner": {"x": 1}})
+    entry = io.read_json(tmp_path / "a.json", "step.py")
+    assert entry["inner"]["x"] == 1 and entry.get("y") is None and "y" not in entry
+    with pytest.raises(LayerError, match="a.json: found no key 'y'.*run step.py again"):
+        entry["inner"]["y"]
+    (tmp_path / "a.json").write_text('{"x": NaN}')
+    with pytest.raises(LayerError, match="NaN"):
+        io.read_json(tmp_path / "a.json")
+
+
+def test_a_missing_key_of_our_own_is_no_other_version():
+    def bug():
+        return {}["ours"]
+    with pytest.raises(KeyError):
+        report.part(bug)
+    with pytest.raises(KeyError), of_dataset():
+        bug()
+
+
+def test_a_file_of_the_dataset_stops_the_run_and_one_of_a_layer_does_not(tmp_path):
+    with pytest.raises(DataError), of_dataset():
+        io.read_table(tmp_path / "genes.csv", ("gene",))
+    with pytest.raises(LayerError):
+        io.read_table(tmp_path / "1.csv", ("barcode",))
+
+
+# disks -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_one_line(tmp_path, capsys, number):
+    target = tmp_path / "a.json"
+    io.write_json(target, {"old": 1})
+    with pytest.raises(DataError) as caught, io.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert caught.value.args[0] == target and [path.name for path in tmp_path.iterdir()] == ["a.json"] and io.read_json(target) == {"old": 1}
+
+    def outside_a_writer() -> int:
+        raise OSError(number, os.strerror(number), str(target))
+    assert cli.guarded(outside_a_writer) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {target}: ") and err.count("\n") == 1
+
+
+def test_a_bug_is_no_full_disk(tmp_path):
+    with pytest.raises(RuntimeError, match="a bug"), io.atomic_path(tmp_path / "a.json"):
+        raise RuntimeError("a bug")
+    with pytest.raises(FileNotFoundError):
+        cli.guarded(lambda: open(tmp_path / "no_such"))
+
+
+# killed processes ------------------------------------------------------------------------------------
+def test_what_a_killed_process_left_half_written_goes_with_the_next_write(tmp_path):
+    write = "import sys, os; from common.io import atomic_path\nfrom pathlib import Path\nwith atomic_path(Path(sys.argv[1])):\n    os._exit(9)"
+    target = tmp_path / "a.json"
+    subprocess.run([sys.executable, "-c", write, target], cwd=Path(io.__file__).parents[1], check=False)
+    assert len(list(tmp_path.iterdir())) == 1 and not target.exists()
+    with io.atomic_path(target) as mine:  # that of a process at work stays
+        mine.write_text("{}")
+        io.write_json(target, {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_status_file_of_bad_bytes_is_one_line(tmp_path, capsys):
+    from common.layout import Layout
+    (tmp_path / "status.json").write_bytes(b"\xff{")
+    assert cli.guarded(lambda: cli.print_status(Layout(tmp_path))) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'status.json'}: ")
