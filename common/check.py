@@ -642,7 +642,7 @@ def hold_to_contract(layout: Layout, config: Config, sample: str | None, layer: 
     samples = {name: one for name, one in (config.samples or {}).items() if name == sample}
     own = config.model_copy(update={"samples": samples})
     for kind in kinds() if wanted else ():
-        for unit in units(kind.unit, own):
+        for unit in units(kind.unit, own, layout):
             path = kind.path(layout, *unit)
             if path in wanted and (layer is not None or len(unit) < 2) and (error := error_of(root, kind, path, unit)):
                 raise error if unit else DataError(*error.args)
