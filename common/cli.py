@@ -352,6 +352,7 @@ def run_adopt(layout: Layout, checkpoint: Path) -> int:
     """Set array, pitch, windows, features and genes of dataset.yaml to those of a network's training; say what changed. Raises DataError."""
     from common.feature_recipe import adopted
     from common.io import read_pt
+    from common.written import set_aside
     if not checkpoint.is_file():
         raise DataError(checkpoint, "no file", "a checkpoint of main.py", "correct --checkpoint")
     saved, genes = read_pt(checkpoint, "main.py"), (checkpoint.parents[1] / "genes.csv").resolve()
@@ -361,8 +362,10 @@ def run_adopt(layout: Layout, checkpoint: Path) -> int:
     config = load_config(layout.config) if layout.config.is_file() else Config(dataset=layout.root.resolve().name)
     new = adopted(config, saved, genes)
     for name, value in new.model_dump().items():
-        if value != getattr(config, name, None) and name not in ("samples", "dataset"):
-            print(f"adopt  {layout.config}: {name}: {value}")
+        if name not in ("samples", "dataset") and value != (before := getattr(config, name)):
+            print(f"adopt  {layout.config}: {name}: {before} -> {value}")
+    if layout.config.is_file() and new != config:
+        print(f"adopt  {layout.config}: as it was: {set_aside(layout.config)}")
     save_config(new, layout.config)
     return 0
 

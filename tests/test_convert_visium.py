@@ -184,9 +184,9 @@ def test_sections_whose_spots_contradict_the_config_are_left_out(raw, tmp_path, 
 
 
 def test_spot_diameter_of_another_image_leaves_the_section_out(raw, tmp_path):
-    """Positions of one image and scale factors of another, as in a published lung organoid."""
+    """Positions of one image and scale factors of another."""
     path = raw / "section2/spatial/scalefactors_json.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"spot_diameter_fullres": 230.0}))  # 100 px are 100 um: a spot has 55 to 65
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"spot_diameter_fullres": 230.0}))  # 100 px are 100 um
     assert run(raw, tmp_path / "root") == 0
     status = status_of(tmp_path / "root")
     assert "the spots of" in status["block7/1"] and "spot_diameter_fullres of scalefactors_json.json" in status["block7/1"] and status["block7/2"] == "ok"

@@ -35,7 +35,7 @@ COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y", "array_col": "i", "array_row": "j"}
 SCALED_IMAGES = ("tissue_hires_image.png", "tissue_lowres_image.png")
 VISIUM_PITCH_UM = 100.0
-SPOT_DIAMETER_UM = (55.0, 65.0)  # a printed spot; the theoretical spot of scalefactors_json.json
+SPOT_DIAMETER_UM = (65.0, 30.0, 150.0)  # likely, smallest, largest: see platform_sources
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
@@ -83,15 +83,24 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
 
 
 def platform_sources(files: dict[str, Path]) -> list[Source]:
-    """um per px of the image that is used, by the diameter that Space Ranger gives its spots; none if the file does not state it."""
+    """um per px of the image that is used, by scalefactors_json.json; none if it states nothing. Raises LayerError as _px_per_fullres_px.
+
+    microns_per_pixel (Visium HD) is exact. spot_diameter_fullres belongs to spots of 55, 65 or 70 um, by the version of Space Ranger: it only
+    excludes a scale that is wrong by a factor of about two or more, as positions of another image are.
+    """
     try:
-        diameter_px = float(json.loads(files["scalefactors"].read_text())["spot_diameter_fullres"]) * _px_per_fullres_px(files)
-    except (OSError, ValueError, KeyError, TypeError, LayerError):
+        factors = json.loads(files["scalefactors"].read_text())
+        name = "microns_per_pixel" if "microns_per_pixel" in factors else "spot_diameter_fullres"
+        value = float(factors[name])
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    if not diameter_px > 0:
+    factor, source = _px_per_fullres_px(files), f"{name} of {files['scalefactors'].name}"
+    if not (np.isfinite(value) and value > 0):
         return []
-    smallest, largest = (size / diameter_px for size in SPOT_DIAMETER_UM)
-    return [Source(f"spot_diameter_fullres of {files['scalefactors'].name}", largest, smallest, largest)]
+    if name == "microns_per_pixel":
+        return [Source.of(source, value / factor)]
+    likely, smallest, largest = (size / (value * factor) for size in SPOT_DIAMETER_UM)
+    return [Source(source, likely, smallest, largest)]
 
 
 def _is_folder(path: Path) -> bool:
