@@ -15,6 +15,7 @@ from scipy import sparse
 
 from common.config import load_config
 from common.geometry import stated_geometry
+from common.written import Written
 from common.io import read_h5ad, read_location
 from common.layout import Layout
 from common.slide import open_pyramid, open_slide
@@ -303,8 +304,9 @@ def test_a_scan_of_several_files_opens_under_the_root(tmp_path, monkeypatch, opt
     source.write_bytes(b"")
     (tmp_path / "s02").mkdir()
     (tmp_path / "s02" / "Slidedat.ini").write_text("[GENERAL]\n")
+    written = Written(tmp_path / "written.json", tmp_path / "root")
     for _ in range(2):
-        convert.place_image(source, target, bool(options))
+        convert.place_image(source, target, bool(options), written)
     assert (target.resolve().with_suffix("") / "Slidedat.ini").is_file()
     import openslide
     asked = []
