@@ -136,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
     folds = training.make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
     for line in absent_of_folds(list(known), config.folds):
         print(f"main_3d  {line}")
+    for line in training.left_out_lines(graphs, known, folds if args.method == "msagnet" else []):
+        print(f"main_3d  {line}")
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)

@@ -6,7 +6,7 @@ OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
             layers['log1p']       the same as scanpy users expect it: 10,000 a spot over these genes, log1p; for a spot of the known ones' median depth
             layers['sd']          (methods msagnet, gp) predicted standard deviation of a measured value, same scale
             layers['measured']    the same scale, where the layer was measured (NaN for a spot without counts)
-            obs                   barcode index; sample, layer, known (True: this spot's expression was given); distance_to_known (um, to the
+            obs                   barcode index; sample, layer, known (True: this spot's expression was given and used); distance_to_known (um, to the
                                   nearest known spot, registered); confidence (methods msagnet, gp: share of the prior variance explained, 0 to 1)
             obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
             obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z = position in the stack x section thickness
@@ -72,9 +72,9 @@ def registered_pixel_um(layout, config, sample: str) -> float:
     return frame.pixel_size_um or from_slide or frame.um_per_px
 
 
-def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, uns: dict):
-    """One layer as AnnData. predicted: {'expression': (n_spots of the sample, n_genes)}, 'sd', 'confidence' if there are; pixel_um: um per px of the
-    registered frame."""
+def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known: "np.ndarray", config, pixel_um: float, uns: dict):
+    """One layer as AnnData. predicted: {'expression': (n_spots of the sample, n_genes)}, 'sd', 'confidence' if there are; known: (n_spots of the sample,)
+    bool, the spots whose expression was given; pixel_um: um per px of the registered frame."""
     import anndata
     import numpy as np
     import pandas as pd
@@ -82,14 +82,13 @@ def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_la
     from data_preprocessing.expression import depth_of, to_log1p
     rows = graph.layer.numpy() == layer
     labelled = graph.has_label.numpy()[rows]
-    obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": labelled & (layer in known_layers)}, index=graph.barcode[rows].astype(str))
+    obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": known[rows]}, index=graph.barcode[rows].astype(str))
     z_um = config.samples[graph.sample].layers.index(layer) * config.section_thickness_um
     adata = anndata.AnnData(predicted["expression"][rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
     adata.obsm["spatial_3d"] = np.column_stack([graph.registered[rows] * pixel_um, np.full(rows.sum(), z_um)])
-    shown = graph.in_layers(known_layers).numpy()
-    adata.obs["distance_to_known"] = cKDTree(graph.registered[shown]).query(graph.registered[rows])[0] * pixel_um
-    adata.layers["log1p"] = to_log1p(adata.X, float(np.median(depth_of(graph.label.numpy()[shown]))))
+    adata.obs["distance_to_known"] = cKDTree(graph.registered[known]).query(graph.registered[rows])[0] * pixel_um
+    adata.layers["log1p"] = to_log1p(adata.X, float(np.median(depth_of(graph.label.numpy()[known]))))
     if "sd" in predicted:
         adata.layers["sd"] = predicted["sd"][rows]
         adata.obs["confidence"] = predicted["confidence"][rows]
@@ -122,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     import training_reference
     from data_preprocessing.expression import read_genes
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
-    from models import gp
+    from models import gp, known_spots
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
     method = splits["method"]
@@ -144,6 +143,9 @@ def run(args: argparse.Namespace) -> int:
         if not known:
             print(f"predict_3d  {graph.sample}: left out: no layer has counts, image and registration; what nothing is known of is not imputed", file=sys.stderr)
             continue
+        line = known_spots.left_out_line(graph, known, "known") if method in ("msagnet", "gp") else None
+        if line:
+            print(f"predict_3d  {line}")
         as_in_training = known == fold["known_layers"].get(graph.sample) and graph.sample in splits["kernels"]
         kernel = gp.Kernel(**splits["kernels"][graph.sample]) if as_in_training else None  # None: chosen on these known layers
         if method == "msagnet":
@@ -161,9 +163,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             iou = read_csr(layout.spot_iou(graph.sample), "1_get_iou.py")
             predicted = {"expression": evaluation.floor_predictions(graph, known, iou)[method]}
+        given = graph.in_layers(known).numpy()
+        used = known_spots.used(graph, given) if method in ("msagnet", "gp") else given
+        uns |= {"known_spots": int(given.sum()), "known_spots_used": int(used.sum())}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
         pixel_um = registered_pixel_um(layout, config, graph.sample)
-        parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, uns | {"registration_accepted": layer not in refused})
+        parts = [layer_anndata(graph, layer, predicted, genes, used, config, pixel_um, uns | {"registration_accepted": layer not in refused})
                  for layer in layers]
         for layer, adata in zip(layers, parts):
             write_h5ad(run_layout.imputed(graph.sample, layer), adata)
