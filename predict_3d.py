@@ -10,8 +10,8 @@ OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
                                   nearest known spot, registered); confidence (methods msagnet, gp: share of the prior variance explained, 0 to 1)
             obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
             obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z = position in the stack x section thickness
-            uns['asign']          method, registration_accepted, known layers, layers of this sample that trained the model, gene
-                                  normalisation, checkpoint digest
+            uns['asign']          method, registration_accepted, known layers, known_spots and known_spots_used (msagnet, gp: one process takes 6,000),
+                                  layers of this sample that trained the model, gene normalisation, checkpoint digest
         <save_path>/imputed/<sample>/sample.h5ad    all these layers in one, obs_names '<layer>_<barcode>'
 
 A sample is predicted by the fold that tested it; a sample that no fold tested, or another dataset, by --fold (default 0).

@@ -6,8 +6,8 @@ of) the hidden ones:
     disc episode    discs of 0.8 to 3 pitches of the training layers are hidden, at most 25 % of the spots
 What imputation says of a hidden spot comes from the shown ones; only the mean of their layer and the basis know all training spots. No label of a
 target layer is ever in a training pool: not in the loss, not shown, not in the mean, not in the basis.
-Every known spot trains every member: with parts of them held out for validation, hidden discs of the known layer were predicted 1 % worse
-(benchmarks/README.md). So nothing is stopped early: the steps are few, and the weights kept are the running average at the end.
+Every known spot that is used (models/known_spots.py) trains every member: with parts of them held out for validation, hidden discs of the known
+layer were predicted 1 % worse (benchmarks/README.md). So nothing is stopped early: the steps are few, and the weights kept are the running average at the end.
 """
 import copy
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from models.episodes import Known, draw_hidden, prepare, to_device
 from models.losses import consistency_loss, level_loss, spot_loss
 from models.msagnet import Architecture, Episode, MSAGNet, Network, Sample
 
-N_EPISODES = (48, 300)       # drawn once a sample: the fewer spots, the more
-EPISODE_SPOTS = 60000        # in all of them together
+N_EPISODES = (48, 300)       # drawn once a sample: the fewer spots, the more; each is of all spots that train
+EPISODE_SPOTS = 60000        # in all of them together, from which their number follows
 LOG_EVERY = 10
 ENCODER_LR_SHARE = 0.03
 MIN_LABELLED_SPOTS = 20
@@ -278,7 +278,7 @@ def fit_process(graph: SampleGraph, known_layers: list[int], kernel: gp.Kernel |
 
 
 def left_out_lines(graphs: list[SampleGraph], known_layers: dict[str, list[int]], folds: list["Fold"]) -> list[str]:
-    """One line for every sample, and every set of its layers that is known or that trains in a fold, of which some spots are left out."""
+    """One line for every set of layers of a sample, known or training in a fold, of which some spots are left out."""
     lines = []
     for graph in graphs:
         known = known_layers[graph.sample]
