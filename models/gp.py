@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
+from scipy.spatial import cKDTree
 
 from common.errors import DataError
 from common.threads import one_thread
@@ -23,7 +24,7 @@ from models.discs import discs
 DISC_RADII_PITCHES = (2.0, 2.5)
 HIDDEN_SHARE = 0.2
 N_DRAWS = 40            # of discs; with these about every spot is hidden some times
-MAX_CHUNK = 1000        # the choice is made within contiguous parts of the known layers of about this size at most; no spot is left out
+MAX_CHUNK = 1000        # the choice is made within contiguous parts of the known layers, not much larger; no spot is left out
 MAX_RANK = 16
 MIN_SPOTS = 10
 BLOCK = 2048
@@ -126,14 +127,22 @@ class Draw:
     score: np.ndarray    # (n, MAX_RANK), 0 where hidden
 
 
-def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, parts: list[np.ndarray], seed: int, n_draws: int = N_DRAWS) -> list[Draw]:
-    """Each of several layers in turn of which the others are large enough for a basis, and discs of the spots that are not judged by that.
+def is_like_a_target(hidden: np.ndarray, position: np.ndarray) -> bool:
+    """Hiding this layer, (n,) bool, shows what a target layer is like: the others are large enough for a basis, and one is near it."""
+    if (~hidden).sum() < MAX_RANK:
+        return False
+    return bool(cKDTree(position[~hidden]).query(position[hidden])[0].min() <= max(DISC_RADII_PITCHES))
 
-    parts: row indices of the parts in which a kernel is judged. A part that lies on one layer has, for the layers in turn, nothing hidden or
-    nothing shown. So all spots of a single known layer are hidden by discs, and those of a layer that no other one overlaps.
+
+def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, parts: list[np.ndarray], seed: int,
+                 n_draws: int = N_DRAWS) -> list[Draw]:
+    """Each of several layers in turn that another one overlaps, and discs of the spots that are not judged by that.
+
+    parts: row indices of the parts in which a kernel is judged. In a part that lies on one layer, a layer in turn hides all or nothing.
+    So discs hide the spots of a single known layer, of a layer that no other one overlaps, and of one that is alone in a part.
     """
     generator = np.random.default_rng(seed)
-    hidings = [layer == one for one in np.unique(layer) if (layer != one).sum() >= MAX_RANK]
+    hidings = [layer == one for one in np.unique(layer) if is_like_a_target(layer == one, position)]
     judged = np.zeros(len(label), bool)
     for part in parts:
         for hidden in hidings:
@@ -141,7 +150,8 @@ def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, par
     if not judged.all():
         order = np.lexsort((layer, position[:, 1], position[:, 0]))  # the order in which the spots are given must not matter
         rest, place = ~judged[order], np.argsort(order)
-        hidings += [discs(position[order], rest, HIDDEN_SHARE, DISC_RADII_PITCHES, generator)[place] for _ in range(n_draws)]
+        for _ in range(n_draws):
+            hidings.append(discs(position[order], rest, HIDDEN_SHARE, DISC_RADII_PITCHES, generator)[place])
     weight, draws = spot_weights(label), []
     for hidden in hidings:
         residual, mean = centred(label, layer, ~hidden)
@@ -251,8 +261,8 @@ def calibration(hidings: Hidings, kernel: Kernel) -> tuple[np.ndarray, np.ndarra
              for draw, rows, mean, variance in hidings.predictions(kernel)]
     truth = [residual @ basis.T for residual, _, _, _, basis in parts]  # (n_hidden, r) each
     power = sum((mean ** 2).sum(axis=0) for _, mean, *_ in parts)  # (r,): 0 where the known spots do not differ
-    slope = np.divide(sum((true * mean).sum(axis=0) for true, (_, mean, *_) in zip(truth, parts)), power, out=np.zeros_like(power), where=power > 0)
-    shrinkage = np.clip(slope, 0, 1)
+    product = sum((true * mean).sum(axis=0) for true, (_, mean, *_) in zip(truth, parts))  # (r,)
+    shrinkage = np.clip(np.divide(product, power, out=np.zeros_like(power), where=power > 0), 0, 1)
     error = np.concatenate([(true - shrinkage * mean) ** 2 for true, (_, mean, *_) in zip(truth, parts)])  # (N, r)
     spread = np.concatenate([variance + kernel.noise * factor for _, _, variance, factor, _ in parts])  # (N,)
     amplitude = error.mean(axis=0) / spread.mean()
@@ -270,7 +280,7 @@ def offset_variance(label: np.ndarray, views: dict[str, np.ndarray], layer: np.n
     layers = np.unique(layer)
     side = [views["position"][:, k] > np.median(views["position"][:, k]) for k in (0, 1)]
     hidings = [layer == one for one in layers] if len(layers) > 1 else [half for one in side for half in (one, ~one)]
-    hidings = [hidden for hidden in hidings if hidden.any() and not hidden.all()]  # spots in one line have two halves, spots in one place none
+    hidings = [hidden for hidden in hidings if hidden.any() and not hidden.all()]  # spots in one place have no halves
     noise, offsets = kernel.noise / spot_weights(label), []
     for hidden in hidings:
         residual, mean = centred(label, layer, ~hidden)

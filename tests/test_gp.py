@@ -203,7 +203,8 @@ def test_a_second_known_layer_of_few_spots_does_no_harm():
     layer = np.repeat([1, 2], [95, 5])
     process = gp.fit(label, views, layer)
     assert np.isfinite(gp.predict(process, views)["sd"]).all()
-    draws = gp.draw_hidings(label[:22], views["position"][:22], np.repeat([1, 2], [10, 12]), [np.arange(22)], seed=0)  # neither is enough for the other
+    small, parts = np.repeat([1, 2], [10, 12]), [np.arange(22)]
+    draws = gp.draw_hidings(label[:22], views["position"][:22], small, parts, seed=0)  # neither is enough for the other: discs
     assert all(0 < draw.hidden.sum() < 22 for draw in draws)
     judged = gp.Hidings(label, views, layer, 0).errors(PLAIN)
     assert not np.isnan(judged).any()  # the large layer is judged too, by discs of it
@@ -249,7 +250,8 @@ def sections(sizes: list[int], apart: float, n_genes: int = 20):
 
 
 @pytest.mark.parametrize("sizes, apart, max_chunk", [
-    ([25, 25], 100.0, 1000), ([12, 12], 50.0, 150), ([12, 12], 6.0, 80), ([20, 3], 60.0, 100), ([14, 14, 14], 30.0, 100), ([14, 14], 0.0, 100), ([20], 0.0, 50)])
+    ([25, 25], 100.0, 1000), ([12, 12], 50.0, 150), ([12, 12], 6.0, 80), ([20, 3], 60.0, 100), ([14, 14, 14], 30.0, 100), ([14, 14], 0.0, 100),
+    ([20], 0.0, 50)])
 def test_every_part_of_every_known_layer_is_judged(sizes, apart, max_chunk, monkeypatch):
     """Apart, half over each other, one tiny, one above the other, alone: every spot was hidden with others of its part shown."""
     monkeypatch.setattr(gp, "MAX_CHUNK", max_chunk)
@@ -261,6 +263,15 @@ def test_every_part_of_every_known_layer_is_judged(sizes, apart, max_chunk, monk
         assert np.isfinite(errors[part]).mean() > 0.95  # discs are drawn: few spots of a layer are in none
     answer = gp.predict(gp.fit(label, views, layer, PLAIN), views)
     assert all(np.isfinite(values).all() for values in answer.values())
+
+
+@pytest.mark.parametrize("apart, n_layer_draws", [(9.0, 2), (12.0, 2), (40.0, 0)])
+def test_a_layer_that_no_other_overlaps_is_judged_by_discs_of_it(apart, n_layer_draws):
+    """Far from all that is shown, the choice would learn nothing of position."""
+    label, views, layer = sections([10, 10], apart - 1)
+    draws = gp.Hidings(label, views, layer, seed=0).draws
+    whole = [draw for draw in draws if draw.hidden.sum() == 100 and len(set(layer[draw.hidden])) == 1]
+    assert len(whole) == n_layer_draws and len(draws) == (n_layer_draws or gp.N_DRAWS)
 
 
 def test_layers_that_overlap_are_judged_by_each_other_alone(monkeypatch):
