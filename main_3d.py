@@ -139,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
     folds = training.make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
     for line in absent_of_folds(list(known), config.folds):
         print(f"main_3d  {line}")
+    for line in training.left_out_lines(graphs, known, folds if args.method == "msagnet" else []):
+        print(f"main_3d  {line}")
 
     run_layout = runs.choose(layout, args.save_path, args.method)
     runs.take(run_layout, layout, {"script": "main_3d", "dataset": config.dataset, "method": args.method, "folds": [asdict(fold) for fold in folds]}, args.overwrite)

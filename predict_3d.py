@@ -6,12 +6,12 @@ OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
             layers['log1p']       the same as scanpy users expect it: 10,000 a spot over the background genes, log1p; for a spot of the known ones' median depth
             layers['sd']          (methods msagnet, gp) predicted standard deviation of a measured value, same scale
             layers['measured']    the same scale, where the layer was measured (NaN for a spot without counts)
-            obs                   barcode index; sample, layer, known (True: this spot's expression was given); distance_to_known (um, to the
+            obs                   barcode index; sample, layer, known (True: this spot's expression was given and used); distance_to_known (um, to the
                                   nearest known spot in space, z included); confidence (methods msagnet, gp: share of the prior variance explained, 0 to 1)
             obsm['spatial']       (n_spots, 2) level-0 px of the layer's own image
             obsm['spatial_3d']    (n_spots, 3) um: registered x, y, and z: `z_um` of the config, else (layer - lowest layer) x section_thickness_um
-            uns['asign']          method, registration_accepted, known layers, layers of this sample that trained the model, gene
-                                  normalisation, checkpoint digest
+            uns['asign']          method, registration_accepted, known layers, known_spots and known_spots_used (msagnet, gp: one process takes 6,000),
+                                  layers of this sample that trained the model, gene normalisation, checkpoint digest
         <save_path>/imputed/<sample>/sample.h5ad    all these layers in one, obs_names '<layer>_<barcode>'
 
 A sample is predicted by the fold that tested it; a sample that no fold tested, or another dataset, by --fold (default 0).
@@ -66,10 +66,11 @@ def network_of(checkpoint: dict, path: Path):
     return model.eval()
 
 
-def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_layers: list[int], config, pixel_um: float, depth: float, n_background: int | None,
-                  uns: dict):
-    """One layer as AnnData. predicted: {'expression': (n_spots of the sample, n_genes)}, 'sd', 'confidence' if there are; pixel_um: um per px of the
-    registered frame; depth: median of the known spots; n_background: as in to_log1p. Raises DataError if a number is not finite."""
+def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known, config, pixel_um: float, depth: float,
+                  n_background: int | None, uns: dict):
+    """One layer as AnnData. predicted: {'expression': (n_spots of the sample, n_genes)}, 'sd', 'confidence' if there are; known: (n_spots of the sample,)
+    bool, the spots whose expression was given; pixel_um: um per px of the registered frame; depth: median of the known spots; n_background: as in to_log1p.
+    Raises DataError if a number is not finite."""
     import anndata
     import numpy as np
     import pandas as pd
@@ -78,14 +79,13 @@ def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known_la
     from outputs import finite
     rows = graph.layer.numpy() == layer
     labelled = graph.has_label.numpy()[rows]
-    obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": labelled & (layer in known_layers)}, index=graph.barcode[rows].astype(str))
+    obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": known[rows]}, index=graph.barcode[rows].astype(str))
     z_um = {int(one): z_um_of(config, graph.sample, int(one)) for one in np.unique(graph.layer)}
     place_um = np.column_stack([graph.registered * pixel_um, [z_um[one] for one in graph.layer.tolist()]])  # (n, 3)
     adata = anndata.AnnData(predicted["expression"][rows].astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel[rows].astype(np.float64)
     adata.obsm["spatial_3d"] = place_um[rows]
-    shown = graph.in_layers(known_layers).numpy()
-    adata.obs["distance_to_known"] = cKDTree(place_um[shown]).query(place_um[rows])[0]
+    adata.obs["distance_to_known"] = cKDTree(place_um[known]).query(place_um[rows])[0]
     adata.layers["log1p"] = to_log1p(adata.X, depth, n_background)
     if "sd" in predicted:
         adata.layers["sd"] = predicted["sd"][rows]
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from data_preprocessing.expression import read_genes
     from data_preprocessing_3d.neighbours import registered_frame
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
-    from models import gp
+    from models import gp, known_spots
     from outputs import NORMALISATION, background_of, check_background, depths, n_background
     run_layout = runs.find(layout, args.save_path, only_3d=True)
     splits = read_json(run_layout.splits, "main_3d.py")
@@ -149,6 +149,9 @@ def run(args: argparse.Namespace) -> int:
         if not known:
             print(f"predict_3d  {graph.sample}: left out: no layer has counts, image and registration; what nothing is known of is not imputed", file=sys.stderr)
             continue
+        line = known_spots.left_out_line(graph, known, "known") if method in ("msagnet", "gp") else None
+        if line:
+            print(f"predict_3d  {line}")
         as_in_training = known == fold["known_layers"].get(graph.sample) and graph.sample in splits["kernels"]
         kernel = gp.Kernel(**splits["kernels"][graph.sample]) if as_in_training else None  # None: chosen on these known layers
         if method == "msagnet":
@@ -166,10 +169,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             iou = read_csr(layout.spot_iou(graph.sample), "1_get_iou.py")
             predicted = {"expression": evaluation.floor_predictions(graph, known, iou)[method]}
+        given = graph.in_layers(known).numpy()
+        used = known_spots.used(graph, given) if method in ("msagnet", "gp") else given
+        uns |= {"known_spots": int(given.sum()), "known_spots_used": int(used.sum())}
         layers = [layer for layer in context.config.layers_of(graph.sample) if (graph.layer == layer).any()]
         pixel_um = registered_frame(context, graph.sample).um_per_px
-        depth = float(np.median(depths(layout, graph, graph.in_layers(known).numpy(), n_other is None)))
-        parts = [layer_anndata(graph, layer, predicted, genes, known, config, pixel_um, depth, n_other, uns | {"registration_accepted": layer not in refused})
+        depth = float(np.median(depths(layout, graph, used, n_other is None)))
+        parts = [layer_anndata(graph, layer, predicted, genes, used, config, pixel_um, depth, n_other, uns | {"registration_accepted": layer not in refused})
                  for layer in layers]
         for layer, adata in zip(layers, parts):
             runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)

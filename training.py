@@ -6,8 +6,8 @@ of) the hidden ones:
     disc episode    discs of 0.8 to 3 pitches of the training layers are hidden, at most 25 % of the spots
 What imputation says of a hidden spot comes from the shown ones; only the mean of their layer and the basis know all training spots. No label of a
 target layer is ever in a training pool: not in the loss, not shown, not in the mean, not in the basis.
-Every known spot trains every member: with parts of them held out for validation, hidden discs of the known layer were predicted 1 % worse
-(benchmarks/README.md). So nothing is stopped early: the steps are few, and the weights kept are the running average at the end.
+Every known spot that is used (models/known_spots.py) trains every member: with parts of them held out for validation, hidden discs of the known
+layer were predicted 1 % worse (benchmarks/README.md). So nothing is stopped early: the steps are few, and the weights kept are the running average at the end.
 """
 import copy
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from common.errors import DataError
 from dataloader import SampleGraph
-from models import gp
+from models import gp, known_spots
 from models.encoder import Projection
 from models.episodes import Known, draw_hidden, prepare, to_device
 from models.losses import consistency_loss, level_loss, spot_loss
 from models.msagnet import Architecture, Episode, MSAGNet, Network, Sample
 
-N_EPISODES = (48, 300)       # drawn once a sample: the fewer spots, the more
-EPISODE_SPOTS = 60000        # in all of them together
+N_EPISODES = (48, 300)       # drawn once a sample: the fewer spots, the more; each is of all spots that train
+EPISODE_SPOTS = 60000        # in all of them together, from which their number follows
 LOG_EVERY = 10
 ENCODER_LR_SHARE = 0.03
 MIN_LABELLED_SPOTS = 20
@@ -256,23 +256,36 @@ def predict(model: MSAGNet, graph: SampleGraph, process: gp.GaussianProcess, kno
 
     Returns expression (n_spots, n_genes) float32, normalised, and, if asked for, sd (n_spots, n_genes) of a measured value and confidence (n_spots,):
     the share of the prior variance that the known spots explain, 0 (nothing near or alike) to 1. A shown spot gets what the process makes of its
-    own label and its neighbours'.
+    own label and its neighbours'; a known spot that is left out (models/known_spots.py) what it makes of its neighbours'.
     """
     model = model.to("cpu").eval()
     known = Known(graph, graph.in_layers(known_layers).numpy(), process, model)
     out = _with_confidence(process, gp.predict(process, graph.views, with_variance=with_sd))
     sample, question = prepare(graph, model.projection), known.question()
-    z = model.to(device)(to_device(sample, device), to_device(question, device))  # (n, rank)
-    regressed = (model.residual(z).cpu() + known.mean_of(np.ones(len(known.rows), bool))).numpy()  # (n, n_genes)
-    gate = np.where(question.asked.numpy(), model.gate, 1.0)[:, None].astype(np.float32)  # (n, 1)
-    return out | {"expression": gate * out["expression"] + (1 - gate) * regressed}
+    z = model.to(device)(to_device(sample, device), to_device(question, device))  # (m, rank) of the m spots in the question
+    regressed = (model.residual(z).cpu() + known.mean_of(np.ones(len(known.rows), bool))).numpy()  # (m, n_genes)
+    gate = np.where(question.asked.numpy(), model.gate, 1.0)[:, None].astype(np.float32)  # (m, 1)
+    rows = question.rows.numpy()
+    out["expression"][rows] = gate * out["expression"][rows] + (1 - gate) * regressed
+    return out
 
 
 def fit_process(graph: SampleGraph, known_layers: list[int], kernel: gp.Kernel | None = None) -> gp.GaussianProcess:
     """The Gaussian process (models/gp.py) of a sample, chosen (or with a given kernel) and fitted on its known layers alone. Raises DataError."""
-    known, views = graph.in_layers(known_layers).numpy(), graph.views
+    known, views = known_spots.used(graph, graph.in_layers(known_layers).numpy()), graph.views
     check_labelled(f"sample {graph.sample}", int(known.sum()), f"known layers {known_layers}")
     return gp.fit(graph.label.numpy()[known], {name: view[known] for name, view in views.items()}, graph.layer.numpy()[known], kernel)
+
+
+def left_out_lines(graphs: list[SampleGraph], known_layers: dict[str, list[int]], folds: list["Fold"]) -> list[str]:
+    """One line for every set of layers of a sample, known or training in a fold, of which some spots are left out."""
+    lines = []
+    for graph in graphs:
+        known = known_layers[graph.sample]
+        lines.append(known_spots.left_out_line(graph, known, "known"))
+        training = [fold.training_layers[graph.sample] for fold in folds]
+        lines += [known_spots.left_out_line(graph, layers, "training") for layers in training if layers != known]
+    return [line for line in dict.fromkeys(lines) if line]
 
 
 def gaussian_process(graph: SampleGraph, process: gp.GaussianProcess, with_sd: bool = False) -> dict[str, np.ndarray]:

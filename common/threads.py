@@ -1,8 +1,9 @@
 """One thread for linear algebra.
 
-The last bits of a product depend on how threads split its sums, and a choice that follows can depend on the last bits. Threads of two busy
-processes also wait for each other: work is shared between processes, not within a product.
-A library is limited only once it is loaded, and NumPy and SciPy each bring an OpenBLAS of their own. So the limit is set where the work is done.
+The last bits of a product depend on how threads split its sums, and a choice that follows can depend on the last bits.
+Threads of two busy processes also wait for each other: work is shared between processes, not within a product.
+A library is limited only once it is loaded, and NumPy and SciPy each bring an OpenBLAS of their own. So the limit is set
+where the work is done.
 """
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=1)
 def _thread_pools(n_modules: int):
-    """The thread pools of all libraries loaded so far; the search takes milliseconds, so it is repeated only after another import."""
+    """The thread pools of all libraries loaded so far. The search takes milliseconds: it is repeated only after another import."""
     from threadpoolctl import ThreadpoolController
     return ThreadpoolController()
 

@@ -15,7 +15,7 @@ from common.threads import one_thread
 GROUPS = {"image": ("backbone", "context"), "stain": ("stain",)}  # feature sets that share principal components
 N_COMPONENTS = {"image": 48, "stain": 24}
 WHITENING = 0.25  # 0: components keep their sd, 1: all have the same
-MAX_PCA_ROWS = 20000
+MAX_PCA_ROWS = 20000  # the axes are fitted on so many spots, drawn at random; every spot is projected
 
 
 def standardise_per_slide(feature: Tensor, slide: Tensor) -> Tensor:

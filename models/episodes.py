@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dataloader import SampleGraph
-from models import edges, gp
+from models import edges, gp, known_spots
 from models.discs import discs
 from models.encoder import Projection
 from models.imputation import Imputer
@@ -42,10 +42,10 @@ class Known:
     """The known spots of a sample: their means, coefficients, and what they say of others."""
 
     def __init__(self, graph: SampleGraph, pool: np.ndarray, process: gp.GaussianProcess, model: MSAGNet):
-        """pool: (n,) bool, spots whose label may be used; of more than gp.MAX_KNOWN some are left out, evenly."""
+        """pool: (n,) bool, spots whose label may be used; not all are, of very many (models/known_spots.py)."""
         self.graph, views = graph, graph.views
-        rows = np.flatnonzero(pool)
-        self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), gp.MAX_KNOWN)).round().astype(int))]  # (m,)
+        used = known_spots.used(graph, pool)
+        self.rows, self.left_out = np.flatnonzero(used), pool & ~used  # (m,), (n,) bool
         self.layer = graph.layer.numpy()[self.rows]  # (m,)
         label = graph.label.numpy()[self.rows].astype(np.float64)
         residual, _ = gp.centred(label, self.layer, np.ones(len(label), bool))
@@ -66,15 +66,15 @@ class Known:
         return self._episode(self.rows, hidden, torch.where(torch.from_numpy(hidden).unsqueeze(1), 0.0, self.z), imputed)
 
     def question(self) -> Episode:
-        """All spots of the sample: the known ones shown, the others asked."""
-        n = self.graph.n_spots
-        asked = np.ones(n, bool)
-        asked[self.rows] = False
-        z, imputed = torch.zeros(n, self.z.shape[1]), torch.zeros(n, self.imputer.width)
-        z[self.rows] = self.z
+        """All spots of the sample but those left out: the known ones shown, the others asked."""
+        rows = np.flatnonzero(~self.left_out)
+        asked = ~np.isin(rows, self.rows)
+        z, imputed = torch.zeros(len(rows), self.z.shape[1]), torch.zeros(len(rows), self.imputer.width)
+        z[torch.from_numpy(~asked)] = self.z
         if asked.any():
-            imputed[torch.from_numpy(asked)] = torch.from_numpy(self.imputer.targets({name: view[asked] for name, view in self.graph.views.items()})).float()
-        return self._episode(np.arange(n), asked, z, imputed)
+            targets = {name: view[rows[asked]] for name, view in self.graph.views.items()}
+            imputed[torch.from_numpy(asked)] = torch.from_numpy(self.imputer.targets(targets)).float()
+        return self._episode(rows, asked, z, imputed)
 
     def _episode(self, rows: np.ndarray, asked: np.ndarray, z: Tensor, imputed: Tensor) -> Episode:
         pairs, kind = edges.spot_edges(self.graph.views["position"][rows], self.graph.layer.numpy()[rows], asked)

@@ -6,7 +6,7 @@
              degrees of freedom); a deep spot counts more than a shallow one
     answer   exact posterior (Rasmussen & Williams 2006, algorithm 2.1): mean and variance per spot, turned back into genes
 
-Everything is chosen on the known spots by hiding discs of them (of several known layers: one layer after the other). What was hidden is
+Everything is chosen on the known spots by hiding discs of them (of several known layers that overlap: one layer after the other). What was hidden is
 predicted in closed form from one inverse, -inverse(P_hh) (P z)_h with P = inverse(K + noise) and z zero where hidden. A value of the grid is taken
 only if it is better than the present one by two standard errors: a known layer of 200 spots does not tell more.
 """
@@ -14,17 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
+from scipy.spatial import cKDTree
 
+from common.errors import DataError
 from common.threads import one_thread
 from data_preprocessing.expression import depth_of
 from models.discs import discs
 
 DISC_RADII_PITCHES = (2.0, 2.5)
 HIDDEN_SHARE = 0.2
-N_DRAWS = 40
-MAX_CHUNK = 1000        # the choice is made within contiguous parts of the known layer no larger than this
-MAX_KNOWN = 6000        # exact inversion up to here; more known spots are thinned evenly
+N_DRAWS = 40            # of discs; with these about every spot is hidden some times
+MAX_CHUNK = 1000        # the choice is made within contiguous parts of the known layers, not much larger; no spot is left out
 MAX_RANK = 16
+MIN_SPOTS = 10
 BLOCK = 2048
 N_STANDARD_ERRORS = 2.0
 MAX_PASSES = 3
@@ -125,14 +127,31 @@ class Draw:
     score: np.ndarray    # (n, MAX_RANK), 0 where hidden
 
 
-def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, seed: int, n_draws: int = N_DRAWS) -> list[Draw]:
-    """Discs of a single known layer; of several, each layer in turn of which the others are large enough for a basis."""
+def is_like_a_target(hidden: np.ndarray, position: np.ndarray) -> bool:
+    """Hiding this layer, (n,) bool, shows what a target layer is like: the others are large enough for a basis, and one is near it."""
+    if (~hidden).sum() < MAX_RANK:
+        return False
+    return bool(cKDTree(position[~hidden]).query(position[hidden])[0].min() <= max(DISC_RADII_PITCHES))
+
+
+def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, parts: list[np.ndarray], seed: int,
+                 n_draws: int = N_DRAWS) -> list[Draw]:
+    """Each of several layers in turn that another one overlaps, and discs of the spots that are not judged by that.
+
+    parts: row indices of the parts in which a kernel is judged. In a part that lies on one layer, a layer in turn hides all or nothing.
+    So discs hide the spots of a single known layer, of a layer that no other one overlaps, and of one that is alone in a part.
+    """
     generator = np.random.default_rng(seed)
-    hidings = [layer == one for one in np.unique(layer) if (layer != one).sum() >= MAX_RANK]
-    if not hidings:
-        order = np.lexsort((position[:, 1], position[:, 0]))  # the order in which the spots are given must not matter
-        everyone, place = np.ones(len(label), bool), np.argsort(order)
-        hidings = [discs(position[order], everyone, HIDDEN_SHARE, DISC_RADII_PITCHES, generator)[place] for _ in range(n_draws)]
+    hidings = [layer == one for one in np.unique(layer) if is_like_a_target(layer == one, position)]
+    judged = np.zeros(len(label), bool)
+    for part in parts:
+        for hidden in hidings:
+            judged[part] |= hidden[part] & ~hidden[part].all()
+    if not judged.all():
+        order = np.lexsort((layer, position[:, 1], position[:, 0]))  # the order in which the spots are given must not matter
+        rest, place = ~judged[order], np.argsort(order)
+        for _ in range(n_draws):
+            hidings.append(discs(position[order], rest, HIDDEN_SHARE, DISC_RADII_PITCHES, generator)[place])
     weight, draws = spot_weights(label), []
     for hidden in hidings:
         residual, mean = centred(label, layer, ~hidden)
@@ -179,9 +198,9 @@ class Hidings:
     """The known spots cut in chunks, with their draws: what a kernel is judged on."""
 
     def __init__(self, label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray, seed: int):
-        self.label, self.draws = label.astype(np.float64), draw_hidings(label, views["position"], layer, seed)
+        self.label, self.chunks = label.astype(np.float64), chunks(views["position"], MAX_CHUNK)
+        self.draws = draw_hidings(label, views["position"], layer, self.chunks, seed)
         self.noise_factor = 1 / spot_weights(label)
-        self.chunks = chunks(views["position"], MAX_CHUNK)
         self.squares = []
         for part in self.chunks:
             own = {name: view[part] for name, view in views.items()}
@@ -241,8 +260,9 @@ def calibration(hidings: Hidings, kernel: Kernel) -> tuple[np.ndarray, np.ndarra
     parts = [(hidings.label[rows] - draw.mean, mean, variance, hidings.noise_factor[rows], draw.basis[:kernel.rank])
              for draw, rows, mean, variance in hidings.predictions(kernel)]
     truth = [residual @ basis.T for residual, _, _, _, basis in parts]  # (n_hidden, r) each
-    slope = sum((true * mean).sum(axis=0) for true, (_, mean, *_) in zip(truth, parts)) / sum((mean ** 2).sum(axis=0) for _, mean, *_ in parts)
-    shrinkage = np.clip(slope, 0, 1)
+    power = sum((mean ** 2).sum(axis=0) for _, mean, *_ in parts)  # (r,): 0 where the known spots do not differ
+    product = sum((true * mean).sum(axis=0) for true, (_, mean, *_) in zip(truth, parts))  # (r,)
+    shrinkage = np.clip(np.divide(product, power, out=np.zeros_like(power), where=power > 0), 0, 1)
     error = np.concatenate([(true - shrinkage * mean) ** 2 for true, (_, mean, *_) in zip(truth, parts)])  # (N, r)
     spread = np.concatenate([variance + kernel.noise * factor for _, _, variance, factor, _ in parts])  # (N,)
     amplitude = error.mean(axis=0) / spread.mean()
@@ -260,16 +280,17 @@ def offset_variance(label: np.ndarray, views: dict[str, np.ndarray], layer: np.n
     layers = np.unique(layer)
     side = [views["position"][:, k] > np.median(views["position"][:, k]) for k in (0, 1)]
     hidings = [layer == one for one in layers] if len(layers) > 1 else [half for one in side for half in (one, ~one)]
+    hidings = [hidden for hidden in hidings if hidden.any() and not hidden.all()]  # spots in one place have no halves
     noise, offsets = kernel.noise / spot_weights(label), []
     for hidden in hidings:
         residual, mean = centred(label, layer, ~hidden)
-        basis = leading_directions(residual[~hidden], spot_weights(label[~hidden]), kernel.rank)
+        basis = leading_directions(residual[~hidden], spot_weights(label[~hidden]), len(shrinkage))
         shown, target = ({name: view[rows] for name, view in views.items()} for rows in (~hidden, hidden))
         matrix = covariance(kernel, squared_distances(shown, shown)) + np.diag(noise[~hidden])
         weight = linalg.solve(matrix, residual[~hidden] @ basis.T, assume_a="pos") * shrinkage[:len(basis)]  # (n_shown, r)
         average = covariance(kernel, squared_distances(target, shown)).mean(axis=0)  # (n_shown,)
         offsets.append(((mean + average @ weight @ basis - label[hidden].mean(axis=0, dtype=np.float64)) ** 2).mean())
-    return float(np.mean(offsets))
+    return float(np.mean(offsets)) if offsets else 0.0
 
 
 @one_thread()
@@ -277,22 +298,22 @@ def fit(label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray | Non
         seed: int = 0) -> GaussianProcess:
     """Fit to known spots. label: (m, G) normalised expression; views: {"position": (m, 2) pitches, "image": (m, d), ...}; layer: (m,).
 
-    kernel: a fixed one; by default it is chosen. At least 10 spots are needed to choose and to calibrate.
+    kernel: a fixed one; by default it is chosen. All spots are used: memory and time grow with m² and m³ (models/known_spots.py bounds m).
+    Raises DataError for fewer than MIN_SPOTS: with fewer there is nothing to choose and to calibrate by.
     """
+    if len(label) < MIN_SPOTS:
+        raise DataError("Gaussian process", f"{len(label)} known spots", f"at least {MIN_SPOTS}", "give layers with more measured spots")
     layer = np.zeros(len(label), np.int64) if layer is None else layer
-    if len(label) > MAX_KNOWN:
-        rows = np.unique(np.linspace(0, len(label) - 1, MAX_KNOWN).round().astype(int))
-        label, layer, views = label[rows], layer[rows], {name: view[rows] for name, view in views.items()}
     hidings = Hidings(label, views, layer, seed)
     kernel = choose_kernel(hidings, Kernel()) if kernel is None else kernel
     shrinkage, amplitude, noise = calibration(hidings, kernel)
-    noise = noise * (1 + offset_variance(label, views, layer, kernel, shrinkage) / noise.mean())
+    noise = noise * (1 + offset_variance(label, views, layer, kernel, shrinkage) / max(noise.mean(), 1e-12))
     residual, mean = centred(label, layer, np.ones(len(label), bool))
-    basis = leading_directions(residual, spot_weights(label), kernel.rank)
-    score, spot_noise, shrinkage = residual @ basis.T, kernel.noise * hidings.noise_factor, shrinkage[:len(basis)]
+    basis = leading_directions(residual, spot_weights(label), len(shrinkage))
+    score, spot_noise = residual @ basis.T, kernel.noise * hidings.noise_factor
     cholesky = linalg.cholesky(covariance(kernel, squared_distances(views, views)) + np.diag(spot_noise), lower=True, overwrite_a=True)
     coefficient = linalg.cho_solve((cholesky, True), score) * shrinkage
-    return GaussianProcess(kernel, views, mean, basis, cholesky, shrinkage, coefficient, amplitude[:len(basis)], noise)
+    return GaussianProcess(kernel, views, mean, basis, cholesky, shrinkage, coefficient, amplitude, noise)
 
 
 @one_thread()

@@ -3,10 +3,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
+from common.errors import DataError
 from models import gp
 from models.discs import discs
 from models.views import spot_views, surroundings
@@ -100,7 +103,7 @@ def test_labels_of_hidden_spots_do_not_reach_a_draw():
     """The choice must not see what it is judged on: neither in the mean nor in the basis nor in the scores."""
     label, views = toy()
     layer = np.zeros(100, np.int64)
-    draw = gp.draw_hidings(label, views["position"], layer, seed=3, n_draws=1)[0]
+    draw = gp.draw_hidings(label, views["position"], layer, [np.arange(100)], seed=3, n_draws=1)[0]
     spoilt = label.copy()
     spoilt[draw.hidden] += np.random.default_rng(0).normal(0, 5, (draw.hidden.sum(), 20)).astype(np.float32)
     residual, mean = gp.centred(spoilt, layer, ~draw.hidden)
@@ -112,7 +115,7 @@ def test_labels_of_hidden_spots_do_not_reach_a_draw():
 def test_several_known_layers_are_left_out_in_turn():
     label, views = toy()
     layer = np.arange(100) % 2
-    draws = gp.draw_hidings(label, views["position"], layer, seed=0)
+    draws = gp.draw_hidings(label, views["position"], layer, [np.arange(100)], seed=0)
     assert [set(layer[draw.hidden]) for draw in draws] == [{0}, {1}]
     assert all(draw.hidden.sum() == 50 for draw in draws)
 
@@ -200,8 +203,11 @@ def test_a_second_known_layer_of_few_spots_does_no_harm():
     layer = np.repeat([1, 2], [95, 5])
     process = gp.fit(label, views, layer)
     assert np.isfinite(gp.predict(process, views)["sd"]).all()
-    draws = gp.draw_hidings(label[:22], views["position"][:22], np.repeat([1, 2], [10, 12]), seed=0)  # neither is enough for the other: discs
+    small, parts = np.repeat([1, 2], [10, 12]), [np.arange(22)]
+    draws = gp.draw_hidings(label[:22], views["position"][:22], small, parts, seed=0)  # neither is enough for the other: discs
     assert all(0 < draw.hidden.sum() < 22 for draw in draws)
+    judged = gp.Hidings(label, views, layer, 0).errors(PLAIN)
+    assert not np.isnan(judged).any()  # the large layer is judged too, by discs of it
 
 
 def test_an_offset_between_halves_widens_the_intervals():
@@ -231,6 +237,115 @@ def test_discs_hide_their_share_and_only_candidates():
     candidates = position[:, 0] < 10
     hidden = discs(position, candidates, 0.2, (2.0,), np.random.default_rng(0))
     assert hidden.sum() == 40 and not hidden[~candidates].any()
+
+
+# what a kernel is judged on --------------------------------------------------------------------------
+def sections(sizes: list[int], apart: float, n_genes: int = 20):
+    """Square sections side by side: label, views, layer."""
+    parts = [toy(side, n_genes, seed=k) for k, side in enumerate(sizes)]
+    views = {name: np.concatenate([one[name] for _, one in parts]) for name in ("position", "image", "stain")}
+    layer = np.repeat(np.arange(len(sizes)), [side ** 2 for side in sizes])
+    views["position"][:, 0] += apart * layer
+    return np.concatenate([label for label, _ in parts]), views, layer
+
+
+@pytest.mark.parametrize("sizes, apart, max_chunk", [
+    ([25, 25], 100.0, 1000), ([12, 12], 50.0, 150), ([12, 12], 6.0, 80), ([20, 3], 60.0, 100), ([14, 14, 14], 30.0, 100), ([14, 14], 0.0, 100),
+    ([20], 0.0, 50)])
+def test_every_part_of_every_known_layer_is_judged(sizes, apart, max_chunk, monkeypatch):
+    """Apart, half over each other, one tiny, one above the other, alone: every spot was hidden with others of its part shown."""
+    monkeypatch.setattr(gp, "MAX_CHUNK", max_chunk)
+    label, views, layer = sections(sizes, apart)
+    hidings = gp.Hidings(label, views, layer, seed=0)
+    errors = hidings.errors(PLAIN)
+    assert len(hidings.chunks) > 1
+    for part in hidings.chunks:
+        assert np.isfinite(errors[part]).mean() > 0.95  # discs are drawn: few spots of a layer are in none
+    answer = gp.predict(gp.fit(label, views, layer, PLAIN), views)
+    assert all(np.isfinite(values).all() for values in answer.values())
+
+
+@pytest.mark.parametrize("apart, n_layer_draws", [(9.0, 2), (12.0, 2), (40.0, 0)])
+def test_a_layer_that_no_other_overlaps_is_judged_by_discs_of_it(apart, n_layer_draws):
+    """Far from all that is shown, the choice would learn nothing of position."""
+    label, views, layer = sections([10, 10], apart - 1)
+    draws = gp.Hidings(label, views, layer, seed=0).draws
+    whole = [draw for draw in draws if draw.hidden.sum() == 100 and len(set(layer[draw.hidden])) == 1]
+    assert len(whole) == n_layer_draws and len(draws) == (n_layer_draws or gp.N_DRAWS)
+
+
+def test_layers_that_overlap_are_judged_by_each_other_alone(monkeypatch):
+    """No disc is hidden where leaving out a layer shows what a target layer is like."""
+    monkeypatch.setattr(gp, "MAX_CHUNK", 100)
+    label, views, layer = sections([14, 14], 0.3)
+    draws = gp.Hidings(label, views, layer, seed=0).draws
+    assert len(draws) == 2 and all((draw.hidden == (layer == one)).all() for one, draw in enumerate(draws))
+
+
+# plausible data --------------------------------------------------------------------------------------
+@st.composite
+def stacks(draw):
+    """1 to 3 known layers of at least 20 spots together, with what real data have: few genes, constant ones, a feature alike, spots in one line."""
+    generator = np.random.default_rng(draw(st.integers(0, 10_000)))
+    sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=3).filter(lambda sizes: sum(sizes) >= 20))
+    n, n_genes = sum(sizes), draw(st.integers(1, 6))
+    layer, position = np.repeat(np.arange(len(sizes)), sizes), generator.uniform(0, 6, (n, 2))
+    shape = draw(st.sampled_from(["plane", "line", "apart"]))
+    if shape == "line":
+        position[:, 1] = 3.0
+    if shape == "apart":
+        position[:, 0] += 50 * layer
+    looks = {name: generator.normal(0, 1, (n, 3)) for name in draw(st.sampled_from([(), ("image",), ("image", "stain")]))}
+    if looks and draw(st.booleans()):
+        looks["image"][:] = 0
+    label = -4 + generator.normal(0, 1, (n, n_genes)) + np.sin(position[:, :1])
+    label[:, :draw(st.integers(0, n_genes))] = -5  # of a gene without a count
+    return label.astype(np.float32), {"position": position, **looks}, layer
+
+
+@settings(max_examples=40, deadline=None)
+@given(stacks(), st.integers(1, 12))
+def test_every_small_stack_gets_a_finite_answer_whatever_the_order_of_its_spots(stack, rank):
+    label, views, layer = stack
+    kernel = dataclasses.replace(PLAIN, rank=rank)
+    answer = gp.predict(gp.fit(label, views, layer, kernel), views)
+    assert all(np.isfinite(values).all() for values in answer.values())
+    order = np.random.default_rng(0).permutation(len(label))
+    again = gp.predict(gp.fit(label[order], rows_of(views, order), layer[order], kernel), views)
+    np.testing.assert_allclose(again["expression"], answer["expression"], atol=1e-3)
+    np.testing.assert_allclose(again["sd"], answer["sd"], atol=1e-3)
+
+
+@settings(max_examples=8, deadline=None)
+@given(stacks())
+def test_the_choice_of_a_kernel_never_fails(stack):
+    label, views, layer = stack
+    answer = gp.predict(gp.fit(label, views, layer), views)
+    assert all(np.isfinite(values).all() for values in answer.values())
+
+
+@pytest.mark.parametrize("spoil", [
+    pytest.param(lambda label, views: label.fill(-5), id="no gene varies"),
+    pytest.param(lambda label, views: views["position"].fill(0), id="all spots in one place"),
+    pytest.param(lambda label, views: views["position"].__setitem__((slice(None), 0), 0), id="one column of spots"),
+    pytest.param(lambda label, views: views["position"].__setitem__(slice(50, None), views["position"][:50]), id="two spots in each place"),
+    pytest.param(lambda label, views: (views["image"].fill(0), views["stain"].fill(0)), id="all spots look alike")])
+def test_data_without_variation_get_a_finite_answer(spoil):
+    label, views = toy()
+    spoil(label, views)
+    answer = gp.predict(gp.fit(label, views, kernel=PLAIN), views)
+    assert all(np.isfinite(values).all() for values in answer.values())
+
+
+def test_one_gene_and_the_fewest_spots():
+    label, views = toy()
+    for n_spots, n_genes in ((100, 1), (20, 20), (10, 3)):
+        known = rows_of(views, slice(0, n_spots))
+        answer = gp.predict(gp.fit(label[:n_spots, :n_genes], known), views)
+        assert answer["expression"].shape == (100, n_genes) and np.isfinite(answer["sd"]).all()
+    for n_spots in (1, 2, 9):
+        with pytest.raises(DataError, match=f"{n_spots} known spots.*at least 10"):
+            gp.fit(label[:n_spots], rows_of(views, slice(0, n_spots)))
 
 
 # views -----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from common.io import read_csr, read_h5ad, read_json, read_location, read_npy, r
 from common.layout import SIZES, Layout, RunLayout
 from conftest import load_script
 from dataloader_3d import load_sample
+from models import known_spots
 from models.metrics import layer_metrics
 from pipeline import FROM_COUNTS, STEPS, copy_of, run, train_and_predict, with_threads
 
@@ -476,6 +477,25 @@ def test_an_encoder_of_its_own_is_trained_and_kept(tiny, tmp_path, capsys):
     assert not torch.equal(saved["members.0.encoder.model.conv1.0.weight"], weights["conv1.0.weight"]) and not any(name.startswith("members.1.") for name in saved)
     assert main_2d(tiny.root, again.root, "--checkpoint", str(trained.checkpoint(0))) == 0
     assert np.array_equal(read_h5ad(again.imputed("A", 3)).X, read_h5ad(trained.imputed("A", 3)).X)
+
+
+# more known spots than one process takes --------------------------------------------------------------
+def test_known_spots_left_out_are_said_and_not_called_known(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(known_spots, "MAX_KNOWN", 25)
+    n = int(load_sample(tiny, "A").in_layers([1]).sum())
+    assert n > 25
+    for method, n_used in (("gp", 25), ("nearest", n)):
+        run_layout = RunLayout(tmp_path / method)
+        train_and_predict(tiny.root, run_layout.root, "--method", method)
+        said = [line for line in capsys.readouterr().out.splitlines() if f"25 of {n} known spots" in line]
+        assert [line.split()[0] for line in said] == (["main_3d", "predict_3d"] if method == "gp" else ["main_3d"])  # its row of the table is there always
+        assert all("A:" in line and "layers 1" in line for line in said)
+        whole = read_h5ad(run_layout.imputed_sample("A"))
+        assert whole.obs["known"].sum() == n_used == whole.uns["asign"]["known_spots_used"] and whole.uns["asign"]["known_spots"] == n
+        assert (whole.obs.loc[whole.obs["known"], "layer"] == 1).all() and np.isfinite(whole.X).all()
+        assert ((whole.obs["distance_to_known"] == 0) == whole.obs["known"]).all() or method == "nearest"
+        scored = read_json(run_layout.metrics_json)["methods"]["gp"]["layers"]
+        assert sorted(scored) == ["A/2", "A/3"]  # those left out lie on a known layer, which is not scored
 
 
 # threads ---------------------------------------------------------------------------------------------

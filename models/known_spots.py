@@ -1,0 +1,48 @@
+"""Which known spots are used: the one place that decides it.
+
+One exact Gaussian process takes at most MAX_KNOWN spots. Of more, every part of every known layer gives up the same share:
+the spots are put in an order in which neighbours on the section follow each other, and taken from it at equal steps.
+The order of the rows decides nothing. A spot that is left out is neither shown to the network nor asked for, and is not
+called known; it gets the answer of the process.
+"""
+import numpy as np
+
+from dataloader import SampleGraph
+
+MAX_KNOWN = 6000
+
+
+def used(graph: SampleGraph, pool: np.ndarray) -> np.ndarray:
+    """Of the spots whose label may be used, (n,) bool, those that are used: (n,) bool."""
+    rows = np.flatnonzero(pool)
+    kept = np.zeros(len(pool), bool)
+    kept[rows[thinned(graph.position.numpy()[rows], graph.layer.numpy()[rows], MAX_KNOWN)]] = True
+    return kept
+
+
+def thinned(position: np.ndarray, layer: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of n spots, evenly over position (n, 2) and layer (n,): ascending row indices."""
+    if len(position) <= most:
+        return np.arange(len(position))
+    order = np.concatenate([_by_place(position, np.flatnonzero(layer == one)) for one in np.unique(layer)])  # (n,)
+    return np.sort(order[np.linspace(0, len(order) - 1, most).round().astype(int)])
+
+
+def _by_place(position: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """These rows in an order in which neighbours on the section follow each other: by halving along the longer side."""
+    if len(rows) < 2:
+        return rows
+    axis = np.ptp(position[rows], axis=0).argmax()
+    rows = rows[np.lexsort((position[rows, 1 - axis], position[rows, axis]))]
+    half = len(rows) // 2
+    return np.concatenate([_by_place(position, rows[:half]), _by_place(position, rows[half:])])
+
+
+def left_out_line(graph: SampleGraph, layers: list[int], what: str) -> str | None:
+    """One line on the labelled spots of these layers that are left out, or None. what: known, or training."""
+    pool = graph.in_layers(layers).numpy()
+    n_used = int(used(graph, pool).sum())
+    if n_used == pool.sum():
+        return None
+    return (f"{graph.sample}: {n_used} of {int(pool.sum())} {what} spots (layers {', '.join(map(str, layers))}) are used, "
+            f"the same share everywhere: one exact Gaussian process takes no more than {MAX_KNOWN}")
