@@ -85,7 +85,8 @@ def require_columns(table: pd.DataFrame, columns: tuple[str, ...], file: Path) -
 def read_location(path: Path) -> pd.DataFrame:
     """Spots of a layer: barcode (str), pixel_x, pixel_y (float64, level-0 px of the spot centre), i, j (int64, array column, row).
 
-    Raises DataError for a missing column, a repeated barcode or a position that is not finite, LayerError for a barcode with ';'.
+    Raises DataError for a missing column, a repeated barcode or a position that is not finite, LayerError for a barcode
+    with ';'.
     """
     table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py, or 0_3_spot_grid.py for an image-only layer,")
     for name in LOCATION_COLUMNS[1:]:
@@ -98,7 +99,8 @@ def read_location(path: Path) -> pd.DataFrame:
         raise DataError(path, f"barcode {table['barcode'][table['barcode'].duplicated()].iloc[0]} twice", "unique barcodes", "remove one")
     unsafe = table["barcode"][table["barcode"].str.contains(";")]  # steps 2 and 3 join the members of a patch by ';'
     if len(unsafe):
-        raise LayerError(path, f"barcode {unsafe.iloc[0]} ({len(unsafe)} with ';')", "barcodes without ';'", "rename them, in counts/ too")
+        found = f"barcode {unsafe.iloc[0]} ({len(unsafe)} with ';')"
+        raise LayerError(path, found, "barcodes without ';'", "rename them, in counts/ too")
     return table.astype({"pixel_x": np.float64, "pixel_y": np.float64, "i": np.int64, "j": np.int64})
 
 
