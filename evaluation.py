@@ -44,20 +44,23 @@ def floor_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.c
 
 
 def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
-    """{method: {"<sample>/<layer>": metrics}} on the labelled spots of the target layers. Raises DataError for a prediction that is not finite."""
+    """{method: {"<sample>/<layer>": metrics}} on the labelled spots of the target layers.
+
+    Raises DataError for a prediction that is not finite.
+    """
     scores = {method: {} for method in predictions}
     for layer in target_layers:
         rows = graph.in_layers([layer]).numpy()
         for method, predicted in predictions.items():
             if not np.isfinite(predicted[rows]).all():
-                raise DataError(f"{method}, layer {graph.sample}/{layer}", "predictions that are not finite", "finite numbers",
-                                "check the input with common.cli check")
+                where, fix = f"{method}, layer {graph.sample}/{layer}", "check the input with common.cli check"
+                raise DataError(where, "predictions that are not finite", "finite numbers", fix)
             scores[method][f"{graph.sample}/{layer}"] = metrics.layer_metrics(predicted[rows], graph.label.numpy()[rows])
     return scores
 
 
 def raw_counts(layout: Layout, graph: SampleGraph, layer: int) -> tuple[np.ndarray, Callable]:
-    """Raw counts of a layer's labelled spots in graph order, (n_spots, n_genes or one more), and the function that normalises them (`thinnable`)."""
+    """Raw counts of a layer's labelled spots in graph order and the function that normalises them: `thinnable`."""
     counts = read_h5ad(layout.member_counts(224, graph.sample, layer), "5_2_get_label_of_other_resolution.py")
     counts = counts[graph.barcode[graph.in_layers([layer]).numpy()]]
     matrix = np.asarray(counts.X.todense() if sparse.issparse(counts.X) else counts.X)

@@ -1,4 +1,4 @@
-"""What main.py, main_3d.py and predict_3d.py share about what they write: the gene list of a run, depths, and numbers that are finite."""
+"""What main.py, main_3d.py and predict_3d.py share of what they write: gene list and background, depths, finite numbers."""
 import numpy as np
 
 from common.errors import DataError
@@ -27,8 +27,8 @@ def background_of(place: Layout | RunLayout) -> list[str]:
 def check_background(layout: Layout, expected: list[str], source) -> None:
     """Raise DataError if the labels of the root are relative to other genes than `expected`, those of `source`."""
     if set(background_of(layout)) != set(expected):
-        raise DataError(layout.background, "another background than the network's", f"the {len(expected)} genes of {source}",
-                        "set genes: to the genes.csv of that run, beside its background.csv, and run 5_1 and all that follows again")
+        fix = "set genes: to the genes.csv of that run (its background.csv lies beside it) and run 5_1 and what follows again"
+        raise DataError(layout.background, "another background than the run's", f"the {len(expected)} genes of {source}", fix)
 
 
 def n_background(genes: list[str], background: list[str]) -> int | None:
@@ -61,6 +61,7 @@ def finite(adata, name: str):
     for where, value in values.items():
         wrong = int((~np.isfinite(value)).sum())
         if wrong:
-            raise DataError(f"prediction of {name}", f"{wrong} of {value.size} values of {where} that are not finite", "finite numbers",
-                            "check the input with common.cli check, and train again with a lower --base_lr")
+            found = f"{wrong} of {value.size} values of {where} that are not finite"
+            fix = "check the input with common.cli check, and train again with a lower --base_lr"
+            raise DataError(f"prediction of {name}", found, "finite numbers", fix)
     return adata

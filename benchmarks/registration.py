@@ -34,6 +34,7 @@ from common.errors import DataError
 from common.geometry import section_geometry
 from common.io import atomic_path, read_json, read_picture, read_table, write_table
 from common.layout import REPOSITORY, Layout
+from common.options import positive_int
 from common.recipe import file_digest
 from common.slide import open_slide
 from data_preprocessing.stain import colours
@@ -296,7 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other cases (default 0)")
     parser.add_argument("--save_path", type=Path, default=REPOSITORY / "benchmarks" / "results", help="default benchmarks/results")
-    parser.add_argument("--num_workers", type=int, default=1, help="processes side by side (default 1)")
+    parser.add_argument("--num_workers", type=positive_int, default=1, help="processes side by side (default 1)")
     return parser
 
 

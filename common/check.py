@@ -285,7 +285,8 @@ def background(root: Root, path: Path, sample: None, layer: None) -> None:
     table = root.own(path, read_genes)
     demand_ranked_genes(table)
     own = root.config.genes == "top_mean" and root.config.n_genes <= len(table) and root.genes() is not None
-    demand(not own or set(root.genes()) <= set(table["gene"]), "a background without some of the chosen genes", "the genes of highest mean")
+    whole = not own or set(root.genes()) <= set(table["gene"])
+    demand(whole, "a background without some of the chosen genes", "the genes of highest mean")
 
 
 def demand_ranked_genes(table) -> None:

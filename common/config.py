@@ -57,7 +57,8 @@ class SampleConfig(_Strict):
     skip: Layers = Field([], description="layers to leave out; the registration chain bridges them")
     raw: dict[Layer, str] = Field({}, description="layer: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
     images: dict[Layer, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
-    z_um: dict[Layer, Um] = Field({}, description="layer: its z, um, of every layer; default: its number x section_thickness_um, from the lowest")
+    z_um: dict[Layer, Um] = Field(
+        {}, description="layer: its z, um, of every layer; default: its number x section_thickness_um, from the lowest")
     pixel_size_um: dict[Layer, Annotated[float, Field(gt=0, strict=False)]] = Field(
         {}, description="layer: um per level-0 px of its own image; step 0_1 writes what it measured on the spots or read from the slide")
     pairs: dict[str, PairConfig] = Field({}, description="'<moving>_to_<fixed>': landmarks or a transform that replace the automatic registration")
@@ -93,7 +94,8 @@ class Config(_Strict):
     backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
     feature_batch_size: int = Field(8, gt=0, description="patches per forward pass in step 4")
 
-    folds: Annotated[list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None, AfterValidator(disjoint_folds)] = Field(
+    folds: Annotated[
+        list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None, AfterValidator(disjoint_folds)] = Field(
         None, description="samples held out together; a number: the sorted samples in so many parts; default: no fold, known layers train")
 
     # samples -----------------------------------------------------------------------------------------

@@ -174,7 +174,8 @@ def read_location(path: Path) -> pd.DataFrame:
         raise LayerError(path, f"barcode {table['barcode'][table['barcode'].duplicated()].iloc[0]} twice", "unique barcodes", "remove one")
     unsafe = table["barcode"][table["barcode"].str.contains(";")]  # steps 2 and 3 join the members of a patch by ';'
     if len(unsafe):
-        raise LayerError(path, f"barcode {unsafe.iloc[0]} ({len(unsafe)} with ';')", "barcodes without ';'", "rename them, in counts/ too")
+        found = f"barcode {unsafe.iloc[0]} ({len(unsafe)} with ';')"
+        raise LayerError(path, found, "barcodes without ';'", "rename them, in counts/ too")
     return table.astype({"pixel_x": np.float64, "pixel_y": np.float64, "i": np.int64, "j": np.int64})
 
 

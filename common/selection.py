@@ -60,7 +60,7 @@ def check_z(where: str, chosen, file: Path | str) -> None:
 
 
 def check_layer_files(layout: Layout) -> None:
-    """Raise DataError for two files of one layer (1.jpg and 01.jpg or 1.tif) and for a name that later steps miss (01.csv)."""
+    """Raise DataError for two files of one layer (1.jpg and 1.tif) and for a name that later steps miss (01.csv)."""
     first: dict[tuple, Path] = {}
     for folder, sample, layer, path in layout.layer_files():
         other = first.setdefault((folder, sample, layer), path)

@@ -4,11 +4,12 @@ INPUT   counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes), of every
         config: genes (top_mean | hvg | a file with one gene symbol a line), n_genes, exclude_prefixes, genes_from (all | known)
 OUTPUT  gene_expression/genes.csv        gene, rank (1 = highest mean), mean (raw counts; mean over layers of the mean over spots),
                                          chosen_by, genes_from, n_layers; this order is the gene order everywhere
-        gene_expression/background.csv   gene, rank, mean: the genes whose sum every label is relative to (expression.py)
+        gene_expression/background.csv   gene, rank, mean: the genes whose sum every label is relative to
 
-The background is the published list, the 250 eligible genes of highest mean, whatever genes are chosen; that of a run's genes.csv is the
-background.csv beside it. Only genes that every layer read has are eligible. `genes_from: known` reads the known layers and no other. A list is taken whole,
-but for genes that are not eligible; these are named. Fewer than 10 genes are refused. hvg is scanpy's flavor 'seurat' on log1p counts per 10,000, layer by layer.
+The background is the published list, the 250 eligible genes of highest mean, whatever genes are chosen; that of a run's
+genes.csv is the background.csv beside it. Only genes that every layer read has are eligible. `genes_from: known` reads the
+known layers and no other. A list is taken whole, but for genes that are not eligible; these are named. Fewer than 10 genes
+are refused. hvg is scanpy's flavor 'seurat' on log1p counts per 10,000, layer by layer.
 Source: Zhu et al., CVPR 2025 (250 genes of highest mean).
 
     python data_preprocessing/5_1_find_high_expression.py --root_path ROOT
@@ -103,23 +104,25 @@ def choose_genes(layers: dict, config) -> Choice:
 
 def with_rank(genes: pd.DataFrame) -> pd.DataFrame:
     """Table gene, rank, mean; rank 1, 2, … as the rows are."""
-    return pd.DataFrame({"gene": genes["gene"].tolist(), "rank": np.arange(1, len(genes) + 1), "mean": genes["mean"].tolist()})
+    rank = np.arange(1, len(genes) + 1)
+    return pd.DataFrame({"gene": genes["gene"].tolist(), "rank": rank, "mean": genes["mean"].tolist()})
 
 
 def demand_enough(table: pd.DataFrame, config) -> None:
     """Raise DataError for a list so short that nothing can be learned from it."""
     if len(table) < expression.MIN_GENES:
-        listed = config.genes not in ("top_mean", "hvg")
-        raise DataError(config.genes if listed else f"genes: {config.genes}", f"{len(table)} genes that every layer has",
-                        f"{expression.MIN_GENES} or more", "give a longer list, or a larger n_genes; report.py --genes shows single genes")
+        where = f"genes: {config.genes}" if config.genes in ("top_mean", "hvg") else config.genes
+        fix = "give a longer list, or a larger n_genes; report.py --genes shows single genes"
+        raise DataError(where, f"{len(table)} genes that every layer has", f"{expression.MIN_GENES} or more", fix)
 
 
 def unmeasured_genes(file: Path) -> Choice:
     """The list as it is, where nothing was measured; its background is the one beside it, else the list itself."""
     genes = expression.read_gene_list(file)
-    table = with_rank(pd.DataFrame({"gene": genes, "mean": 0.0}))
-    background = expression.read_background(background_beside(file)) if background_beside(file).is_file() else table
-    return Choice(table.assign(chosen_by=f"file:{file.name}", genes_from="list", n_layers=0), with_rank(background), 0, [])
+    table, beside = with_rank(pd.DataFrame({"gene": genes, "mean": 0.0})), background_beside(file)
+    background = expression.read_background(beside) if beside.is_file() else table
+    table = table.assign(chosen_by=f"file:{file.name}", genes_from="list", n_layers=0)
+    return Choice(table, with_rank(background), 0, [])
 
 
 def write_choice(layout, choice: Choice) -> None:
@@ -150,7 +153,8 @@ def dataset_job(context: cli.Context) -> cli.Job:
         demand_enough(choice.genes, config)
         write_choice(layout, choice)
         names = ", ".join(f"{sample}/{layer}" for sample, layer in layers)
-        return (f"{layout.genes}: {len(choice.genes)} genes ({choice.genes['chosen_by'][0]}, from {config.genes_from} layers) "
+        chosen_by = choice.genes["chosen_by"][0]
+        return (f"{layout.genes}: {len(choice.genes)} genes ({chosen_by}, from {config.genes_from} layers) "
                 f"of the {choice.n_shared} that all {len(layers)} layers share ({names}); "
                 f"background of {len(choice.background)} genes{left_out_line(choice.left_out)}")
 

@@ -3,10 +3,10 @@
 INPUT   gene_expression/genes.csv, background.csv, counts/<sample>/<layer>.h5ad, location/<sample>/<layer>.csv,
         patches_csv/patches_{512,1024}/…csv and their pairs (steps 1-3)
 OUTPUT  gene_expression/counts_224/<sample>/<layer>.h5ad    X CSR float32 (n_spots, n_genes), raw counts; spots of the location file that
-                                                            have counts, in its order; obs depth: sum over the background of
-                                                            (count + 1), of this row
+                                                            have counts, in its order; obs depth float64: sum over the
+                                                            background of (count + 1)
         gene_expression/counts_{512,1024}/…h5ad             X CSR float32 (n_patches, n_genes), sums over the member spots; rows of
-                                                            patches_csv; obs n_spots: members that have counts; obs depth
+                                                            patches_csv; obs depth; obs n_spots: members with counts
 A layer without counts gets no file. A gene that a layer does not list counts 0 there (only with genes_from: known).
 Source: Zhu et al., CVPR 2025 (multi-level labels).
 
@@ -27,16 +27,18 @@ from data_preprocessing.patches import read_patch_table
 STEP = "5_2_get_label_of_other_resolution"
 
 
-def count_members(counts, of_background: np.ndarray, n_background: int, owner: np.ndarray, patch_names: list[str], genes: list[str]):
-    """AnnData of the sums over the spots of each patch: of counts (n_spots, n_genes), and as obs depth of the background's, plus 1 a gene.
+def count_members(counts, of_background: np.ndarray, n_background: int, owner: np.ndarray, patch_names: list[str],
+                  genes: list[str]):
+    """AnnData of the sums of counts (n_spots, n_genes) over the spots of each patch, and their depth.
 
-    of_background: (n_spots,) counts of the n_background genes; owner (n_spots,) is the row of a spot's patch.
+    of_background: (n_spots,) sum of the counts of the n_background genes; owner: (n_spots,) row of a spot's patch.
     """
     import anndata
     n_patches = len(patch_names)
     obs = {"n_spots": np.bincount(owner, minlength=n_patches),
            "depth": np.bincount(owner, of_background, minlength=n_patches) + n_background}
-    return anndata.AnnData(expression.sum_members(counts, owner, n_patches), obs=pd.DataFrame(obs, index=patch_names), var=pd.DataFrame(index=genes))
+    return anndata.AnnData(expression.sum_members(counts, owner, n_patches), obs=pd.DataFrame(obs, index=patch_names),
+                           var=pd.DataFrame(index=genes))
 
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
@@ -44,12 +46,13 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     counts_file = layout.counts(sample, layer)
     if not counts_file.is_file():
         return cli.Job(sample, layer, [counts_file], [], lambda: "no counts, so no labels")
-    inputs = [layout.genes, layout.background, counts_file, layout.location(sample, layer), layout.region_pairs_csv(sample, layer),
-              layout.global_pairs_csv(sample, layer)]
+    inputs = [layout.genes, layout.background, counts_file, layout.location(sample, layer),
+              layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
     outputs = [layout.member_counts(size, sample, layer) for size in SIZES]
 
     def work() -> str:
-        genes, background = expression.read_genes(layout), expression.read_background(layout.background)["gene"].tolist()
+        genes = expression.read_genes(layout)
+        background = expression.read_background(layout.background)["gene"].tolist()
         adata = io.read_h5ad(counts_file, "0_1_convert_raw.py")
         expression.check_counts(adata, counts_file)
         location = io.read_location(layout.location(sample, layer))
@@ -58,7 +61,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         if not barcodes:
             raise LayerError(counts_file, "no spot of the location file", "barcodes as in location/<sample>/<layer>.csv", "use one naming")
         counts = expression.columns_of(adata[barcodes], genes)
-        of_background = expression.columns_of(adata[barcodes], background).sum(axis=1, dtype=np.float64).A1  # (n_spots,)
+        of_background = expression.columns_of(adata[barcodes], background).sum(axis=1, dtype=np.float64).A1  # (n,)
         region_of_spot, global_of_spot, _ = expression.read_memberships(layout, sample, layer, counted)
         owners = {224: (np.arange(len(barcodes)), barcodes)}
         for size, owner in ((512, region_of_spot), (1024, global_of_spot)):

@@ -1,8 +1,7 @@
 """Normalise the counts of spots, regions and globals.
 
 INPUT   gene_expression/counts_{224,512,1024}/<sample>/<layer>.h5ad     raw counts (n, n_genes), obs depth
-OUTPUT  gene_expression/{224,512,1024}/<sample>/<layer>.h5ad            X float32 (n, n_genes), y_g = ln((c_g + 1) / depth), depth =
-                                                                        sum over the background of (c_h + 1);
+OUTPUT  gene_expression/{224,512,1024}/<sample>/<layer>.h5ad            X float32 (n, n_genes), y_g = ln((c_g + 1) / depth);
                                                                         layers['counts']: the raw counts; obs and var as in the input
 A layer without counts gets no file. A patch whose obs n_spots is 0 has no label: its row is uniform.
 Source: ST-Net (He et al. 2020), as in Zhu et al., CVPR 2025.
@@ -18,6 +17,7 @@ from common.layout import SIZES
 from data_preprocessing.expression import normalise
 
 STEP = "5_3_normalization"
+MADE_BY = "5_2_get_label_of_other_resolution.py"
 
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
@@ -30,10 +30,10 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     def work() -> str:
         rows = []
         for source, target in zip(inputs, outputs):
-            adata = io.read_h5ad(source, "5_2_get_label_of_other_resolution.py")
+            adata = io.read_h5ad(source, MADE_BY)
             adata.layers["counts"] = adata.X
             if "depth" not in adata.obs:
-                raise LayerError(source, "counts without their depth", "obs depth", "run 5_2_get_label_of_other_resolution.py again")
+                raise LayerError(source, "counts without their depth", "obs depth", f"run {MADE_BY} again")
             adata.X = normalise(adata.X, adata.obs["depth"].to_numpy())
             io.write_h5ad(target, adata)
             rows.append(adata.n_obs)

@@ -2,8 +2,8 @@
 
     y_g = ln((c_g + 1) / sum_h (c_h + 1))       g: a chosen gene; h: the genes of the background
 
-The background (background.csv) does not depend on the chosen genes: the same gene has the same label whatever else is chosen. The published list
-is its own background, and then sum_g exp(y_g) = 1 on every row.
+The background (background.csv) does not depend on the chosen genes: the same gene has the same label whatever else is
+chosen. The published list is its own background, and then sum_g exp(y_g) = 1 on every row.
 """
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def read_genes(layout: Layout) -> list[str]:
 
 
 def read_background(path: Path, made_by: str = "5_1_find_high_expression.py") -> pd.DataFrame:
-    """Table gene, rank, mean: the genes whose sum a label is relative to. path: `background` of a Layout or RunLayout."""
+    """Table gene, rank, mean: the genes whose sum a label is relative to. path: `background` of a root or run."""
     return read_table(path, ("gene", "rank", "mean"), made_by, text=("gene",))
 
 
@@ -69,7 +69,8 @@ def read_gene_list(path: Path) -> list[str]:
         try:
             genes = path.read_text().split()
         except UnicodeDecodeError:
-            raise DataError(path, "a file that is no text", "one gene symbol a line", "correct 'genes' in the config") from None
+            fix = "correct 'genes' in the config"
+            raise DataError(path, "a file that is no text", "one gene symbol a line", fix) from None
     if not genes:
         raise DataError(path, "an empty file", "one gene symbol a line", "list the genes")
     if len(set(genes)) < len(genes):
@@ -177,10 +178,12 @@ def normalise(counts, depth: np.ndarray | None = None) -> np.ndarray:
     return np.log(dense / total[:, None]).astype(np.float32)
 
 
-def thinnable(counts: np.ndarray, depth: np.ndarray, genes: list[str], background: list[str]) -> tuple[np.ndarray, Callable]:
+def thinnable(counts: np.ndarray, depth: np.ndarray, genes: list[str],
+              background: list[str]) -> tuple[np.ndarray, Callable]:
     """Counts that may be thinned, and the function that normalises them, thinned or not, to the labels of `genes`.
 
-    counts (n, n_genes) raw, depth (n,). Where the list is not the background, a last column holds the sum of the other background genes.
+    counts (n, n_genes) raw, depth (n,). Where the list is not the background, a last column holds the sum of the other
+    background genes.
     """
     if set(genes) == set(background):
         return counts, normalise
@@ -193,18 +196,19 @@ def thinnable(counts: np.ndarray, depth: np.ndarray, genes: list[str], backgroun
 
 
 def depth_of(normalised: np.ndarray) -> np.ndarray:
-    """The depth of normalised rows, sum_h (c_h + 1) over the background, from their smallest value: (n, n_genes) -> (n,).
+    """The depth of normalised rows, sum of the background's (c_h + 1), from their smallest value: (n, n_genes) -> (n,).
 
-    This is the depth where a gene of the row has no count, as nearly always among the published 250; of a short list of genes that are all
-    expressed it is a lower bound. The true depth is obs['depth'] of counts_<size>.
+    This is the depth where a gene of the row has no count, as nearly always among the published 250; of a short list of
+    genes that are all expressed it is a lower bound. The true depth is obs['depth'] of counts_<size>.
     """
     return np.exp(-normalised.min(axis=1).astype(np.float64))
 
 
 def to_log1p(normalised: np.ndarray, depth: float, n_background: int | None = None) -> np.ndarray:
-    """What scanpy's normalize_total(target_sum=10,000) and log1p give, for spots of this depth (sum_h (c_h + 1)): (n, n_genes) float32.
+    """What scanpy's normalize_total(target_sum=10,000) and log1p give, for spots of this depth: (n, n_genes) float32.
 
-    The 10,000 are the counts of the background. n_background: its number of genes; None: these genes are the background.
+    depth: sum_h (c_h + 1). The 10,000 are the counts of the background. n_background: its number of genes; None: these
+    genes are the background.
     """
     share = np.exp(normalised.astype(np.float64))
     if n_background is not None:

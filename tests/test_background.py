@@ -1,4 +1,4 @@
-"""The background of the normalisation: a label does not depend on which other genes are named, and the published list is as it was."""
+"""The background of the normalisation: a label does not depend on what else is named; the published list is as it was."""
 import anndata
 import numpy as np
 import pandas as pd
@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from scipy import sparse
 from test_expression import GENES, GOLDEN, STEPS, run, toy_config, write_toy_root
 
+import evaluation
 import outputs
 from common import io
-from common.config import save_config
+from common.config import save_config, validate
 from common.errors import DataError
 from common.layout import RunLayout
 from data_preprocessing import expression
 from models import metrics
+from toys import layers_of, toy_graph
 
 choose = load_script(STEPS[0])
 MANY = [f"G{k:03d}" for k in range(400)]
@@ -179,3 +181,23 @@ def test_what_is_not_finite_is_not_written(where):
         (adata.X if where == "X" else adata.layers["sd"])[1, 1] = np.inf
     with pytest.raises(DataError, match=f"prediction of A/1: found 1 of .*{where}.* that are not finite; expected finite numbers"):
         outputs.finite(adata, "A/1")
+
+
+@pytest.mark.parametrize("main", ["predict_3d", "main"])
+def test_a_prediction_that_is_not_finite_is_refused_where_it_is_built(main):
+    graph = toy_graph()
+    genes = [f"G{k}" for k in range(graph.n_genes)]
+    values, build = graph.label.numpy().copy(), load_script(main).layer_anndata
+    config = validate({"dataset": "d", "pitch_px": 10, "samples": {"T": {"layers": [1, 2, 3]}}}, "c")
+    values[3, 5] = np.nan
+
+    def built():
+        if main == "main":
+            return build(layers_of(graph)[0], values[:64], genes, genes, 500.0, {})
+        return build(graph, 1, {"expression": values}, genes, [1], config, 2.0, 500.0, None, {})
+    with pytest.raises(DataError, match="prediction of T/1: found 1 of .* values of X that are not finite"):
+        built()
+    with pytest.raises(DataError, match="gp, layer T/1: found predictions that are not finite"):
+        evaluation.score_layers(graph, [1], {"gp": values})
+    values[3, 5] = -4
+    assert np.isfinite(built().X).all()

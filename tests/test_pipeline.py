@@ -18,6 +18,7 @@ from conftest import load_script
 from dataloader_3d import load_sample
 from models import known_spots
 from models.metrics import layer_metrics
+from outputs import background_of
 from pipeline import FROM_COUNTS, STEPS, copy_of, run, train_and_predict, with_threads
 
 LAYERS = (1, 2, 3)
@@ -258,7 +259,8 @@ def test_a_short_list_is_predicted_on_the_scale_of_the_published_one(tiny, train
     else:
         train_and_predict(layout.root, run_layout.root, "--method", "gp")
     few, all_ = read_h5ad(run_layout.imputed("A", 2)), read_h5ad(trained.imputed("A", 2))
-    assert few.var_names.tolist() == genes and run_layout.background.read_bytes() == tiny.background.read_bytes()
+    assert few.var_names.tolist() == genes
+    assert background_of(run_layout) == background_of(layout) == background_of(tiny)
     np.testing.assert_array_equal(few.layers["measured"], all_[:, genes].layers["measured"])
     assert np.abs(few.layers["log1p"].mean(axis=0) - all_[:, genes].layers["log1p"].mean(axis=0)).max() < 0.5
     assert cli.main(["check", "--root_path", str(layout.root)]) == 0
@@ -434,7 +436,7 @@ def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tm
     nearest = cKDTree(there.obsm["spatial"]).query(here.obsm["spatial"])[1]
     assert np.corrcoef(here.X.ravel() - there.X.mean(axis=0)[None].repeat(len(here), 0).ravel(),
                        (there.X[nearest] - there.X.mean(axis=0)).ravel())[0, 1] > 0.5  # the same picture, spots a little off
-    assert own.background.read_bytes() == trained.background.read_bytes() and set(read_table(out.background)["gene"]) == set(read_table(tiny.background)["gene"])
+    assert background_of(own) == background_of(trained) == background_of(out) == background_of(tiny)
     assert read_table(out.genes)["gene"].tolist() == list(here.var_names) and read_json(out.splits) == {"method": "msagnet", "folds": []}
     assert load_script("main").main(["--root_path", str(own.root), "--gpu", "cpu"]) == 2 and "0 labelled spots" in capsys.readouterr().err
     saved = read_pt(trained.checkpoint(0))
