@@ -34,7 +34,8 @@ METHODS = (*TRAINED, "stnet", "ridge", "mean")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder (default <root>/runs/<method>_2d; with --checkpoint <root>/runs/msagnet_2d_predicted)")
+    parser.add_argument("--save_path", default=None, help="run folder (default <root>/runs/<method>_2d; with "
+                                                          "--checkpoint <root>/runs/msagnet_2d_predicted)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what the h5ad files hold; reference: the released arithmetic and recipe")
     parser.add_argument("--training_layers", default=None, help="without folds: layers that train, e.g. 1 or 2,3")
     parser.add_argument("--checkpoint", default=None, help="train nothing, score nothing: predict every layer with this network")
@@ -99,7 +100,8 @@ def load_checkpoint(path: Path):
         raise DataError(path, "no file", "a checkpoint of main.py", "correct --checkpoint, or train first")
     saved = read_pt(path)
     if not {"state", "architecture", "genes", "feature_sets", "encoder", "depth"} <= set(saved):
-        raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py", "give one of <root>/runs/msagnet_2d/fold_<k>/")
+        raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py",
+                        "give one of <root>/runs/msagnet_2d/fold_<k>/")
     state = saved["state"]
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
     with weights_of(path, "main.py"):
@@ -184,7 +186,8 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, layout, run_layout: R
     for k, graph in enumerate(tested):
         layer = int(graph.layer[0])
         uns = {"method": args.method, "training_layers": fold.training_layers, "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
-        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), layer_anndata(graph, predicted[args.method][k], genes, depth, uns))
+        adata = layer_anndata(graph, predicted[args.method][k], genes, depth, uns)
+        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
         for method, layers in evaluation.score_layers(graph, graph.labelled_layers(), {name: values[k] for name, values in predicted.items()}).items():
             result["scores"].setdefault(method, {}).update(layers)
         result["n_spots"] |= {f"{graph.sample}/{one}": int(graph.has_label.sum()) for one in graph.labelled_layers()}
@@ -200,12 +203,15 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     from dataloader import Pictures, load_layers
     model, saved = load_checkpoint(Path(args.checkpoint))
     graphs = load_layers(context, "main")
-    run_layout, digest = runs.choose(context.layout, args.save_path, "msagnet_2d_predicted"), file_digest(Path(args.checkpoint))
-    runs.take(run_layout, context.layout, {"script": "main --checkpoint", "dataset": context.config.dataset, "checkpoint_sha256": digest}, args.overwrite)
+    digest = file_digest(Path(args.checkpoint))
+    run_layout = runs.choose(context.layout, args.save_path, "msagnet_2d_predicted")
+    runs.take(run_layout, context.layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
+              checkpoint_sha256=digest)
     own = read_genes(context.layout)
     write_table(run_layout.genes, pd.DataFrame({"gene": saved["genes"]}))
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
-    uns = {"method": "msagnet", "checkpoint_sha256": digest, "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
+    uns = {"method": "msagnet", "checkpoint_sha256": digest,
+           "normalisation": "ln((count + 1) / sum over genes (count + 1))"}
     for graph in graphs:
         if graph.feature_sets != saved["feature_sets"]:
             raise DataError(f"features of {graph.sample}", graph.feature_sets, f"those of the checkpoint, {saved['feature_sets']}",
@@ -246,7 +252,8 @@ def run(args: argparse.Namespace) -> int:
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = runs.choose(layout, args.save_path, f"{args.method}_2d")
-    runs.take(run_layout, layout, {"script": "main", "dataset": config.dataset, "method": args.method, "folds": [asdict(fold) for fold in folds]}, args.overwrite)
+    runs.take(run_layout, layout, args.overwrite, script="main", dataset=config.dataset, method=args.method,
+              folds=[asdict(fold) for fold in folds])
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
     write_table(run_layout.genes, genes)
