@@ -102,15 +102,17 @@ def merged(base: dict | None, new: dict, there: dict,
     """
     old, fresh, own = leaves(base) if base else {}, leaves(new), leaves(there)
     changes, asked = Changes(), set(asked)
-    removed = _samples_of(old) - _samples_of(own) - {sample for sample, _ in asked}  # by a person
-    changes.kept += [f"samples without {sample}" for sample in sorted(removed & _samples_of(fresh))]
+    removed = _samples_of(old) - _samples_of(own)  # by a person
+    again = {sample for sample, _ in asked}
+    changes.kept += [f"samples without {sample}" for sample in sorted(removed & _samples_of(fresh) - again)]
     out, touched = {}, {}
     for path in {**own, **fresh}:
-        if path[0] == "samples" and path[1] in removed:
+        is_removed = path[0] == "samples" and path[1] in removed
+        if is_removed and (path[1] not in again or _layer_of(path) and _layer_of(path) not in asked):
             continue
         before, now, theirs = (one.get(path, ABSENT) for one in (old, fresh, own))
         is_theirs = theirs is not now and theirs != now and (theirs != before if base else theirs is not ABSENT)
-        if path[0] in OF_THE_CALL or _layer_of(path) in asked:
+        if is_removed or path[0] in OF_THE_CALL or theirs is ABSENT and path[1::2] in asked:
             is_theirs = False
         if is_theirs:
             touched[path] = theirs

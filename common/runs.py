@@ -95,9 +95,15 @@ def identity_of(run: RunLayout) -> dict:
         if path == run.identity:
             return values
         script = "main_3d" if is_3d(values) else "main" if values["folds"] else "main --checkpoint"
-        dataset = {"dataset": load_config(run.config).dataset} if run.config.is_file() else {}
-        return {"script": script, "method": values["method"], "folds": values["folds"], **dataset}
+        return {"script": script, "method": values["method"], "folds": values["folds"]} | _dataset_of(run)
     return {}
+
+
+def _dataset_of(run: RunLayout) -> dict:
+    try:
+        return {"dataset": load_config(run.config).dataset}
+    except DataError:  # main.py --checkpoint writes none, or it is that of an earlier version
+        return {}
 
 
 def said(key: str, there: dict, mine: dict) -> str:
@@ -124,6 +130,7 @@ def rename_aside(run: RunLayout, layout: Layout) -> Path:
         os.replace(root, free)
     except OSError as error:  # a mount point, or a folder without the right to write
         raise DataError(run.root, f"another result, not to be renamed ({error})", "a folder that can be", fix) from None
+    root.mkdir()  # --save_path may be a link to it
     return free
 
 

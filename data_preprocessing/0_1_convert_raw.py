@@ -35,7 +35,8 @@ from common.layout import REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
 from common.written import Written, content
 from data_preprocessing import archive
-from data_preprocessing.listing import well_named, with_earlier, with_layers_of_both, with_sources_of_a_person
+from data_preprocessing.listing import (well_named, with_earlier, with_layers_of_both, with_sources_of,
+                                        with_sources_of_a_person)
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
 STEP = "0_1_convert_raw"
@@ -84,8 +85,8 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
         raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
     layout = Layout(Path(args.root_path or "."))
     earlier = earlier_config(layout, STEP)
-    listed = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
-    listed = with_sources_of_a_person(listed, *earlier, raw, layout.config)
+    of_raw = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
+    listed = with_sources_of_a_person(of_raw, *earlier, raw, layout.config)
     listed, bad = with_pixel_sizes(listed, READERS[form], raw, file)
     resolve(listed if config.samples is not None else listed.model_copy(update={"folds": None}), layout, file)
     restricted = listed.restricted(args.sample, args.layer, file)
@@ -99,7 +100,7 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
     for line in absent_of_folds(list(whole.samples), whole.folds):
         print(f"{STEP}  {line}")
     new = resolve(without_the_unlisted(whole), layout, file)
-    new = new.model_copy(update={"raw_format": form, "raw_path": str(raw)})
+    new = with_sources_of(new, of_raw).model_copy(update={"raw_format": form, "raw_path": str(raw)})
     chosen = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers]
     now = write_merged(layout, STEP, new, file, chosen if args.sample or args.layer else [])
     by_layer = listed if form == "asign" else restricted  # of an archive whole samples

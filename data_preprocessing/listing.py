@@ -1,4 +1,4 @@
-"""Which samples and layers step 0_1 lists and converts: of the raw data, of earlier calls, of what a person wrote down."""
+"""Which samples and layers step 0_1 lists and converts: of the raw data, of earlier calls, of a person's edits."""
 import sys
 from pathlib import Path
 
@@ -20,14 +20,15 @@ def well_named(found: dict[str, SampleConfig], raw: Path, step: str) -> dict[str
 
 def with_sources_of_a_person(listed: Config, base: Config | None, there: Config | None, raw: Path,
                              file: Path) -> Config:
-    """The listed config with what a person wrote in dataset.yaml, `file`, into `raw` and `images` of its samples.
+    """The listed config with what a person wrote in dataset.yaml, `file`, into `raw` and `images` of its samples, and
+    the pixel sizes of these layers.
 
     Raises DataError for a name that is not there.
     """
     samples = dict(listed.samples)
     for name in set(samples) & set(there.samples if there else ()):
         one, theirs = samples[name], there.samples[name]
-        last = (base.samples.get(name) if base else None) or SampleConfig()
+        last = (base.samples.get(name) if base else None) or SampleConfig(layers=[])
         for key in ("raw", "images"):
             own = {layer: entry for layer, entry in getattr(theirs, key).items()
                    if layer in theirs.layers and base is not None and entry != getattr(last, key).get(layer)}
@@ -35,13 +36,26 @@ def with_sources_of_a_person(listed: Config, base: Config | None, there: Config 
                 if not (raw / entry).exists():
                     raise DataError(file, f"samples.{name}.{key}.{layer}: {entry}, which is not there",
                                     f"a file or folder under {raw}", "correct the name, or --raw_path")
-            one = one.model_copy(update={key: getattr(one, key) | own, "layers": sorted({*one.layers, *own})})
+            sizes = {layer: theirs.pixel_size_um[layer] for layer in own if layer in theirs.pixel_size_um
+                     and (layer not in last.layers or theirs.pixel_size_um[layer] != last.pixel_size_um.get(layer))}
+            one = one.model_copy(update={key: getattr(one, key) | own, "layers": sorted({*one.layers, *own}),
+                                         "pixel_size_um": one.pixel_size_um | sizes})
         samples[name] = one
     return listed.model_copy(update={"samples": samples})
 
 
+def with_sources_of(config: Config, of_raw: Config) -> Config:
+    """The config with layers, `raw` and `images` as the raw data and the config file say, without a person's."""
+    samples = dict(config.samples)
+    for name in set(samples) & set(of_raw.samples):
+        said = of_raw.samples[name]
+        layers = [layer for layer in samples[name].layers if layer in said.layers]
+        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": said.raw, "images": said.images})
+    return config.model_copy(update={"samples": samples})
+
+
 def with_earlier(restricted: Config, listed: Config, earlier: Config | None) -> Config:
-    """The chosen samples and layers, and those that were converted before and that the raw data still have; of other raw data all."""
+    """The chosen samples and layers, those of before that the raw data still have, and samples of other raw data."""
     samples = dict(restricted.samples)
     for name, before in (earlier.samples if earlier else {}).items():
         if name not in listed.samples:

@@ -73,11 +73,11 @@ def test_a_layer_that_the_raw_data_lost_goes_unless_a_person_names_it():
 def test_a_layer_that_a_person_removed_stays_away_unless_it_is_asked_for():
     there = config(C={"layers": [1], "pixel_size_um": {1: 0.7}})
     assert merged(BASE, BASE, there)[0]["samples"]["C"]["layers"] == [1]
-    assert merged(BASE, BASE, there, [("C", 2)])[0]["samples"]["C"]["layers"] == [1, 2]
-    two = config(C=BASE["samples"]["C"], D={"layers": [1]})
+    assert merged(BASE, BASE, there, [("C", 2)])[0]["samples"]["C"] == BASE["samples"]["C"]
+    two = config(C=BASE["samples"]["C"], D={"layers": [1], "raw": {1: "d1"}, "known_layers": [1]})
     values, changes = merged(two, two, BASE)
     assert set(values["samples"]) == {"C"} and changes.kept == ["samples without D"]
-    assert set(merged(two, two, BASE, [("D", 1)])[0]["samples"]) == {"C", "D"}
+    assert merged(two, two, BASE, [("D", 1)])[0] == two
 
 
 def test_without_a_base_every_value_that_differs_is_a_persons():
@@ -257,3 +257,23 @@ def test_dataset_yaml_given_as_the_config_makes_no_base_of_a_persons_edits(raw, 
     edit(layout, lambda values: values.update(n_genes=2000))
     assert convert.main(["--config", str(layout.config), "--root_path", str(layout.root)]) == 0
     assert run(raw, layout.root) == 0 and load_config(layout.config).n_genes == 2000
+
+
+def test_a_section_that_a_person_added_with_its_pixel_size_is_converted(tmp_path, capsys):
+    """A photograph without metadata: its pixel size is in dataset.yaml, so nothing is asked for."""
+    from test_convert_visium import add_folder
+    layout, raw = Layout(tmp_path / "root"), tmp_path / "block"
+    add_folder(raw / "section1")
+    Image.new("RGB", (300, 200)).save(raw / "next.png")
+    options = ["--format", "visium", "--raw_path", str(raw), "--root_path", str(layout.root)]
+    assert convert.main(options) == 0
+
+    def change(values: dict) -> None:
+        one = values["samples"]["block"]
+        one.update(layers=[1, 2], images={2: "next.png"}, pixel_size_um=one["pixel_size_um"] | {2: 3.5})
+    edit(layout, change)
+    capsys.readouterr()
+    for _ in range(2):
+        assert convert.main(options) == 0, capsys.readouterr().err
+        one = load_config(layout.config).samples["block"]
+        assert layout.image("block", 2) is not None and one.layers == [1, 2] and one.pixel_size_um[2] == 3.5
