@@ -35,7 +35,8 @@ METHODS = (*TRAINED, "stnet", "ridge", "mean")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder (default <root>/runs/<method>_2d; with --checkpoint <root>/runs/msagnet_2d_predicted)")
+    parser.add_argument("--save_path", default=None, help="run folder (default <root>/runs/<method>_2d; with "
+                                                          "--checkpoint <root>/runs/msagnet_2d_predicted)")
     parser.add_argument("--method", choices=METHODS, default="msagnet", help="what the h5ad files hold; reference: the released arithmetic and recipe")
     parser.add_argument("--training_layers", default=None, help="without folds: layers that train, e.g. 1 or 2,3")
     parser.add_argument("--checkpoint", default=None, help="train nothing, score nothing: predict every layer with this network")
@@ -101,7 +102,8 @@ def load_checkpoint(path: Path):
         raise DataError(path, "no file", "a checkpoint of main.py", "correct --checkpoint, or train first")
     saved = read_pt(path)
     if not {"state", "architecture", "genes", "trained_with", "encoder", "depth", "background"} <= set(saved):
-        raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py", "give one of <root>/runs/msagnet_2d/fold_<k>/")
+        raise DataError(path, f"keys {sorted(saved)}", "a checkpoint of main.py",
+                        "give one of <root>/runs/msagnet_2d/fold_<k>/")
     state = saved["state"]
     encoder = make_encoder(saved["encoder"], None, pretrained=False)
     with weights_of(path, "main.py"):
@@ -191,8 +193,8 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
     for k, graph in enumerate(tested):
         layer = int(graph.layer[0])
         uns = {"method": args.method, "training_layers": fold.training_layers, "normalisation": NORMALISATION}
-        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer),
-                              layer_anndata(graph, predicted[args.method][k], genes, background, depth, uns))
+        adata = layer_anndata(graph, predicted[args.method][k], genes, background, depth, uns)
+        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
         for method, layers in evaluation.score_layers(graph, graph.labelled_layers(), {name: values[k] for name, values in predicted.items()}).items():
             result["scores"].setdefault(method, {}).update(layers)
         result["n_spots"] |= {f"{graph.sample}/{one}": int(graph.has_label.sum()) for one in graph.labelled_layers()}
@@ -209,8 +211,10 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     from outputs import NORMALISATION, check_background
     model, saved = load_checkpoint(Path(args.checkpoint))
     graphs = load_layers(context, "main")
-    run_layout, digest = runs.choose(context.layout, args.save_path, "msagnet_2d_predicted"), file_digest(Path(args.checkpoint))
-    runs.take(run_layout, context.layout, {"script": "main --checkpoint", "dataset": context.config.dataset, "checkpoint_sha256": digest}, args.overwrite)
+    digest = file_digest(Path(args.checkpoint))
+    run_layout = runs.choose(context.layout, args.save_path, "msagnet_2d_predicted")
+    runs.take(run_layout, context.layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
+              checkpoint_sha256=digest)
     own = read_genes(context.layout)
     if any(graph.has_label.any() for graph in graphs):
         check_background(context.layout, saved["background"], args.checkpoint)
@@ -257,7 +261,8 @@ def run(args: argparse.Namespace) -> int:
                                  validate_every=min(steps_an_epoch, args.max_iterations) if args.encoder else 10)
 
     run_layout = runs.choose(layout, args.save_path, f"{args.method}_2d")
-    runs.take(run_layout, layout, {"script": "main", "dataset": config.dataset, "method": args.method, "folds": [asdict(fold) for fold in folds]}, args.overwrite)
+    runs.take(run_layout, layout, args.overwrite, script="main", dataset=config.dataset, method=args.method,
+              folds=[asdict(fold) for fold in folds])
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
     genes = keep_genes(layout, run_layout)

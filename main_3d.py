@@ -143,7 +143,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"main_3d  {line}")
 
     run_layout = runs.choose(layout, args.save_path, args.method)
-    runs.take(run_layout, layout, {"script": "main_3d", "dataset": config.dataset, "method": args.method, "folds": [asdict(fold) for fold in folds]}, args.overwrite)
+    runs.take(run_layout, layout, args.overwrite, script="main_3d", dataset=config.dataset, method=args.method,
+              folds=[asdict(fold) for fold in folds])
     for path in (run_layout.metrics_json, run_layout.splits):
         path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run_layout.config)

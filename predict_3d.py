@@ -33,7 +33,8 @@ from common.z import z_um_of
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=True, overwrite=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py (default: the last one under <root>/runs)")
+    parser.add_argument("--save_path", default=None,
+                        help="run folder of main_3d.py (default: the last one under <root>/runs)")
     parser.add_argument("--known_layers", default=None, help="layers whose expression is given (default: as in training)")
     parser.add_argument("--fold", type=options.count, default=None, help="use this fold's checkpoint for every sample")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
@@ -180,7 +181,8 @@ def run(args: argparse.Namespace) -> int:
         for layer, adata in zip(layers, parts):
             runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
         if parts:
-            runs.write_prediction(run_layout, graph.sample, run_layout.imputed_sample(graph.sample), whole_sample(layers, parts, uns))
+            whole = whole_sample(layers, parts, uns)
+            runs.write_prediction(run_layout, graph.sample, run_layout.imputed_sample(graph.sample), whole)
         print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers)) or 'none of those chosen'} -> {run_layout.root}")
     return 0
 

@@ -28,7 +28,8 @@ SIDE_PX = ((6, 860), (12, 680), (10**9, 500))  # up to so many sections: longer 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False, overwrite=False, done=False)
-    parser.add_argument("--save_path", default=None, help="run folder of main_3d.py or main.py (default: the last one under <root>/runs)")
+    parser.add_argument("--save_path", default=None,
+                        help="run folder of main_3d.py or main.py (default: the last one under <root>/runs)")
     parser.add_argument("--genes", default=None, metavar="A,B", help="genes to map (default: the best predicted, the median, and markers)")
     return parser
 

@@ -9,16 +9,26 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
 
 from common.config import load_config, save_config
+from common.errors import DataError
 from common.layout import Layout, background_beside
 from data_preprocessing.expression import depth_of
 
+MADE_HERE = ".made_by_the_benchmark_hidden"  # the folder is deleted when it is made again
 QUARTERS = ("most confident quarter", "least confident quarter")
 
 
 def hide_layers(root: Path, hidden: Path, sample: str, known: int, grid_pitch_um: float | None) -> None:
-    """Make `hidden` anew: the images of a finished root, spots and counts of the known layer alone, and the root's gene list."""
-    there, new = Layout(root), Layout(hidden)
+    """Make `hidden` anew: the images of a finished root, spots and counts of the known layer alone, its gene list.
+
+    Raises DataError if there is a folder of that name that this benchmark did not make.
+    """
+    there, new, mark = Layout(root), Layout(hidden), hidden / MADE_HERE
+    if hidden.exists() and not mark.is_file():
+        raise DataError(hidden, "a folder that this benchmark did not make", "a free name, or its own folder of before",
+                        "move it away")
     shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(parents=True)
+    mark.touch()
     config = load_config(there.config)
     for layer in config.layers_of(sample):
         image = there.image(sample, layer).resolve()

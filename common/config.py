@@ -67,7 +67,8 @@ class SampleConfig(_Strict):
 class Config(_Strict):
     """Everything a dataset sets. The field descriptions are the documentation."""
     dataset: Name = Field(description="name of the dataset")
-    samples: dict[Name, SampleConfig] | None = Field(None, description="which layer belongs to which sample; default: all found")
+    samples: dict[Name, SampleConfig] | None = Field(
+        None, description="which layer belongs to which sample; default: all found")
     raw_format: Literal["her2st", "stnet", "visium", "h5ad", "asign"] | None = Field(None, description="form of the raw files that step 0_1 reads")
     raw_path: str | None = Field(None, description="folder of the raw files (--raw_path wins)")
 
@@ -171,7 +172,8 @@ def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
     found = layout.layers_on_disk()
     if config.samples is None:
         for folder in layout.unnamed_on_disk():
-            print(f"{folder}: left out: its name is no name of a sample; expected {NAME_FORM}; fix: rename it", file=sys.stderr)
+            print(f"{folder}: left out: its name is no name of a sample; expected {NAME_FORM}; fix: rename it",
+                  file=sys.stderr)
     chosen = config.samples if config.samples is not None else {name: SampleConfig() for name in found}
     samples = {}
     for name, one in sorted(chosen.items()):

@@ -96,7 +96,10 @@ class Layout:
                     yield folder, path.parent.name, int(path.stem), path
 
     def layers_on_disk(self) -> dict[str, list[int]]:
-        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted. Only samples whose folders have names of samples."""
+        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted.
+
+        Folders whose names are no names of samples are those of `unnamed_on_disk`.
+        """
         found: dict[str, set[int]] = {}
         for _, sample, layer, _ in self.layer_files():
             if is_name(sample):
@@ -247,7 +250,8 @@ class RunLayout:
 
     def files(self) -> tuple[Path, ...]:
         """The files of a run that lie in the folder itself."""
-        return (self.identity, self.config, self.splits, self.genes, self.metrics_json, self.metrics_csv, self.runtime, self.report)
+        return (self.identity, self.config, self.splits, self.genes, self.metrics_json, self.metrics_csv, self.runtime,
+                self.report)
 
     @property
     def config(self) -> Path:

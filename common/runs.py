@@ -1,6 +1,7 @@
 """Run folders: where a run lies, which one is meant, and what becomes of another result in the same folder.
 
-`<run>/run.json`, written first, says whose result the folder holds: script, method, data set, root, folds with their known layers.
+`<run>/run.json`, written first, says whose result the folder holds: script, method, data set, root, folds with their
+known layers.
 """
 import itertools
 import json
@@ -30,9 +31,9 @@ def is_3d(splits: dict) -> bool:
 
 
 def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLayout:
-    """The run that is meant: --save_path, else the one under <root>/runs whose splits.json was written last; if there are others, they are named.
+    """The run that is meant: --save_path, else the one under <root>/runs whose splits.json was written last.
 
-    Runs that were set aside do not count. Raises DataError if there is none.
+    If there are others, they are named. Runs that were set aside do not count. Raises DataError if there is none.
     """
     if save_path:
         return RunLayout(Path(save_path))
@@ -47,21 +48,25 @@ def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLay
             found.append((path.stat().st_mtime_ns, path.parent))
     made_by = "main_3d.py" if only_3d else "main_3d.py or main.py"
     if not found:
-        raise DataError(layout.runs, "no finished run", f"the run folder of {made_by}", f"run {made_by} first, or give --save_path")
+        raise DataError(layout.runs, "no finished run", f"the run folder of {made_by}",
+                        f"run {made_by} first, or give --save_path")
     taken = max(found)[1]
     if len(found) > 1:
         others = ", ".join(str(path) for _, path in sorted(found) if path != taken)
-        print(f"{taken}: taken, the run that was written last; there are also {others}: choose with --save_path", file=sys.stderr)
+        print(f"{taken}: taken, the run that was written last; there are also {others}: choose with --save_path",
+              file=sys.stderr)
     return RunLayout(taken)
 
 
 # whose result ----------------------------------------------------------------------------------------
-def take(run: RunLayout, layout: Layout, identity: dict, overwrite: bool) -> None:
+def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) -> None:
     """Take the folder for a run of this identity (script, method, dataset, folds, …), and write it down.
 
-    Another result there is kept: the folder is renamed to `<save_path>_before_<n>`; with `overwrite` its predictions are deleted. Raises DataError.
+    Another result there is kept: the folder is renamed to `<save_path>_before_<n>`; with `overwrite` its predictions
+    are deleted. Raises DataError for a folder that cannot be renamed, or with such files in it that are not of a run.
     """
-    mine = json.loads(json.dumps(identity | {"root": os.path.relpath(layout.root.resolve(), run.root.resolve())}))
+    root = os.path.relpath(layout.root.resolve(), run.root.resolve())  # stays the same if a root is moved with its runs
+    mine = json.loads(json.dumps(identity | {"root": root}))
     there = identity_of(run)
     differing = [key for key in mine if key in there and there[key] != mine[key]]
     if differing and overwrite:
@@ -69,12 +74,13 @@ def take(run: RunLayout, layout: Layout, identity: dict, overwrite: bool) -> Non
             clear_predictions(run, sample)
     elif differing:
         aside = rename_aside(run, layout)
-        print(f"{run.root}: it holds another result ({'; '.join(said(key, there, mine) for key in differing)}), which is kept as {aside}; "
-              "--overwrite would replace it")
+        reasons = "; ".join(said(key, there, mine) for key in differing)
+        print(f"{run.root}: it held another result ({reasons}), which is kept as {aside}; --overwrite would replace it")
     elif not there and not overwrite:
         strangers = [path.name for path in run.files() if os.path.lexists(path)]
         if strangers:
-            raise DataError(run.root, f"{', '.join(strangers)}, and neither run.json nor splits.json", "a new folder, or that of a run",
+            raise DataError(run.root, f"{', '.join(strangers)}, and neither run.json nor splits.json",
+                            "a new folder, or that of a run",
                             "give another --save_path, or --overwrite to replace them")
     write_json(run.identity, mine)
 
@@ -89,9 +95,15 @@ def identity_of(run: RunLayout) -> dict:
         if path == run.identity:
             return values
         script = "main_3d" if is_3d(values) else "main" if values["folds"] else "main --checkpoint"
-        dataset = {"dataset": load_config(run.config).dataset} if run.config.is_file() else {}
-        return {"script": script, "method": values["method"], "folds": values["folds"], **dataset}
+        return {"script": script, "method": values["method"], "folds": values["folds"]} | _dataset_of(run)
     return {}
+
+
+def _dataset_of(run: RunLayout) -> dict:
+    try:
+        return {"dataset": load_config(run.config).dataset}
+    except DataError:  # main.py --checkpoint writes none, or it is that of an earlier version
+        return {}
 
 
 def said(key: str, there: dict, mine: dict) -> str:
@@ -103,13 +115,22 @@ def said(key: str, there: dict, mine: dict) -> str:
 
 
 def rename_aside(run: RunLayout, layout: Layout) -> Path:
-    """Rename the folder to the first of <name>_before_1, … that is free. Raises DataError if it holds the root or the current directory."""
+    """Rename the folder to the first of <name>_before_1, … that is free.
+
+    Raises DataError if it holds the root or the current directory, or cannot be renamed.
+    """
+    fix = "give another --save_path, or --overwrite"
     root = run.root.resolve()
     if any(place.resolve().is_relative_to(root) for place in (layout.root, Path.cwd())):
-        raise DataError(run.root, "another result, beside the dataset root or the current directory", "a folder of its own for every run",
-                        "give another --save_path, or --overwrite")
-    free = next(path for k in itertools.count(1) if not os.path.lexists(path := run.root.with_name(f"{run.root.name}_before_{k}")))
-    os.replace(run.root, free)
+        raise DataError(run.root, "another result, beside the dataset root or the current directory",
+                        "a folder of its own for every run", fix)
+    names = (root.with_name(f"{root.name}_before_{k}") for k in itertools.count(1))
+    free = next(path for path in names if not os.path.lexists(path))
+    try:
+        os.replace(root, free)
+    except OSError as error:  # a mount point, or a folder without the right to write
+        raise DataError(run.root, f"another result, not to be renamed ({error})", "a folder that can be", fix) from None
+    root.mkdir()  # --save_path may be a link to it
     return free
 
 
@@ -127,7 +148,7 @@ def write_prediction(run: RunLayout, sample: str, path: Path, adata) -> None:
 
 
 def clear_predictions(run: RunLayout, sample: str) -> None:
-    """Delete the predictions of a sample that we wrote. A person's files stay; one in the place of a prediction is set aside."""
+    """Delete the predictions of a sample that we wrote. A person's files stay; one in their place is set aside."""
     folder, ours = run.imputed_folder(sample), written(run, sample)
     ours.remove(path for path in sorted(folder.glob("*.h5ad")) if path.stem == "sample" or path.stem.isdecimal())
     ours.manifest.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Which files are ours? Those that a manifest notes and that have not changed since. Only these are deleted or replaced.
+"""Which files are ours? Those that a manifest notes and that have not changed since. Only these are deleted, replaced.
 
-Any other file is a person's: where its place is needed it is renamed to `<name>.bak` (`.bak2`, …), and that is said on screen.
+Any other file is a person's: where its place is needed it is renamed to `<name>.bak` (`.bak2`, …), and this is said.
 """
 import itertools
 import json
@@ -15,12 +15,10 @@ from common.io import atomic_path, write_json
 from common.recipe import file_digest
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a file to the first of <name>.bak, <name>.bak2, … that is free; returns the new path."""
-    names = itertools.chain([".bak"], (f".bak{k}" for k in itertools.count(2)))
-    free = next(other for end in names if not os.path.lexists(other := path.with_name(path.name + end)))
-    os.replace(path, free)
-    return free
+def free_name(path: Path) -> Path:
+    """The first of <name>.bak, <name>.bak2, … that is free."""
+    ends = itertools.chain([".bak"], (f".bak{k}" for k in itertools.count(2)))
+    return next(other for end in ends if not os.path.lexists(other := path.with_name(path.name + end)))
 
 
 def content(path: Path) -> str:
@@ -30,19 +28,22 @@ def content(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Written:
-    """The files below `folder` that one unit of work wrote: {path relative to folder: its contents}, kept as JSON in `manifest`."""
+    """The files that one unit of work wrote: {path relative to `folder`: contents}, kept as JSON in `manifest`."""
     manifest: Path
     folder: Path
 
     @contextmanager
     def writing(self, path: Path):
-        """As io.atomic_path: yield a temporary path, rename it onto `path` at the end. A person's file there is set aside first."""
+        """As io.atomic_path: yield a temporary path, rename it onto `path` at the end; a person's is set aside."""
         with atomic_path(path) as temporary:
             yield temporary
             self.take_place(path, content(temporary))
 
     def take_place(self, path: Path, new: str) -> None:
-        """Before `path` is replaced by this content: set a person's file aside, note the content. Killed in between, both the old and the new are ours."""
+        """Before `path` is replaced by this content: set a person's file aside, note the content.
+
+        Both our old content and the new one are noted: a run that is killed in between leaves one of them.
+        """
         noted = self._noted()
         there = content(path) if os.path.lexists(path) else None
         if there is not None and there != new and there not in noted.get(self._name(path), []):
@@ -60,8 +61,8 @@ class Written:
                 self._keep(path)
 
     def _keep(self, path: Path) -> None:
-        kept = set_aside(path)
-        print(f"{path}: not as this software wrote it; kept as {kept.name}", file=sys.stderr)
+        os.replace(path, kept := free_name(path))
+        print(f"{path}: not as this step wrote it; kept as {kept.name}", file=sys.stderr)
 
     def _noted(self) -> dict[str, list[str]]:
         try:

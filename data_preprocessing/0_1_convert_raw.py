@@ -34,10 +34,11 @@ from common.geometry import agreed, check_scale, config_sources, image_sources, 
 from common.io import write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
-from common.names import NAME_FORM, is_name
 from common.slide import stated_pixel_size_um
 from common.written import Written, content
 from data_preprocessing import archive
+from data_preprocessing.listing import (well_named, with_earlier, with_layers_of_both, with_sources_of,
+                                        with_sources_of_a_person)
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
 STEP = "0_1_convert_raw"
@@ -86,8 +87,8 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
         raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
     layout = Layout(Path(args.root_path or "."))
     earlier = earlier_config(layout, STEP)
-    listed = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
-    listed = with_sources_of_a_person(listed, *earlier, raw, layout.config)
+    of_raw = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
+    listed = with_sources_of_a_person(of_raw, *earlier, raw, layout.config)
     check_scale(listed, file)
     listed, bad = with_pixel_sizes(listed, READERS[form], raw, shipped=not args.config)
     resolve(listed if config.samples is not None else listed.model_copy(update={"folds": None}), layout, file)
@@ -101,58 +102,21 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
         whole = with_earlier(restricted, listed, earlier[0] or earlier[1])
     for line in absent_of_folds(list(whole.samples), whole.folds):
         print(f"{STEP}  {line}")
-    new = resolve(without_the_unlisted(whole), layout, file).model_copy(update={"raw_format": form, "raw_path": str(raw)})
-    by_name = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers] if args.sample or args.layer else []
-    now = write_merged(layout, STEP, new, by_name)
-    converted = with_layers_of_both(now, listed if form == "asign" else restricted, restricted)  # an archive's sample is converted as a whole
-    converted = converted.model_copy(update={"n_genes": new.n_genes})  # of an archive: those of its labels
+    new = resolve(without_the_unlisted(whole), layout, file)
+    new = with_sources_of(new, of_raw).model_copy(update={"raw_format": form, "raw_path": str(raw)})
+    chosen = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers]
+    now = write_merged(layout, STEP, new, file, chosen if args.sample or args.layer else [])
+    by_layer = listed if form == "asign" else restricted  # of an archive whole samples
+    converted = with_layers_of_both(now, by_layer, restricted)
+    converted = converted.model_copy(update={"n_genes": new.n_genes})  # an archive: those of its labels
     say_what_is_what(converted, bad)
     return cli.Context(converted, layout, args, now), raw, bad
-
-
-def with_sources_of_a_person(listed: Config, base: Config | None, there: Config | None, raw: Path, file: Path) -> Config:
-    """The listed config with what a person wrote in dataset.yaml into `raw` and `images` of its samples. Raises DataError for a name that is not there."""
-    samples = dict(listed.samples)
-    for name in set(samples) & set(there.samples if there else ()):
-        one, theirs, last = samples[name], there.samples[name], (base.samples.get(name) if base else None) or SampleConfig()
-        for key in ("raw", "images"):
-            own = {layer: entry for layer, entry in getattr(theirs, key).items()
-                   if layer in theirs.layers and base is not None and entry != getattr(last, key).get(layer)}
-            for layer, entry in own.items():
-                if not (raw / entry).exists():
-                    raise DataError(file, f"samples.{name}.{key}.{layer}: {entry}, which is not there", f"a file or folder under {raw}",
-                                    "correct the name, or --raw_path")
-            one = one.model_copy(update={key: getattr(one, key) | own, "layers": sorted({*one.layers, *own})})
-        samples[name] = one
-    return listed.model_copy(update={"samples": samples})
-
-
-def with_earlier(restricted: Config, listed: Config, earlier: Config | None) -> Config:
-    """The chosen samples and layers, and those that were converted before and that the raw data still have; of other raw data all."""
-    samples = dict(restricted.samples)
-    for name, before in (earlier.samples if earlier else {}).items():
-        if name not in listed.samples:
-            samples[name] = before
-            continue
-        chosen = samples[name].layers if name in samples else []
-        layers = sorted({*chosen, *(set(before.layers) & set(listed.samples[name].layers))})
-        if layers:
-            samples[name] = listed.samples[name].model_copy(update={"layers": layers})
-    return restricted.model_copy(update={"samples": samples})
-
-
-def with_layers_of_both(config: Config, one: Config, other: Config) -> Config:
-    """The config with the samples that it shares with `other`, of these the layers that it shares with `one`."""
-    layers = {name: [layer for layer in config.samples[name].layers if layer in one.samples[name].layers]
-              for name in other.samples if name in config.samples}
-    return config.model_copy(update={"samples": {name: config.samples[name].model_copy(update={"layers": found})
-                                                 for name, found in layers.items() if found}})
 
 
 def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
     """The config with samples and layers listed: its own, else those found in the raw data. Raises DataError for one that is not there."""
     if config.samples is None:
-        found = well_named(found, raw)
+        found = well_named(found, raw, STEP)
     there = {name: one.layers for name, one in found.items()}
     samples = {}
     for name, one in (found if config.samples is None else config.samples).items():
@@ -167,17 +131,6 @@ def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file:
                                 "correct the name")
         samples[name] = one.model_copy(update={"layers": there[name] if one.layers is None else one.layers, "raw": found[name].raw})
     return config.model_copy(update={"samples": samples})
-
-
-def well_named(found: dict[str, SampleConfig], raw: Path) -> dict[str, SampleConfig]:
-    """The samples whose names can be names of folders; the others are named. Raises DataError if none is left."""
-    fix = "rename its files, or name it in the config: samples: {<name>: {…}}"
-    wrong = [name for name in found if not is_name(name)]
-    if len(wrong) == len(found):
-        raise DataError(raw, f"sample {wrong[0]!r}", NAME_FORM, fix)
-    for name in wrong:
-        print(f"{STEP}  {raw}: sample {name!r} is left out; expected {NAME_FORM}; fix: {fix}", file=sys.stderr)
-    return {name: one for name, one in found.items() if name not in wrong}
 
 
 def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, shipped: bool) -> tuple[Config, dict[tuple[str, int], LayerError]]:
@@ -315,7 +268,10 @@ def place_image(source: Path, target: Path, copy: bool, written: Written) -> Non
 
 
 def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path, written: Written) -> None:
-    """Remove links to images that this layer had before; a person's link is set aside. Raises LayerError for a file that would be taken instead."""
+    """Remove links to images that this layer had before; a person's link is set aside.
+
+    Raises LayerError for a file that would be taken instead.
+    """
     while (other := layout.image(sample, layer)) != image:
         if not other.is_symlink():
             raise LayerError(other, f"another image than {image.name}", "one image a layer", "remove the one that is not this layer's")

@@ -27,6 +27,7 @@ from common.errors import LayerError
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
 from common.slide import open_slide
+from common.written import Written
 from data_preprocessing.grid import measured_location
 from data_preprocessing.orientation import Verdict, check
 from data_preprocessing.tissue import drawn, tissue_mask
@@ -47,10 +48,16 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         try:
             return write_overview(layout, sample, layer, refuse, um_per_px)
         except LayerError:
-            for path in (layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)):
+            written_by_us(layout, sample, layer).remove([layout.mask(sample, layer)])
+            for path in (layout.thumbnail(sample, layer), layout.thumbnail_info(sample, layer)):
                 path.unlink(missing_ok=True)
             raise
     return cli.Job(sample, layer, inputs, outputs, work, {"refuse_flipped_spots": refuse, "um_per_px": um_per_px})
+
+
+def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
+    """The mask as this step drew it; a person may have changed it since."""
+    return Written(layout.written(STEP, sample, layer), layout.root)
 
 
 def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per_px: float | None) -> str:
@@ -73,7 +80,8 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per
     (width, height), (rows, columns) = slide.size_px, mask.shape
     share = float(mask.mean())
     write_picture(layout.thumbnail(sample, layer), thumbnail)
-    write_picture(layout.mask(sample, layer), mask.astype(np.uint8) * 255)
+    with written_by_us(layout, sample, layer).writing(layout.mask(sample, layer)) as temporary:
+        write_picture(temporary, mask.astype(np.uint8) * 255)
     write_json(layout.thumbnail_info(sample, layer), {"width_px": width, "height_px": height, "scale": [width / columns, height / rows],
                                                       "tissue_share": share, "pixel_size_um": slide.pixel_size_um, "um_per_px": um_per_px,
                                                       "spots_on_tissue": verdict and verdict.on_tissue,

@@ -7,7 +7,8 @@ OUTPUT  location/<sample>/<layer>.csv               as for a measured layer: bar
         tissue/<sample>/<layer>_grid.jpg            to look at: the mask's outline and these spots, longer side at most 1024 px
 
 A layer with counts, or with spots of another origin, is measured and stays as it is. Another pitch or mask makes the spots anew; to keep
-spots that you edited, give them barcodes of your own. Source: own (data_preprocessing/grid.py).
+spots that you edited, give them barcodes of your own; edited ones with the old barcodes are kept as <layer>.csv.bak.
+Source: own (data_preprocessing/grid.py).
 
     python data_preprocessing/0_3_spot_grid.py --root_path data/her2st
 """
@@ -22,6 +23,7 @@ from common.errors import LayerError
 from common.geometry import Geometry, check_lattice
 from common.io import read_json, read_picture, write_picture, write_table
 from common.layout import Layout
+from common.written import Written
 from data_preprocessing.grid import is_measured, spot_grid
 from data_preprocessing.tissue import drawn
 
@@ -42,10 +44,15 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         try:
             return write_spots(layout, sample, layer, geometry, config.array, pitch_um)
         except LayerError:
-            for path in outputs:
-                path.unlink(missing_ok=True)
+            written_by_us(layout, sample, layer).remove([layout.location(sample, layer)])
+            layout.grid_picture(sample, layer).unlink(missing_ok=True)
             raise
     return cli.Job(sample, layer, inputs, outputs, work, {"array": config.array, "pitch_px": geometry.px_of(pitch_um)})
+
+
+def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
+    """The lattice as this step laid it; a person may have changed it since."""
+    return Written(layout.written(STEP, sample, layer), layout.root)
 
 
 def write_spots(layout: Layout, sample: str, layer: int, geometry: Geometry, array: str, pitch_um: float) -> str:
@@ -59,7 +66,8 @@ def write_spots(layout: Layout, sample: str, layer: int, geometry: Geometry, arr
                          "tissue wider than the pitch", "set a finer grid_pitch_um, or skip the layer in the config")
     thumbnail, xy = read_picture(layout.thumbnail(sample, layer), MADE_BY), location[["pixel_x", "pixel_y"]].to_numpy()
     write_picture(layout.grid_picture(sample, layer), drawn(thumbnail, mask, xy, (info["width_px"], info["height_px"])))
-    write_table(layout.location(sample, layer), location)
+    with written_by_us(layout, sample, layer).writing(layout.location(sample, layer)) as temporary:
+        write_table(temporary, location)
     return (f"{layout.location(sample, layer)}: {len(location)} spots, {array}, {pitch_um:g} um = {pitch_px:.4g} px apart "
             f"({geometry.um_per_px:.4g} um/px by {geometry.source})")
 

@@ -1,7 +1,8 @@
 """Step 0 for the demo: make a stack of serial sections with known truth, in the form of the data contract.
 
 INPUT   --config: pitch (px, um), pixel size, distance of the layers (default configs/demo.yaml); --seed
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; what a person wrote there stays (common/merge.py)
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; what a person wrote there
+                                                stays (common/merge.py)
         <root>/imgs/<sample>/<layer>.tiff       H&E: tiled pyramid, JPEG inside, resolution in px/cm; opens in OpenSlide
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, 400) CSR float32
@@ -319,7 +320,7 @@ def make_demo(args: argparse.Namespace) -> int:
     folds = [fold for fold in ([name for name in fold if name in names] for fold in config.folds or []) if fold]
     samples = {name: SampleConfig(layers=list(range(1, args.n_layers + 1))) for name in names}
     config = resolve(config.model_copy(update={"samples": samples, "folds": folds if len(folds) > 1 else None}), layout, file)
-    write_merged(layout, STEP, config)  # what is drawn goes by the options and --config alone
+    write_merged(layout, STEP, config, file)  # what is drawn goes by the options and --config alone
     context = cli.Context(config, layout, args, config)
     units = [(sample, layer) for sample in names for layer in config.layers_of(sample)]
     return cli.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, *unit))

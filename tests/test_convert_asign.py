@@ -156,7 +156,8 @@ def test_pictures_become_patches_and_some_layers_can_be_chosen(tmp_path):
     assert cli.main(["check", "--root_path", str(layout.root)]) == 0
     for options in ([], ["--layer", "2", "--layer", "3"]):  # layers are added to a sample; none that is there gets lost
         assert run(tmp_path / "raw", tmp_path / "root", *options) == 0
-        assert np.unique(read_npy(layout.npy_3d("C"))["layer"]).tolist() == [2, 3, 4] == load_config(layout.config).samples["C"].layers
+        assert np.unique(read_npy(layout.npy_3d("C"))["layer"]).tolist() == [2, 3, 4]
+        assert load_config(layout.config).samples["C"].layers == [2, 3, 4]
 
 
 def test_pictures_that_come_later_are_taken_and_a_broken_one_leaves_its_sample_out(tmp_path, capsys):

@@ -21,28 +21,32 @@ TINY = ["--n_samples", "1", "--n_layers", "2", "--size_px", "544"]
 
 
 def config(n_genes: int = 250, refinement: str = "affine", **samples: dict) -> dict:
-    full = {name: {"layers": [], "known_layers": None, "skip": [], "raw": {}, "images": {}, "pixel_size_um": {}, "pairs": {}, **one} for name, one in samples.items()}
-    return {"dataset": "d", "n_genes": n_genes, "refinement": refinement, "raw_path": "/raw", "raw_format": "visium", "samples": full}
+    empty = {"layers": [], "known_layers": None, "skip": [], "raw": {}, "images": {}, "pixel_size_um": {}, "pairs": {}}
+    return {"dataset": "d", "n_genes": n_genes, "refinement": refinement, "raw_path": "/raw", "raw_format": "visium",
+            "samples": {name: empty | one for name, one in samples.items()}}
 
 
+PAIR = {"2_to_1": {"landmarks": "a.csv", "transform": None}}
 BASE = config(C={"layers": [1, 2], "pixel_size_um": {1: 0.7, 2: 0.73}})
 
 
 # the merge -------------------------------------------------------------------------------------------
 def test_a_persons_value_stays_and_what_nobody_touched_is_updated():
     new = config(C={"layers": [1, 2, 4], "pixel_size_um": {1: 0.7, 2: 0.74, 4: 0.7}})
-    there = config(refinement="syn", C={"layers": [1, 2], "known_layers": [2], "pixel_size_um": {1: 0.7, 2: 0.73}, "pairs": {"2_to_1": {"landmarks": "a.csv", "transform": None}}})
+    one = {"layers": [1, 2], "known_layers": [2], "pixel_size_um": {1: 0.7, 2: 0.73}, "pairs": PAIR}
+    there = config(refinement="syn", C=one)
     values, changes = merged(BASE, new, there)
     one = values["samples"]["C"]
-    assert values["refinement"] == "syn" and one["known_layers"] == [2] and one["pairs"] == there["samples"]["C"]["pairs"]
+    assert values["refinement"] == "syn" and one["known_layers"] == [2] and one["pairs"] == PAIR
     assert one["layers"] == [1, 2, 4] and one["pixel_size_um"] == {1: 0.7, 2: 0.74, 4: 0.7}
-    assert changes.lines() == ["kept refinement: syn, samples.C.known_layers: [2], samples.C.pairs.2_to_1: {landmarks: a.csv, transform: null}",
+    assert changes.lines() == ["kept refinement: syn, samples.C.known_layers: [2], "
+                               "samples.C.pairs.2_to_1: {landmarks: a.csv, transform: null}",
                                "added C/4", "updated samples.C.pixel_size_um.2 0.73 -> 0.74"]
 
 
 def test_a_key_that_both_changed_stays_and_both_values_are_named():
     values, changes = merged(BASE, BASE | {"n_genes": 300}, BASE | {"n_genes": 2000})
-    assert values["n_genes"] == 2000 and "n_genes" in changes.conflicts[0] and "2000" in changes.conflicts[0] and "300" in changes.conflicts[0]
+    assert values["n_genes"] == 2000 and all(text in changes.conflicts[0] for text in ("n_genes", "2000", "300"))
     values, changes = merged(BASE, BASE | {"n_genes": 2000}, BASE | {"n_genes": 2000})
     assert values["n_genes"] == 2000 and changes.lines() == []
 
@@ -51,14 +55,16 @@ def test_a_pixel_size_that_a_person_wrote_stays_and_a_measurement_of_another_one
     there = config(C={"layers": [1, 2], "pixel_size_um": {1: 0.72, 2: 0.5}})
     values, changes = merged(BASE, BASE, there)
     assert values["samples"]["C"]["pixel_size_um"] == {1: 0.72, 2: 0.5}
-    assert len(changes.conflicts) == 1 and all(text in changes.conflicts[0] for text in ("samples.C.pixel_size_um.2", "0.5", "0.73"))
+    said, = changes.conflicts
+    assert all(text in said for text in ("samples.C.pixel_size_um.2", "0.5", "0.73"))
 
 
 def test_a_layer_that_the_raw_data_lost_goes_unless_a_person_names_it():
     new = config(C={"layers": [1], "pixel_size_um": {1: 0.7}})
     values, changes = merged(BASE, new, BASE)
-    assert values["samples"]["C"]["layers"] == [1] and values["samples"]["C"]["pixel_size_um"] == {1: 0.7} and changes.lines() == ["removed C/2"]
-    there = config(C={"layers": [1, 2], "pixel_size_um": {1: 0.7, 2: 0.73}, "pairs": {"2_to_1": {"landmarks": "a.csv", "transform": None}}})
+    assert values["samples"]["C"]["layers"] == [1] and values["samples"]["C"]["pixel_size_um"] == {1: 0.7}
+    assert changes.lines() == ["removed C/2"]
+    there = config(C={"layers": [1, 2], "pixel_size_um": {1: 0.7, 2: 0.73}, "pairs": PAIR})
     values, changes = merged(BASE, new, there)
     assert values["samples"]["C"] == there["samples"]["C"] and not changes.removed
     assert len(changes.conflicts) == 1 and "C/2" in changes.conflicts[0] and "pairs.2_to_1" in changes.conflicts[0]
@@ -67,9 +73,11 @@ def test_a_layer_that_the_raw_data_lost_goes_unless_a_person_names_it():
 def test_a_layer_that_a_person_removed_stays_away_unless_it_is_asked_for():
     there = config(C={"layers": [1], "pixel_size_um": {1: 0.7}})
     assert merged(BASE, BASE, there)[0]["samples"]["C"]["layers"] == [1]
-    assert merged(BASE, BASE, there, [("C", 2)])[0]["samples"]["C"]["layers"] == [1, 2]
-    two = config(C=BASE["samples"]["C"], D={"layers": [1]})
-    assert set(merged(two, two, BASE)[0]["samples"]) == {"C"} and set(merged(two, two, BASE, [("D", 1)])[0]["samples"]) == {"C", "D"}
+    assert merged(BASE, BASE, there, [("C", 2)])[0]["samples"]["C"] == BASE["samples"]["C"]
+    two = config(C=BASE["samples"]["C"], D={"layers": [1], "raw": {1: "d1"}, "known_layers": [1]})
+    values, changes = merged(two, two, BASE)
+    assert set(values["samples"]) == {"C"} and changes.kept == ["samples without D"]
+    assert merged(two, two, BASE, [("D", 1)])[0] == two
 
 
 def test_without_a_base_every_value_that_differs_is_a_persons():
@@ -78,8 +86,10 @@ def test_without_a_base_every_value_that_differs_is_a_persons():
     assert values == there and changes.kept == ["n_genes: 2000", "C/3"]
 
 
-values_of = st.fixed_dictionaries({"n_genes": st.sampled_from([250, 300, 2000]), "refinement": st.sampled_from(["affine", "syn", "none"]),
-                                   "C": st.fixed_dictionaries({"layers": st.lists(st.integers(1, 4), min_size=1, unique=True).map(sorted), "skip": st.sampled_from([[], [1]])})})
+sample_of = st.fixed_dictionaries({"layers": st.lists(st.integers(1, 4), min_size=1, unique=True).map(sorted),
+                                   "skip": st.sampled_from([[], [1]])})
+values_of = st.fixed_dictionaries({"n_genes": st.sampled_from([250, 300, 2000]),
+                                   "refinement": st.sampled_from(["affine", "syn", "none"]), "C": sample_of})
 
 
 @given(values_of, values_of, values_of)
@@ -127,8 +137,9 @@ def test_a_second_conversion_keeps_what_a_person_wrote(raw, tmp_path, capsys):
         capsys.readouterr()
         assert run(raw, layout.root, "--overwrite") == 0
         config, said = load_config(layout.config), capsys.readouterr().out
-        assert config.refinement == "syn" and config.n_genes == 2000 and config.samples["C"].known_layers == [2]
-        assert config.samples["C"].skip == [1] and config.samples["C"].pairs["2_to_1"].landmarks == "marks.csv" and config.samples["C"].layers == [1, 2, 3]
+        one = config.samples["C"]
+        assert config.refinement == "syn" and config.n_genes == 2000 and one.known_layers == [2]
+        assert one.skip == [1] and one.pairs["2_to_1"].landmarks == "marks.csv" and one.layers == [1, 2, 3]
         assert "kept refinement: syn" in said and "samples.C.known_layers: [2]" in said
     written = layout.config.stat().st_mtime_ns
     assert run(raw, layout.root) == 0 and layout.config.stat().st_mtime_ns == written  # nothing to say, nothing written
@@ -185,7 +196,8 @@ def test_a_config_that_names_the_sample_otherwise_replaces_the_listing(raw, tmp_
     assert convert.main(["--format", "visium", *options]) == 0 and set(load_config(layout.config).samples) == {"block7"}
     own = yaml.safe_load((ROOT / "configs/visium.yaml").read_text()) | {"samples": {"m": {"raw": {1: "section1"}}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
-    assert convert.main(["--config", str(tmp_path / "mine.yaml"), *options]) == 0 and set(load_config(layout.config).samples) == {"m"}
+    assert convert.main(["--config", str(tmp_path / "mine.yaml"), *options]) == 0
+    assert set(load_config(layout.config).samples) == {"m"}
 
 
 def test_another_raw_folder_adds_its_samples(tmp_path):
@@ -193,20 +205,25 @@ def test_another_raw_folder_adds_its_samples(tmp_path):
     layout = Layout(tmp_path / "root")
     for block in ("block7", "block8"):
         add_folder(tmp_path / block / "section1")
-        assert convert.main(["--format", "visium", "--raw_path", str(tmp_path / block), "--root_path", str(layout.root)]) == 0
-    assert set(load_config(layout.config).samples) == {"block7", "block8"} and load_config(layout.config).raw_path == str(tmp_path / "block8")
+        options = ["--raw_path", str(tmp_path / block), "--root_path", str(layout.root)]
+        assert convert.main(["--format", "visium", *options]) == 0
+    config = load_config(layout.config)
+    assert set(config.samples) == {"block7", "block8"} and config.raw_path == str(tmp_path / "block8")
 
 
 def test_the_workflow_keeps_what_a_person_wrote_and_converts_what_is_asked_for_next(raw, tmp_path):
-    """Snakemake deletes the outputs of a rule before it runs it: dataset.yaml must be none. A real run of the first two steps."""
+    """Snakemake deletes the outputs of a rule before it runs it: dataset.yaml must be none. The first steps, really."""
     layout = Layout(tmp_path / "root")
     for layer in (1, 2):
         Image.fromarray(np.full((600, 600, 3), 200, np.uint8)).save(raw / f"ST-imgs/C/C{layer}/HE_BT.jpg")
-    command = [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "workflow/profiles/default"), "-s", str(ROOT / "workflow/Snakefile"), "--cores", "1"]
+    command = [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "workflow/profiles/default"),
+               "-s", str(ROOT / "workflow/Snakefile"), "--cores", "1"]
+
     def workflow(*layers: int) -> None:
         targets = [str(layout.done("0_2_tissue_mask", "C", layer)) for layer in layers]
         settings = [f"root_path={layout.root}", f"raw_path={raw}", "samples=C", f"layers={','.join(map(str, layers))}"]
-        answer = subprocess.run([*command, *targets, "--config", *settings], cwd=tmp_path, capture_output=True, text=True)
+        answer = subprocess.run([*command, *targets, "--config", *settings], cwd=tmp_path, capture_output=True,
+                                text=True)
         assert answer.returncode == 0, answer.stderr
     for expected in ([1], [1, 2]):
         workflow(*expected)
@@ -217,7 +234,8 @@ def test_the_workflow_keeps_what_a_person_wrote_and_converts_what_is_asked_for_n
     written = layout.config.stat().st_mtime_ns, layout.location("C", 1).stat().st_mtime_ns
     shutil.rmtree(layout.root / ".done")  # as the README advises after an input was exchanged
     workflow(1, 2)
-    assert load_config(layout.config).refinement == "syn" and layout.config.stat().st_mtime_ns == written[0] and layout.location("C", 1).stat().st_mtime_ns > written[1]
+    assert load_config(layout.config).refinement == "syn" and layout.config.stat().st_mtime_ns == written[0]
+    assert layout.location("C", 1).stat().st_mtime_ns > written[1]
 
 
 # the demo --------------------------------------------------------------------------------------------
@@ -228,5 +246,34 @@ def test_the_demo_made_again_keeps_what_a_person_wrote(tmp_path, capsys):
     capsys.readouterr()
     assert demo.main(["--root_path", str(tmp_path), *TINY]) == 0
     said = capsys.readouterr().out
-    assert load_config(layout.config).refinement == "none" and load_config(layout.config).samples["A"].known_layers == [2]
+    config = load_config(layout.config)
+    assert config.refinement == "none" and config.samples["A"].known_layers == [2]
     assert "kept refinement: none, samples.A.known_layers: [2]" in said and said.count("up to date") == 2
+
+
+def test_dataset_yaml_given_as_the_config_makes_no_base_of_a_persons_edits(raw, tmp_path):
+    layout = Layout(tmp_path / "root")
+    assert run(raw, layout.root) == 0
+    edit(layout, lambda values: values.update(n_genes=2000))
+    assert convert.main(["--config", str(layout.config), "--root_path", str(layout.root)]) == 0
+    assert run(raw, layout.root) == 0 and load_config(layout.config).n_genes == 2000
+
+
+def test_a_section_that_a_person_added_with_its_pixel_size_is_converted(tmp_path, capsys):
+    """A photograph without metadata: its pixel size is in dataset.yaml, so nothing is asked for."""
+    from test_convert_visium import add_folder
+    layout, raw = Layout(tmp_path / "root"), tmp_path / "block"
+    add_folder(raw / "section1")
+    Image.new("RGB", (300, 200)).save(raw / "next.png")
+    options = ["--format", "visium", "--raw_path", str(raw), "--root_path", str(layout.root)]
+    assert convert.main(options) == 0
+
+    def change(values: dict) -> None:
+        one = values["samples"]["block"]
+        one.update(layers=[1, 2], images={2: "next.png"}, pixel_size_um=one["pixel_size_um"] | {2: 3.5})
+    edit(layout, change)
+    capsys.readouterr()
+    for _ in range(2):
+        assert convert.main(options) == 0, capsys.readouterr().err
+        one = load_config(layout.config).samples["block"]
+        assert layout.image("block", 2) is not None and one.layers == [1, 2] and one.pixel_size_um[2] == 3.5

@@ -278,3 +278,16 @@ def test_the_network_learns_beside_a_layer_without_spots(block, tmp_path):
     result = json.loads(RunLayout(tmp_path).metrics_json.read_text())
     assert result["recipe"]["known_layers"] == {"A": [1]} and set(result["methods"]["msagnet"]["layers"]) == {"A/3"}
     against_measured(block, RunLayout(tmp_path))
+
+
+def test_a_lattice_that_a_person_edited_is_kept_beside_the_new_one(root, capsys):
+    """With the old barcodes it is taken for ours, but not for unchanged."""
+    run(root.root, ["0_3_spot_grid"])
+    edited = "".join(root.location("A", 3).read_text().splitlines(keepends=True)[:5])
+    root.location("A", 3).write_text(edited)
+    run(root.root, ["0_3_spot_grid"], "--overwrite")
+    kept = root.location("A", 3).with_name("3.csv.bak")
+    assert kept.read_text() == edited and len(read_location(root.location("A", 3))) > 4
+    assert str(root.location("A", 3)) in capsys.readouterr().err
+    run(root.root, ["0_3_spot_grid"], "--overwrite")
+    assert len(list(kept.parent.glob("3.csv*"))) == 2  # ours is replaced

@@ -1,0 +1,76 @@
+"""Which samples and layers step 0_1 lists and converts: of the raw data, of earlier calls, of a person's edits."""
+import sys
+from pathlib import Path
+
+from common.config import Config, SampleConfig
+from common.errors import DataError
+from common.names import NAME_FORM, is_name
+
+
+def well_named(found: dict[str, SampleConfig], raw: Path, step: str) -> dict[str, SampleConfig]:
+    """The samples whose names can be names of folders; the others are named. Raises DataError if none is left."""
+    fix = "rename its files, or name it in the config: samples: {<name>: {…}}"
+    wrong = [name for name in found if not is_name(name)]
+    if len(wrong) == len(found):
+        raise DataError(raw, f"sample {wrong[0]!r}", NAME_FORM, fix)
+    for name in wrong:
+        print(f"{step}  {raw}: sample {name!r} is left out; expected {NAME_FORM}; fix: {fix}", file=sys.stderr)
+    return {name: one for name, one in found.items() if name not in wrong}
+
+
+def with_sources_of_a_person(listed: Config, base: Config | None, there: Config | None, raw: Path,
+                             file: Path) -> Config:
+    """The listed config with what a person wrote in dataset.yaml, `file`, into `raw` and `images` of its samples, and
+    the pixel sizes of these layers.
+
+    Raises DataError for a name that is not there.
+    """
+    samples = dict(listed.samples)
+    for name in set(samples) & set(there.samples if there else ()):
+        one, theirs = samples[name], there.samples[name]
+        last = (base.samples.get(name) if base else None) or SampleConfig(layers=[])
+        for key in ("raw", "images"):
+            own = {layer: entry for layer, entry in getattr(theirs, key).items()
+                   if layer in theirs.layers and base is not None and entry != getattr(last, key).get(layer)}
+            for layer, entry in own.items():
+                if not (raw / entry).exists():
+                    raise DataError(file, f"samples.{name}.{key}.{layer}: {entry}, which is not there",
+                                    f"a file or folder under {raw}", "correct the name, or --raw_path")
+            sizes = {layer: theirs.pixel_size_um[layer] for layer in own if layer in theirs.pixel_size_um
+                     and (layer not in last.layers or theirs.pixel_size_um[layer] != last.pixel_size_um.get(layer))}
+            one = one.model_copy(update={key: getattr(one, key) | own, "layers": sorted({*one.layers, *own}),
+                                         "pixel_size_um": one.pixel_size_um | sizes})
+        samples[name] = one
+    return listed.model_copy(update={"samples": samples})
+
+
+def with_sources_of(config: Config, of_raw: Config) -> Config:
+    """The config with layers, `raw` and `images` as the raw data and the config file say, without a person's."""
+    samples = dict(config.samples)
+    for name in set(samples) & set(of_raw.samples):
+        said = of_raw.samples[name]
+        layers = [layer for layer in samples[name].layers if layer in said.layers]
+        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": said.raw, "images": said.images})
+    return config.model_copy(update={"samples": samples})
+
+
+def with_earlier(restricted: Config, listed: Config, earlier: Config | None) -> Config:
+    """The chosen samples and layers, those of before that the raw data still have, and samples of other raw data."""
+    samples = dict(restricted.samples)
+    for name, before in (earlier.samples if earlier else {}).items():
+        if name not in listed.samples:
+            samples[name] = before
+            continue
+        chosen = samples[name].layers if name in samples else []
+        layers = sorted({*chosen, *(set(before.layers) & set(listed.samples[name].layers))})
+        if layers:
+            samples[name] = listed.samples[name].model_copy(update={"layers": layers})
+    return restricted.model_copy(update={"samples": samples})
+
+
+def with_layers_of_both(config: Config, one: Config, other: Config) -> Config:
+    """The config with the samples that it shares with `other`, of these the layers that it shares with `one`."""
+    layers = {name: [layer for layer in config.samples[name].layers if layer in one.samples[name].layers]
+              for name in other.samples if name in config.samples}
+    return config.model_copy(update={"samples": {name: config.samples[name].model_copy(update={"layers": found})
+                                                 for name, found in layers.items() if found}})
