@@ -5,11 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.layout import PIPELINE
-from conftest import ROOT, load_script
+from common import stale
+from common.cli import make_parser, open_context
+from common.config import load_config, save_config
+from common.io import write_json
+from common.layout import PIPELINE, Layout, script_of
+from common.recipe import code_digest, make_recipe
+from conftest import ROOT, load_script, script_path
 
 STEPS = list(PIPELINE)
-FROM_COUNTS = ["5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset", "4_build_3d_graph", "5_build_3d_final_format"]
+FROM_COUNTS = ["5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset", "2_get_similarity",
+               "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format"]
 
 
 def run(root: Path, steps: list[str], *options: str) -> None:
@@ -37,3 +43,20 @@ def with_threads(n_threads: int, code: str, *arguments: str) -> str:
     ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
+
+
+def as_archive(layout: Layout) -> None:
+    """Let a root that holds only what a main loads be one that step 0_1 converted from an archive: it has no recipes of other steps."""
+    config, code = load_config(layout.config), code_digest(script_path("0_1_convert_raw"))
+    save_config(config.model_copy(update={"raw_format": "asign"}), layout.config)
+    for sample in config.samples:
+        write_json(layout.recipe("0_1_convert_raw", sample, None), {"step": "0_1_convert_raw", "settings": {}, "inputs": {}, "code": code})
+
+
+def take_as_made(layout: Layout, step: str) -> None:
+    """Write the recipes that a step would leave now, without running it: its files stay as they are."""
+    context = open_context(make_parser("", done=False).parse_args(["--root_path", str(layout.root)]))
+    layers = {sample: context.config.layers_of(sample) for sample in context.config.samples}
+    for _, job in stale.jobs_of(context, (step,), layers):
+        recipe = make_recipe(step, job.inputs, job.settings, layout.root, code_digest(script_of(step)))
+        write_json(layout.recipe(step, job.sample, job.layer), recipe)

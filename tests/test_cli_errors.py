@@ -16,6 +16,8 @@ from common import io
 from common.cli import read_status
 from common.errors import DataError
 from common.layout import Layout, RunLayout
+from common.recipe import code_digest
+from pipeline import as_archive
 
 predict = load_script("predict_3d")
 SCRIPTS = sorted([*ROOT.glob("data_preprocessing/[0-9]*.py"), *ROOT.glob("registration/Step*.py"),
@@ -200,6 +202,8 @@ def test_a_missing_checkpoint_ends_the_run(tmp_path, capsys):  # in this process
     write_config(tmp_path, samples={"A": {"layers": [1]}})
     layout, run = Layout(tmp_path), RunLayout(tmp_path / "run")
     write_3d_graph(layout)
+    as_archive(layout)
+    io.write_json(run.fold_recipe(0), {"settings": {"known_layers": {"A": [1]}}, "inputs": {}, "code": code_digest(ROOT / "main_3d.py")})
     io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
     io.write_table(run.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
     for one in (layout, run):

@@ -469,7 +469,7 @@ def test_what_is_up_to_date_is_skipped(root, capsys):
     (root / "out/B_1.txt").unlink()
     assert run(root) == 0 and calls(root) == ["B/1"]
     assert run(root, "--overwrite") == 0 and calls(root) == EVERY
-    (root.parent / "code/step.py").write_text("another way")
+    (root.parent / "code/step.py").write_text("A = 'another way'")
     assert run(root, "--num_workers", "2") == 0 and calls(root) == EVERY
 
 

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,15 +12,16 @@ from scipy.spatial import cKDTree
 
 from common import cli
 from common.config import Config, load_config, save_config
-from common.errors import DataError
+from common.errors import DataError, LayerError
 from common.io import read_csr, read_h5ad, read_json, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_pt, write_table
 from common.layout import SIZES, Layout, RunLayout
 from conftest import load_script
+from dataloader import load_layer
 from dataloader_3d import load_sample
 from models import known_spots
 from models.metrics import layer_metrics
 from outputs import background_of
-from pipeline import FROM_COUNTS, STEPS, copy_of, run, train_and_predict, with_threads
+from pipeline import FROM_COUNTS, STEPS, as_archive, copy_of, run, take_as_made, train_and_predict, with_threads
 
 LAYERS = (1, 2, 3)
 QUICK = ("--max_iterations", "30")
@@ -227,6 +229,7 @@ def predictions(layout: Layout, save_path) -> list[np.ndarray]:
 def test_noise_for_target_counts_changes_no_prediction_with_the_gene_list_fixed(tiny, trained, tmp_path):
     spoiled = Layout(copy_of(tiny.root, tmp_path / "root"))
     with_noise_for_targets(spoiled, 1)
+    take_as_made(spoiled, "5_1_find_high_expression")
     run(spoiled.root, FROM_COUNTS)
     assert not np.array_equal(read_npy(spoiled.npy("A", 2))["label"], read_npy(tiny.npy("A", 2))["label"])
     expected = [read_h5ad(trained.imputed("A", layer)).X for layer in LAYERS]
@@ -278,26 +281,31 @@ def test_a_network_of_another_background_is_refused(tiny, trained, tmp_path, cap
 def test_a_layer_given_as_known_must_be_one_the_genes_were_chosen_on(tiny, tmp_path, capsys):
     layout = Layout(copy_of(tiny.root, tmp_path / "root"))
     save_config(load_config(layout.config).model_copy(update={"genes_from": "known"}), layout.config)
+    run(layout.root, ["5_1_find_high_expression", *FROM_COUNTS])
     assert load_script("main_3d").main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--known_layers", "2"]) == 2
-    assert "genes_from" in capsys.readouterr().err
+    assert "genes_from: known, chosen on layers [1]" in capsys.readouterr().err
 
 
 def test_2d_genes_chosen_on_a_layer_that_is_tested_are_refused(tiny, tmp_path, capsys):
     layout = Layout(copy_of(tiny.root, tmp_path / "root"))
-    save_config(load_config(layout.config).model_copy(update={"genes_from": "known"}), layout.config)  # chosen on layer 1
+    save_config(load_config(layout.config).model_copy(update={"genes_from": "known"}), layout.config)
+    run(layout.root, ["5_1_find_high_expression", *FROM_COUNTS])
     assert main_2d(layout.root, tmp_path / "run", "--training_layers", "2") == 2
     assert "genes_from: known, chosen on layers [1] of A; expected the layers [2]" in capsys.readouterr().err
 
 
 # what a run is made of -------------------------------------------------------------------------------
-def test_labels_of_another_gene_list_are_left_out(tiny, tmp_path, capsys):
+def test_labels_of_another_gene_list_are_refused(tiny, tmp_path, capsys):
     """genes.csv chosen anew, and the steps after it not run again: names and columns would not go together."""
     layout = Layout(copy_of(tiny.root, tmp_path / "root"))
     genes = read_table(layout.genes)
     write_table(layout.genes, genes.iloc[::-1])
     for main in ("main", "main_3d"):
         assert load_script(main).main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--gpu", "cpu"]) == 2
-        assert "found labels of another gene list" in capsys.readouterr().err
+        assert "5_2_get_label_of_other_resolution of A/1, A/2, A/3 out of date (gene_expression/genes.csv has changed)" in capsys.readouterr().err
+    for load in (partial(load_sample, layout, "A"), partial(load_layer, layout, "A", 2)):
+        with pytest.raises(LayerError, match="found labels of another gene list"):
+            load()
     assert load_script("7_make_dataset").main(["--root_path", str(layout.root), "--layer", "2"]) == 2  # its labels are of the old list, too
     assert "A/2: left out" in capsys.readouterr().err
 
@@ -317,6 +325,7 @@ def test_a_fold_is_trained_again_if_a_training_sample_has_another_known_layer(ti
     def with_known(layer: int) -> None:
         samples = {"A": config.samples["A"], "B": config.samples["A"].model_copy(update={"known_layers": [layer]})}
         save_config(config.model_copy(update={"samples": samples, "folds": "leave_one_out"}), layout.config)
+        as_archive(layout)
     options = ["--root_path", str(layout.root), "--save_path", str(run_layout.root), "--gpu", "cpu", "--max_iterations", "2", "--members", "1"]
     with_known(1)
     assert load_script("main_3d").main(options) == 0
@@ -373,6 +382,7 @@ def two_samples(tiny, root) -> Layout:
     shutil.copy(tiny.background, layout.background)
     config = load_config(tiny.config)
     save_config(config.model_copy(update={"samples": {name: config.samples["A"] for name in "AB"}, "folds": "leave_one_out"}), layout.config)
+    as_archive(layout)
     return layout
 
 
