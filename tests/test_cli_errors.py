@@ -200,7 +200,7 @@ def test_a_missing_checkpoint_ends_the_run(tmp_path, capsys):  # in this process
     write_config(tmp_path, samples={"A": {"layers": [1]}})
     layout, run = Layout(tmp_path), RunLayout(tmp_path / "run")
     write_3d_graph(layout)
-    io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
+    io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"], "rank": [1, 2, 3]}))
     io.write_table(run.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
     io.write_json(layout.quality("A"), {"layers": [1], "middle": 1, "pairs": [], "to_middle": {"1": {"accepted": True}}})
     io.write_json(run.splits, {"method": "msagnet", "folds": [{"index": 0, "test_samples": ["A"], "known_layers": {"A": [1]}, "training_layers": {"A": [1]}}], "kernels": {}})
