@@ -247,6 +247,7 @@ def run(args: argparse.Namespace) -> int:
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(f"{config.dataset}_2d")
+    cli.hold(run_layout.root)
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
     save_config(config, run_layout.config)
     write_table(run_layout.genes, genes)

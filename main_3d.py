@@ -139,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
 
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
+    cli.hold(run_layout.root)
     for path in (run_layout.metrics_json, run_layout.splits):
         path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run_layout.config)

@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
     from models import gp
     run_layout = RunLayout(Path(args.save_path)) if args.save_path else RunLayout.default(config.dataset)
     splits = read_json(run_layout.splits, "main_3d.py")
+    cli.hold(run_layout.root)
     with reading(run_layout.splits, "main_3d.py"):
         method = splits["method"]
         fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
