@@ -79,8 +79,8 @@ def judged(root: Path, step: str, name: Path, how: str, outcome: Outcome, change
     if outcome.code not in (0, 2) or "Traceback" in outcome.err:
         return say("traceback", (outcome.err.strip().splitlines() or [f"exit {outcome.code}"])[-1])
     notes = json.loads((root / "status.json").read_text())
-    own = {"A", "A/1", "A/2", "A/3", f"{PHOTOGRAPHED[0]}/{PHOTOGRAPHED[1]}", "dataset"}
-    stopped = [unit for unit, steps in notes.items() if unit not in own and steps.get(step, "ok") not in ("ok", "no image")]
+    own = {"A", "B", "dataset"} if name.name == "genes.csv" else {"A", "dataset"} if not {"B", "B.csv"} & set(name.parts) else {"B", "dataset"}
+    stopped = [unit for unit, steps in notes.items() if unit.partition("/")[0] not in own and steps.get(step, "ok") not in ("ok", "no image")]
     if outcome.code == 2:
         if len(outcome.error_lines) != 1:
             return say("traceback", f"exit 2 with {len(outcome.error_lines)} lines")

@@ -122,14 +122,18 @@ def npz(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
 
 
 def hdf5(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
-    """Rows are shuffled in one dataset alone: that of values, or that of names."""
+    """Rows of patches and features are shuffled together, as a person would sort them; of an h5ad those of one part alone."""
     import h5py
     stream = io.BytesIO(path.read_bytes())
     with h5py.File(stream, "r+") as file:
         found = []
         file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) and item.shape else None)
         name = found[rng.integers(0, len(found))]
-        if how == "dropped" and rng.integers(0, 2):
+        if how == "shuffled" and path.suffix == ".h5":
+            order = rng.permutation(len(file[name]))
+            for one in found:
+                file[one][...] = file[one][:][order]
+        elif how == "dropped" and rng.integers(0, 2):
             del file[name]
         else:
             broken, attributes = array(file[name][:], how, rng), dict(file[name].attrs)
