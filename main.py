@@ -261,6 +261,7 @@ def run(args: argparse.Namespace) -> int:
                                  validate_every=min(steps_an_epoch, args.max_iterations) if args.encoder else 10)
 
     run_layout = runs.choose(layout, args.save_path, f"{args.method}_2d")
+    cli.hold(run_layout.root)
     runs.take(run_layout, layout, args.overwrite, script="main", dataset=config.dataset, method=args.method,
               folds=[asdict(fold) for fold in folds])
     run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints

@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"main_3d  {line}")
 
     run_layout = runs.choose(layout, args.save_path, args.method)
+    cli.hold(run_layout.root)
     runs.take(run_layout, layout, args.overwrite, script="main_3d", dataset=config.dataset, method=args.method,
               folds=[asdict(fold) for fold in folds])
     for path in (run_layout.metrics_json, run_layout.splits):

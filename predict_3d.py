@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     from outputs import NORMALISATION, background_of, check_background, depths, n_background
     run_layout = runs.find(layout, args.save_path, only_3d=True)
     splits = read_json(run_layout.splits, "main_3d.py")
+    cli.hold(run_layout.root)
     with reading(run_layout.splits, "main_3d.py"):
         method = splits["method"]
         fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}

@@ -183,6 +183,8 @@ def demand_raw(matrix) -> None:
 def thumbnail_info(root: Root, path: Path, sample: str, layer: int) -> None:
     info = root.own(path, io.read_json)
     demand_keys(info, ("width_px", "height_px", "scale", "tissue_share"))
+    sizes = (info["width_px"], info["height_px"], *info["scale"], info["tissue_share"])
+    demand(all(type(one) in (int, float) and 0 < one < io.MAX_POSITION for one in sizes), f"sizes {sizes}", "numbers above 0")
     demand(len(info["scale"]) == 2 and min(info["scale"]) >= 1, f"scale {info['scale']}", "level-0 px per thumbnail px, x and y, 1 or more")
 
 
@@ -199,6 +201,9 @@ def mask(root: Root, path: Path, sample: str, layer: int) -> None:
     pixels, beside = io.read_picture(path), root.read(root.layout.thumbnail(sample, layer), picture_shape)
     demand_array(pixels, "mask", "u1", *(beside or (None, None)))
     demand(np.isin(pixels, (0, 255)).all(), "other values than 0 and 255", "255 tissue, 0 empty slide")
+    info = root.read(root.layout.thumbnail_info(sample, layer), io.read_json)
+    share = float((pixels > 0).mean())
+    demand(not info or abs(share - info["tissue_share"]) < 1e-6, f"{share:.2%} tissue", "the tissue_share of the JSON beside it")
 
 
 def patches_csv(size: int):
@@ -210,6 +215,11 @@ def patches_csv(size: int):
         demand(right, f"width {table['width'].iloc[0]}", f"windows of {window} px by dataset.yaml")
         if size == 224:
             demand_names(table["patch_name"].tolist(), root.barcodes(sample, layer), "spots", f"location/{sample}/{layer}.csv")
+        else:
+            cells = table[["j", "i"]].to_numpy()
+            demand(np.array_equal(cells, np.unique(cells, axis=0)), "grid cells out of order or twice", "cells row by row, each once")
+            names = [f"{size}_{column}_{row}" for row, column in cells]
+            demand_names(table["patch_name"].tolist(), names, "patches", "their columns i and j")
     return check
 
 
@@ -219,6 +229,8 @@ def pairs_csv(size: int, member_size: int, column: str):
         owners, members = (root.patches(one, sample, layer) for one in (size, member_size))
         if owners is not None:
             demand_names(table["patch_name"].tolist(), owners["patch_name"].tolist(), "patches", f"patches_{size}/{sample}/{layer}.csv")
+            same = table[list(PATCH_COLUMNS)].equals(owners[list(PATCH_COLUMNS)])
+            demand(same, "another place of a patch", f"the columns of patches_{size}/{sample}/{layer}.csv")
         if members is not None:
             listed = sorted(name for cell in table[column].dropna() for name in cell.split(";"))
             demand(listed == sorted(members["patch_name"]), f"{len(listed)} {column}", f"each of the {len(members)} {column} in one patch")
@@ -230,6 +242,7 @@ def cropped(size: int):
         import h5py
         table = root.patches(size, sample, layer)
         with h5py.File(path, "r") as file:
+            io.require_section(file, path)
             demand_keys(file, ("img", "coords", "barcode"))
             names, coords = [name.decode() for name in file["barcode"][:]], file["coords"][:]
             demand_array(file["img"], "img", "u1", len(names), size, size, 3)
@@ -261,6 +274,7 @@ def features(size: int):
         import h5py
         table, widths = root.patches(size, sample, layer), root.widths(sample, layer)
         with h5py.File(path, "r") as file:
+            io.require_section(file, path)
             demand_keys(file, ("barcode", *sorted(root.config.features)))
             names = [name.decode() for name in file["barcode"][:]]
             for name in sorted(set(file) - {"barcode"}):
@@ -299,6 +313,7 @@ def member_counts(size: int):
     def check(root: Root, path: Path, sample: str, layer: int) -> None:
         adata = root.own(path, io.read_h5ad)
         demand_raw(adata.X)
+        demand(adata.X.dtype == np.float32, f"X {adata.X.dtype}", "X float32")
         demand_rows_and_genes(root, adata, size, sample, layer)
         spots = root.read(root.layout.member_counts(224, sample, layer), io.read_h5ad)
         if size != 224 and spots is not None:
@@ -319,6 +334,10 @@ def expression(size: int):
         raw = np.asarray(raw.toarray() if hasattr(raw, "toarray") else raw, np.float64) + 1
         right = np.allclose(adata.X, np.log(raw / adata.obs["depth"].to_numpy()[:, None]), atol=1e-4)
         demand(right, "an X that is not made of layers['counts'] and obs['depth']", "ln((c + 1) / depth)")
+        source = root.read(root.layout.member_counts(size, sample, layer), io.read_h5ad)
+        if source is not None:
+            same = source.X.shape == adata.shape and not (source.X != adata.layers["counts"]).sum()
+            demand(same, "other counts", f"those of counts_{size}/{sample}/{layer}.h5ad")
     return check
 
 

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -114,8 +115,25 @@ def guarded(work: Callable[[], int]) -> int:
         line = unwritable(error)
         if line is None:
             raise
+    finally:
+        while _HELD:
+            _HELD.pop().close()
     print(f"error: {line}", file=sys.stderr)
     return 2
+
+
+_HELD: list[IO] = []  # locks of this process, until the end of `guarded`
+
+
+def hold(folder: Path) -> None:
+    """Keep other processes out of a run folder until `guarded` ends. Raises DataError if one is at work in it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stream = open(folder.with_name(f".{folder.name}.lock"), "w")  # beside it: the folder itself may be set aside
+    _HELD.append(stream)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(folder, "another process at work in it", "one at a time", "wait for its end, or give another --save_path") from None
 
 
 def guarded_training(work: Callable[[], int]) -> int:

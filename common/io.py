@@ -214,15 +214,17 @@ def write_csr(path: Path, matrix) -> None:
 def read_csr(path: Path, made_by: str = "an earlier step"):
     from scipy import sparse
     with reading(path, made_by):
-        return sparse.csr_array(sparse.load_npz(path))
+        matrix = sparse.csr_array(sparse.load_npz(path))
+        matrix.check_format(full_check=True)
+        return matrix
 
 
 # tensors ---------------------------------------------------------------------------------------------
 def write_pt(path: Path, value: dict) -> None:
     """A dict of tensors and plain values; loads with weights_only=True."""
     import torch
-    with atomic_path(path) as temporary:
-        torch.save(value, temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        torch.save(value, stream)  # not by its name, which PyTorch would write into the file: the same content is the same bytes
 
 
 def read_pt(path: Path, made_by: str = "an earlier step") -> dict:
@@ -250,13 +252,31 @@ def write_h5ad(path: Path, adata) -> None:
 
 
 def read_h5ad(path: Path, made_by: str = "an earlier step"):
-    """AnnData; raises LayerError if the file is missing or is no h5ad."""
+    """AnnData of numbers; raises LayerError if the file is missing or is no h5ad, or if a sparse matrix in it points beyond its own bounds."""
     import anndata
     with reading(path, made_by):
-        return anndata.read_h5ad(path)
+        adata = anndata.read_h5ad(path)
+        for matrix in (adata.X, *adata.layers.values()):
+            if matrix is None or matrix.dtype.kind not in "iufb":
+                raise ValueError("a matrix that holds no numbers")
+            if hasattr(matrix, "check_format"):
+                matrix.check_format(full_check=True)  # SciPy's own loops trust it: a wrong index ends the process
+        return adata
 
 
 # patches and features (HDF5) -------------------------------------------------------------------------
+def section_of(path: Path) -> str:
+    """<sample>/<layer> of a file of a section."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def require_section(file, path: Path) -> None:
+    """Raise ValueError if an open HDF5 file says that it was made of another section: patches of a grid have the same names in all."""
+    section = file.attrs.get("section", section_of(path))
+    if section != section_of(path):
+        raise ValueError(f"content of section {section}")
+
+
 def write_patches(path: Path, images: Iterable[np.ndarray], size: int, coords: np.ndarray, barcode: list[str]) -> None:
     """HEST-1k patch file: img (N,S,S,3) uint8, coords (N,2) int64 level-0 px of the patch centre, barcode (N,) utf-8 (a grid patch's name).
 
@@ -268,6 +288,7 @@ def write_patches(path: Path, images: Iterable[np.ndarray], size: int, coords: n
                                   compression="lzf" if barcode else None)
         for k, image in enumerate(images):
             img[k] = image
+        file.attrs["section"] = section_of(path)
         file.create_dataset("coords", data=np.asarray(coords, np.int64))
         file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
 
@@ -294,6 +315,7 @@ def open_patches(path: Path):
         file = h5py.File(path, "r")
     with file:
         with reading(path, PATCH_STEP):
+            require_section(file, path)
             img, coords, names = file["img"], file["coords"][:], [name.decode() for name in file["barcode"][:]]
             if img.shape[:1] + img.shape[3:] != (len(names), 3) or img.dtype != np.uint8 or coords.shape != (len(names), 2):
                 raise ValueError(f"img {img.shape} {img.dtype}, coords {coords.shape}, {len(names)} barcodes")
@@ -304,6 +326,7 @@ def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], 
     """One float32 dataset (N,D) a feature set, `barcode` (N,), and per set its attributes (common/feature_recipe.py)."""
     import h5py
     with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        file.attrs["section"] = section_of(path)
         file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))
         for name in sorted(sets):
             dataset = file.create_dataset(name, data=np.asarray(sets[name], np.float32))
@@ -315,6 +338,7 @@ def read_features(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """({set name: (N,D) float32}, barcode list)."""
     import h5py
     with reading(path, "4_feature_extraction.py"), h5py.File(path, "r") as file:
+        require_section(file, path)
         names = [name.decode() for name in file["barcode"][:]]
         sets = {name: file[name][:] for name in sorted(file) if name != "barcode"}
         for name, values in sets.items():

@@ -21,7 +21,7 @@ SCALE = 25  # level-0 px per thumbnail px
 def write_pictures(layout: Layout, layer: int) -> None:
     """What steps 0_2 and 1 write, in white."""
     size = np.array(SLIDE_PX) // SCALE
-    io.write_json(layout.thumbnail_info("S", layer), {"width_px": SLIDE_PX[0], "height_px": SLIDE_PX[1], "scale": [SCALE, SCALE], "tissue_share": 0.9})
+    io.write_json(layout.thumbnail_info("S", layer), {"width_px": SLIDE_PX[0], "height_px": SLIDE_PX[1], "scale": [SCALE, SCALE], "tissue_share": 1.0})
     io.write_picture(layout.thumbnail("S", layer), np.full((*size[::-1], 3), 255, np.uint8))
     io.write_picture(layout.mask("S", layer), np.full(size[::-1], 255, np.uint8))
     for one in SIZES:

@@ -204,7 +204,7 @@ def test_a_missing_checkpoint_ends_the_run(tmp_path, capsys):  # in this process
     write_3d_graph(layout)
     as_archive(layout)
     io.write_json(run.fold_recipe(0), {"settings": {"known_layers": {"A": [1]}}, "inputs": {}, "code": code_digest(ROOT / "main_3d.py")})
-    io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
+    io.write_table(layout.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"], "rank": [1, 2, 3]}))
     io.write_table(run.genes, pd.DataFrame({"gene": ["G1", "G2", "G3"]}))
     for one in (layout, run):
         io.write_table(one.background, pd.DataFrame({"gene": ["G1", "G2", "G3"], "rank": [1, 2, 3], "mean": 0.0}))

@@ -100,3 +100,16 @@ def test_a_status_file_of_bad_bytes_is_one_line(tmp_path, capsys):
     (tmp_path / "status.json").write_bytes(b"\xff{")
     assert cli.guarded(lambda: cli.print_status(Layout(tmp_path))) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'status.json'}: ")
+
+
+# two processes ---------------------------------------------------------------------------------------
+def test_a_second_process_in_a_run_folder_is_told_so(tmp_path, capsys):
+    held = "import sys; from pathlib import Path; from common import cli\ncli.hold(Path(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", held, tmp_path / "run"], cwd=Path(io.__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"held\n"
+        assert cli.guarded(lambda: cli.hold(tmp_path / "run")) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {tmp_path / 'run'}: found another process") and "--save_path" in err and err.count("\n") == 1
+        first.stdin.close()
+    assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0  # and once more: a held folder is free after `guarded`
+    assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0

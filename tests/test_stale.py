@@ -10,7 +10,7 @@ from common import stale
 from common.config import load_config, save_config
 from common.imports import files_of
 from common.io import read_json, write_json
-from common.layout import PIPELINE, SCRIPTS, Layout, RunLayout
+from common.layout import PIPELINE, Layout, RunLayout
 from conftest import ROOT, load_script, script_path
 from pipeline import copy_of, run
 
