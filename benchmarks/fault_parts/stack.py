@@ -16,7 +16,7 @@ FAST = ["--gpu", "cpu", "--num_workers", "1"]
 TRAINING = {"main_3d": ["--max_iterations", "3", "--members", "1", *FAST], "main": ["--max_iterations", "10", "--members", "1", *FAST],
             "predict_3d": ["--gpu", "cpu"], "report": []}
 ORDER = ("0_make_demo", *PIPELINE, *TRAINING)
-UNCOMPARED = ("runtime.json", "report.html", "status.lock", ".lock")     # seconds and memory; empty
+UNCOMPARED = ("runtime.json", "report.html", "status.lock")     # seconds and memory; empty
 TIMES = ("seconds", "training_seconds")
 LIMIT_S = 600.0
 
