@@ -1,4 +1,4 @@
-"""The same bytes with one and with two threads, in a process of its own each: libraries read the environment at import."""
+"""The same bytes with one and with two threads, each in its own process: libraries read the environment at import."""
 import pytest
 
 from pipeline import with_threads
