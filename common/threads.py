@@ -13,7 +13,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=1)
 def _thread_pools(n_modules: int):
-    """The thread pools of all libraries loaded so far. The search takes milliseconds: it is repeated only after another import."""
+    """The thread pools of all libraries loaded so far. The search takes milliseconds and is repeated after an import."""
     from threadpoolctl import ThreadpoolController
     return ThreadpoolController()
 

@@ -1,7 +1,7 @@
 """Which known spots are used: the one place that decides it.
 
-One exact Gaussian process takes at most MAX_KNOWN spots. Of more, every part of every known layer gives up the same share:
-the spots are put in an order in which neighbours on the section follow each other, and taken from it at equal steps.
+One exact Gaussian process takes at most MAX_KNOWN spots. Of more, every part of every known layer gives up the same
+share: the spots are put in an order in which neighbours on the section follow each other, and taken at equal steps.
 The order of the rows decides nothing. A spot that is left out is neither shown to the network nor asked for, and is not
 called known; it gets the answer of the process.
 """
@@ -44,5 +44,6 @@ def left_out_line(graph: SampleGraph, layers: list[int], what: str) -> str | Non
     n_used = int(used(graph, pool).sum())
     if n_used == pool.sum():
         return None
-    return (f"{graph.sample}: {n_used} of {int(pool.sum())} {what} spots (layers {', '.join(map(str, layers))}) are used, "
-            f"the same share everywhere: one exact Gaussian process takes no more than {MAX_KNOWN}")
+    of_layers = ", ".join(map(str, layers))
+    return (f"{graph.sample}: {n_used} of {int(pool.sum())} {what} spots (layers {of_layers}) are used, the same share"
+            f" everywhere: one exact Gaussian process takes no more than {MAX_KNOWN}")

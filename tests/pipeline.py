@@ -40,7 +40,8 @@ def with_threads(n_threads: int, code: str, *arguments: str) -> str:
     """What a fresh Python says that may use n_threads."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(n_threads)) | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
+                           timeout=300)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

@@ -17,7 +17,8 @@ KERNEL = gp.Kernel(rank=4)
 
 
 def lattice(side: int, generator: np.random.Generator) -> np.ndarray:
-    return np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2) + generator.normal(0, 0.05, (side ** 2, 2))
+    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
+    return grid + generator.normal(0, 0.05, grid.shape)
 
 
 def test_every_part_of_every_layer_gives_up_the_same_share():
@@ -69,10 +70,12 @@ def test_a_spot_left_out_is_neither_shown_nor_asked_and_its_label_enters_nothing
     for one in (graph, spoiled):
         process = training.fit_process(one, [1], KERNEL)
         question = Known(one, one.in_layers([1]).numpy(), process, model).question()
-        assert not set(question.rows.tolist()) & set(np.flatnonzero(left_out)) and len(question.rows) == graph.n_spots - 24
+        assert not set(question.rows.tolist()) & set(np.flatnonzero(left_out))
+        assert len(question.rows) == graph.n_spots - 24
         assert (~question.asked).sum() == 40 == len(process.views["position"])
         assert model(prepare(one, model.projection), question).shape[0] == graph.n_spots - 24
-        answers.append((training.predict(model, one, process, [1], CPU, with_sd=True), training.gaussian_process(one, process)["expression"]))
+        answers.append((training.predict(model, one, process, [1], CPU, with_sd=True),
+                        training.gaussian_process(one, process)["expression"]))
     (answer, of_process), (again, _) = answers
     assert all(np.array_equal(answer[name], again[name]) for name in answer)
     assert np.array_equal(answer["expression"][left_out], of_process[left_out])
@@ -86,11 +89,12 @@ def test_what_is_left_out_is_said_once_for_known_and_for_training(thinned):
     other = dataclasses.replace(toy_graph(1), sample="A")
     folds = training.make_folds({"A": [1, 2, 3], "T": [1, 2, 3]}, {"A": [1], "T": [1]}, [["A"], ["T"]])
     lines = training.left_out_lines([graph, other], {"A": [1], "T": [1]}, folds)
-    facts = [("T:", "40 of 64 known"), ("T:", "40 of 192 training"), ("A:", "40 of 64 known"), ("A:", "40 of 192 training")]
+    facts = [(name, part) for name in ("T:", "A:") for part in ("40 of 64 known", "40 of 192 training")]
     assert len(lines) == 4 and all(all(fact in line for fact in two) for line, two in zip(lines, facts))
 
 
 def test_nothing_is_said_or_left_out_below_the_limit():
     graph = toy_graph()
     pool = graph.in_layers([1, 2]).numpy()
-    assert np.array_equal(known_spots.used(graph, pool), pool) and known_spots.left_out_line(graph, [1, 2], "known") is None
+    assert np.array_equal(known_spots.used(graph, pool), pool)
+    assert known_spots.left_out_line(graph, [1, 2], "known") is None

@@ -1,4 +1,4 @@
-"""The same bytes with one and with two threads, each in a process of its own: the libraries read the environment when they are loaded."""
+"""The same bytes with one and with two threads, each in its own process: libraries read the environment at import."""
 import pytest
 
 from pipeline import with_threads
@@ -22,7 +22,8 @@ known = {name: view[:n_known] for name, view in views.items()}
 process = gp.fit(label[:n_known].astype(np.float32), known, kernel=gp.Kernel(stain=0., near_stain=0.))
 answer = gp.predict(process, views)
 imputer = Imputer(process.kernel, known, np.ones(n_known), generator.normal(0, 1, (n_known, 8)), np.ones(8))
-parts = {**views, **answer, "coefficient": process.coefficient, "imputed": imputer.targets(views), "hidden": imputer.hidden(np.arange(200))}
+imputed = {"imputed": imputer.targets(views), "hidden": imputer.hidden(np.arange(200))}
+parts = {**views, **answer, **imputed, "coefficient": process.coefficient}
 for name, values in parts.items():
     print(name, hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest())
 """
