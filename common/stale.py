@@ -40,13 +40,8 @@ def require_current(context: Context, steps: tuple[str, ...]) -> None:
 
     Raises DataError naming the first step that is out of date, what differs, and the steps to run. Warns on stderr if only code differs.
     """
-    digest = lru_cache(maxsize=None)(file_digest)  # of this check: an output of one step is an input of several
-    layers, root = loaded_layers(context, steps), context.layout.root
-    everything = Context(context.all_samples, context.layout, context.args, context.all_samples)  # as the steps see it, whatever is chosen now
-    verdicts = converted(everything, layers, digest)
-    from_archive = context.all_samples.raw_format == "asign"
-    jobs = [] if from_archive or not layers else jobs_of(everything, steps, layers)
-    verdicts += [judge(step, job, context.layout, digest) for step, job in jobs if job is not None]
+    root = context.layout.root
+    verdicts, jobs = verdicts_of(context, steps)
     stale = [one for one in verdicts if one.changes]
     if stale:
         again = [CONVERT] if stale[0].step == CONVERT else []
@@ -58,6 +53,17 @@ def require_current(context: Context, steps: tuple[str, ...]) -> None:
     if changed:
         print(f"warning: {root}: other code made the files of {shortened(changed, SHOWN_UNITS)}, with the settings and inputs of now; they are used; "
               f"to make them with the code of now, run these steps again", file=sys.stderr)
+
+
+def verdicts_of(context: Context, steps: tuple[str, ...]) -> tuple[list[Verdict], list[tuple[str, Job | None]]]:
+    """Every unit of the conversion and of these steps held against its recipe, and the jobs of the steps. Raises DataError as the steps do."""
+    digest = lru_cache(maxsize=None)(file_digest)  # of this check: an output of one step is an input of several
+    layers = loaded_layers(context, steps)
+    everything = Context(context.all_samples, context.layout, context.args, context.all_samples)  # as the steps see it, whatever is chosen now
+    from_archive = context.all_samples.raw_format == "asign"
+    jobs = [] if from_archive or not layers else jobs_of(everything, steps, layers)
+    judged = [judge(step, job, context.layout, digest) for step, job in jobs if job is not None]
+    return converted(everything, layers, digest) + judged, jobs
 
 
 def loaded_layers(context: Context, steps: tuple[str, ...]) -> dict[str, list[int]]:
