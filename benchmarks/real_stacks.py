@@ -12,8 +12,8 @@ Parts
     hidden      HER2-C 3 -> 2, 4 and mouse brain 1 -> 2 (half the pitch), of the targets only the image left: a lattice is laid, imputed and
                 brought to the measured positions; beside it the run on the same genes that knew where the spots are
     confidence  the runs of part stacks (seed 0): error of the most and the least confident quarter of the target spots, by counting noise
-Rows that are there are kept if the code and the config of the raw data made them that are there now (column code): a run that was stopped goes on
-where it stood. Others are made again, with their dataset root and their run.
+Rows are kept if the code and the configs of now made them (column code): a run that was stopped goes on where it stood.
+Others are made again, with their dataset root and their run.
 
     python benchmarks/real_stacks.py --part stacks --raw_path ../data --work_path ../stacks --n_seeds 5
 """
@@ -64,7 +64,8 @@ def script(name: str, *options) -> tuple[float, float]:
 
 
 def code_of_rows() -> str:
-    """What a row depends on beside the raw data: the code of this benchmark, of both mains, of the prediction and of every step, and the configs."""
+    """What a row depends on beside the raw data: the code of this benchmark, both mains, predict_3d and every step, and
+    the configs."""
     scripts = [Path(__file__).resolve(), *(REPOSITORY / f"{name}.py" for name in ("main", "main_3d", "predict_3d")),
                REPOSITORY / "data_preprocessing" / "0_1_convert_raw.py", *map(script_of, PIPELINE)]
     configs = [REPOSITORY / "configs" / name for name in ("her2st.yaml", "mousebrain.yaml", "visium.yaml")]
@@ -72,7 +73,7 @@ def code_of_rows() -> str:
 
 
 def make_root(args: argparse.Namespace, stack: str) -> Path:
-    """The stack's dataset root, made from the raw files by the workflow; one that is there is used again if its recipes are those of now."""
+    """The stack's dataset root, made from the raw files by the workflow; used again if its recipes are those of now."""
     return root_of(stack, Path(args.raw_path), Path(args.work_path))
 
 
@@ -85,7 +86,8 @@ def root_of(stack: str, raw_path: Path, work_path: Path) -> Path:
         return root
     if there:
         print(f"{root}: other code, settings or raw data made it: it is made again", flush=True)
-    script("-m", "snakemake", "--profile", "workflow/profiles/default", *(["--forceall"] if there else []), "--config", f"root_path={root}",
+    again = ["--forceall"] if there else []
+    script("-m", "snakemake", "--profile", "workflow/profiles/default", *again, "--config", f"root_path={root}",
            f"raw_path={(raw_path / raw).resolve()}", *settings)
     return root
 
@@ -292,10 +294,12 @@ def kept_rows(file: Path) -> pd.DataFrame:
     """The rows that the code of now has made; how many others there are is said on screen."""
     if not file.is_file():
         return pd.DataFrame(columns=["stack", "seed", "without", "method", "code"])
-    rows = read_table(file, ("stack", "seed", "method"), "this benchmark", text=("stack", "method", "code")).fillna({"without": ""})
+    rows = read_table(file, ("stack", "seed", "method"), "this benchmark", text=("stack", "method", "code"))
+    rows = rows.fillna({"without": ""})
     of_now = rows.get("code", pd.Series("", rows.index)) == code_of_rows()
     if not of_now.all():
-        print(f"{file}: {(~of_now).sum()} of {len(rows)} rows are of other code: they are made again", flush=True)
+        print(f"{file}: {(~of_now).sum()} of {len(rows)} rows are of other code: they go, and what this call covers is "
+              "made again", flush=True)
     return rows.reindex(columns=list(dict.fromkeys([*rows.columns, "code"])))[of_now]
 
 
