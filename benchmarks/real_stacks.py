@@ -12,29 +12,32 @@ Parts
     hidden      HER2-C 3 -> 2, 4 and mouse brain 1 -> 2 (half the pitch), of the targets only the image left: a lattice is laid, imputed and
                 brought to the measured positions; beside it the run on the same genes that knew where the spots are
     confidence  the runs of part stacks (seed 0): error of the most and the least confident quarter of the target spots, by counting noise
-Rows that are there are kept: a run that was stopped goes on where it stood. Delete the CSV, and the runs, after a change of the code.
+Rows are kept if the code and the configs of now made them (column code): a run that was stopped goes on where it stood.
+Others are made again, with their dataset root and their run.
 
     python benchmarks/real_stacks.py --part stacks --raw_path ../data --work_path ../stacks --n_seeds 5
 """
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
+import hashlib
 import os
 import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
 from benchmarks import hidden_layers
-from common import cli
+from common import cli, stale
 from common.config import load_config
 from common.io import atomic_path, read_h5ad, read_json, read_table, write_table
 from common.layout import PIPELINE, REPOSITORY, Layout, RunLayout, script_of
+from common.recipe import code_digest, file_digest
 from models.metrics import layer_metrics, pooled_metrics
 
 STACKS = {  # name: raw folder, Snakemake's settings, sample, known layer, target layers
@@ -60,14 +63,40 @@ def script(name: str, *options) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
+def code_of_rows() -> str:
+    """What a row depends on beside the raw data: the code of this benchmark, both mains, predict_3d and every step, and
+    the configs."""
+    scripts = [Path(__file__).resolve(), *(REPOSITORY / f"{name}.py" for name in ("main", "main_3d", "predict_3d")),
+               REPOSITORY / "data_preprocessing" / "0_1_convert_raw.py", *map(script_of, PIPELINE)]
+    configs = [REPOSITORY / "configs" / name for name in ("her2st.yaml", "mousebrain.yaml", "visium.yaml")]
+    return hashlib.sha256("".join([code_digest(*scripts), *map(file_digest, configs)]).encode()).hexdigest()[:12]
+
+
 def make_root(args: argparse.Namespace, stack: str) -> Path:
-    """The stack's dataset root, made from the raw files by the workflow unless it is there."""
+    """The stack's dataset root, made from the raw files by the workflow; used again if its recipes are those of now."""
+    return root_of(stack, Path(args.raw_path), Path(args.work_path))
+
+
+@lru_cache(maxsize=None)
+def root_of(stack: str, raw_path: Path, work_path: Path) -> Path:
     raw, settings, sample, *_ = STACKS[stack]
-    root = (Path(args.work_path) / stack.replace(" ", "_")).resolve()
-    if not Layout(root).graph_3d(sample).is_file():
-        script("-m", "snakemake", "--profile", "workflow/profiles/default", "--config", f"root_path={root}",
-               f"raw_path={(Path(args.raw_path) / raw).resolve()}", *settings)
+    root = (work_path / stack.replace(" ", "_")).resolve()
+    there = Layout(root).graph_3d(sample).is_file()
+    if there and is_current(root):
+        return root
+    if there:
+        print(f"{root}: other code, settings or raw data made it: it is made again", flush=True)
+    again = ["--forceall"] if there else []
+    script("-m", "snakemake", "--profile", "workflow/profiles/default", *again, "--config", f"root_path={root}",
+           f"raw_path={(raw_path / raw).resolve()}", *settings)
     return root
+
+
+def is_current(root: Path) -> bool:
+    """True if every recipe of the root is that of now, the code too."""
+    context = cli.open_context(cli.make_parser(__doc__, done=False).parse_args(["--root_path", str(root)]))
+    verdicts, _ = stale.verdicts_of(context, PIPELINE)
+    return not any(one.changes or one.other_code for one in verdicts)
 
 
 def coverage(run: RunLayout, sample: str, layers: tuple[int, ...]) -> dict[str, float]:
@@ -150,8 +179,7 @@ def run_confidence(args: argparse.Namespace) -> list[dict]:
         spots = {}
         for stack, (_, _, sample, _, targets) in STACKS.items():
             run = RunLayout(Path(args.work_path).resolve() / "runs" / f"{stack.replace(' ', '_')}_full_0{end}")
-            if not run.imputed(sample, targets[-1]).is_file():
-                run_stack(args, stack, 0)
+            run_stack(args, stack, 0)  # what is up to date in it is not trained again
             spots[stack] = pd.concat([hidden_layers.spot_errors(read_h5ad(run.imputed(sample, layer))) for layer in targets])
         ranked = [one.assign(confidence=one["confidence"].rank(pct=True)) for one in spots.values()]
         spots |= {"both": pd.concat(spots.values()), "both, a quarter of each": pd.concat(ranked)}
@@ -262,13 +290,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def kept_rows(file: Path) -> pd.DataFrame:
+    """The rows that the code of now has made; how many others there are is said on screen."""
+    if not file.is_file():
+        return pd.DataFrame(columns=["stack", "seed", "without", "method", "code"])
+    rows = read_table(file, ("stack", "seed", "method"), "this benchmark", text=("stack", "method", "code"))
+    rows = rows.fillna({"without": ""})
+    of_now = rows.get("code", pd.Series("", rows.index)) == code_of_rows()
+    if not of_now.all():
+        print(f"{file}: {(~of_now).sum()} of {len(rows)} rows are of other code: they go, and what this call covers is "
+              "made again", flush=True)
+    return rows.reindex(columns=list(dict.fromkeys([*rows.columns, "code"])))[of_now]
+
+
 def run(args: argparse.Namespace) -> int:
     file = Path(args.save_path) / f"{args.part}.csv"
-    rows = read_table(file, ("stack", "seed", "method"), "this benchmark", text=("stack", "method")).fillna({"without": ""}) if file.is_file() else pd.DataFrame()
+    code, rows = code_of_rows(), kept_rows(file)
     for stack, seed, without, work in cases_of(args):
-        if len(rows) and ((rows["stack"] == stack) & (rows["seed"] == seed) & (rows["without"] == without)).any():
+        if ((rows["stack"] == stack) & (rows["seed"] == seed) & (rows["without"] == without)).any():
             continue
-        rows = pd.concat([rows, pd.DataFrame(work())], ignore_index=True)
+        rows = pd.concat([rows, pd.DataFrame(work()).assign(code=code)], ignore_index=True)
         write_table(file, rows)
         with atomic_path(file.with_suffix(".md")) as target:
             target.write_text(table(rows))

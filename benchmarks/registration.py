@@ -19,7 +19,6 @@ Finished cases are kept: a run that was stopped goes on where it stood, unless t
 import sys; from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
-import hashlib
 import time
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ from common.geometry import section_geometry
 from common.io import atomic_path, read_json, read_picture, read_table, write_table
 from common.layout import REPOSITORY, Layout
 from common.options import positive_int
-from common.recipe import file_digest
+from common.recipe import code_digest
 from common.slide import open_slide
 from data_preprocessing.stain import colours
 from data_preprocessing.tissue import background_colour, tissue_mask
@@ -57,8 +56,6 @@ WARP_PITCHES = (0.3, 1.0)       # largest displacement of the smooth warp
 WARP_LENGTH = 0.12              # its length scale, share of the image's longer side
 GOOD_PERCENT, GOOD_SYN_PERCENT = 0.3, 0.6  # of the diagonal
 FAILED_PERCENT = 2.0            # of the diagonal: the gate must notice
-CODE = [Path(__file__), REPOSITORY / "data_preprocessing" / "tissue.py",
-        *(REPOSITORY / "registration" / f"{name}.py" for name in ("gate", "matching", "pairing", "quality", "refinement", "sections", "transforms"))]
 
 
 @dataclass(frozen=True)
@@ -246,10 +243,12 @@ def run_case(source: Source, seed: int, part: str) -> dict:
 
 def run(sources: list[Source], part: str, cases: int, seed: int, folder: Path, workers: int) -> int:
     path = folder / f"registration_{part}.csv"
-    code = hashlib.sha256("".join(file_digest(file) for file in CODE).encode()).hexdigest()[:12]
+    code = code_digest(Path(__file__))[:12]
     table = read_table(path, ("case", "code"), Path(__file__).name, text=("source", "code", "reasons")) if path.is_file() else pd.DataFrame()
     rows = {} if table.empty else {row["case"]: row for row in table.to_dict("records") if row["code"] == code and row["seed"] == seed}
     todo = [number for number in range(cases) if number not in rows]
+    if len(table) > len(rows):
+        print(f"{path}: {len(table) - len(rows)} cases of other code or of another seed: they are made again")
 
     def one(number: int) -> dict:
         source = sources[number % len(sources)]

@@ -28,7 +28,7 @@ def package_of(path: Path, repository: Path) -> tuple[str, ...]:
 
 @lru_cache(maxsize=None)
 def imported_names(source: str, package: tuple[str, ...]) -> tuple[str, ...]:
-    """Dotted names that may be modules: of `from a import b` both a and a.b. Keyed by the source: always that of now."""
+    """Dotted names that may be modules: of `from a import b` both a and a.b. The key is the source, not the path."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -41,7 +41,7 @@ def imported_names(source: str, package: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def module_files(name: str, repository: Path) -> list[Path]:
-    """The files that importing a dotted name runs: the module's own, and the __init__.py of every package on the way to it."""
+    """The files that importing a dotted name runs: the module's own, and the __init__.py of its packages."""
     parts = name.split(".")
     if not all(parts):
         return []

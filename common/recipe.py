@@ -1,7 +1,8 @@
 """When is a step up to date? When the recipe it was made by is the recipe it would be made by now.
 
-A recipe is: the step, its settings, the content of its inputs, and the code of the script and of every module of ours that it imports. It is kept
-in a small JSON beside the outputs' root (`<root>/.recipes/<step>/…`), written last: a killed step has none and is made again.
+A recipe is: the step, its settings, the content of its inputs, and the code of the script and of every module of ours
+that it imports. It is kept in a small JSON under the outputs' root (`<root>/.recipes/<step>/…`), written last: a step
+that was killed has none and is made again.
 """
 import hashlib
 import json
@@ -29,17 +30,20 @@ def file_digest(path: Path) -> str:
 
 
 def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
-    """SHA-256 over names and content of the scripts and of every module under `repository` that they import, directly or not."""
+    """SHA-256 over the scripts and every module under `repository` that they import: their names and content."""
     digest = hashlib.sha256()
+    root = repository.resolve()
     for path in sorted({file for script in scripts for file in files_of(script, repository)}):
-        name = path.relative_to(repository.resolve()).as_posix() if path.is_relative_to(repository.resolve()) else path.name
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
-def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str, digest: Callable[[Path], str] = file_digest) -> dict:
+def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str,
+                digest: Callable[[Path], str] = file_digest) -> dict:
     """The recipe as a JSON-able dict. An absent input is part of it (None)."""
-    digests = {str(path.relative_to(root) if path.is_relative_to(root) else path): digest(path) if path.is_file() else None for path in inputs}
+    names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in inputs]
+    digests = {name: digest(path) if path.is_file() else None for name, path in zip(names, inputs)}
     return {"step": step, "settings": json.loads(json.dumps(settings, sort_keys=True)), "inputs": digests, "code": code}
 
 

@@ -1,7 +1,8 @@
 """Do the files that a main loads fit the config, the inputs and the code of now?
 
-Each step left a recipe of every unit it worked on. We build the same job again with the step's own function and compare. A difference in settings or
-inputs, an output that is missing, or a file without recipe stops the run before any training; a difference in code alone is a warning.
+Each step left a recipe of every unit it worked on. We build the same job again with the step's own function and
+compare. A difference in settings or inputs, an output that is missing, or a file without recipe stops the run before
+any training; a difference in code alone is a warning.
 """
 import importlib.util
 import json
@@ -20,6 +21,7 @@ from common.layout import PIPELINE, REPOSITORY, SCRIPTS, Layout, RunLayout, scri
 from common.recipe import code_digest, file_digest, make_recipe
 
 CONVERT = "0_1_convert_raw"
+NO_RECIPE = "no recipe of the files that are there"
 SHOWN_UNITS = 3
 SHOWN_CHANGES = 3
 SHOWN_CHARACTERS = 60
@@ -36,49 +38,70 @@ class Verdict:
 
 # the root --------------------------------------------------------------------------------------------
 def require_current(context: Context, steps: tuple[str, ...]) -> None:
-    """Compare the recipes of what is loaded with the config: of these steps (2D: data_preprocessing; 3D: PIPELINE), of the chosen samples.
+    """Compare the recipes of what is loaded with the config, of these steps (2D: data_preprocessing; 3D: PIPELINE).
 
-    Raises DataError naming the first step that is out of date, what differs, and the steps to run. Warns on stderr if only code differs.
+    Raises DataError naming the first step that is out of date, what differs, and the steps to run. Warns on stderr if
+    only code differs.
     """
-    digest = lru_cache(maxsize=None)(file_digest)  # of this check: an output of one step is an input of several
-    layers, root = loaded_layers(context, steps), context.layout.root
-    everything = Context(context.all_samples, context.layout, context.args, context.all_samples)  # as the steps see it, whatever is chosen now
-    verdicts = converted(everything, layers, digest)
-    from_archive = context.all_samples.raw_format == "asign"
-    jobs = [] if from_archive or not layers else jobs_of(everything, steps, layers)
-    verdicts += [judge(step, job, context.layout, digest) for step, job in jobs if job is not None]
+    root = context.layout.root
+    verdicts, jobs = verdicts_of(context, steps)
     stale = [one for one in verdicts if one.changes]
     if stale:
         again = [CONVERT] if stale[0].step == CONVERT else []
         again += steps_to_run(jobs, {(one.step, one.unit) for one in stale}, bool(again))
-        options = shlex.join(["--root_path", str(root), *(["--config", context.args.config] if context.args.config else [])])
+        config = ["--config", context.args.config] if context.args.config else []
+        options = shlex.join(["--root_path", str(root), *config])
         raise DataError(root, summary(stale), "files made with the settings and the inputs of now",
                         f"run, with {options}, in this order: {', '.join(map(command, again))}")
     changed = sorted({one.step for one in verdicts if one.other_code}, key=(CONVERT, *PIPELINE).index)
     if changed:
-        print(f"warning: {root}: other code made the files of {shortened(changed, SHOWN_UNITS)}, with the settings and inputs of now; they are used; "
-              f"to make them with the code of now, run these steps again", file=sys.stderr)
+        print(f"warning: {root}: other code made the files of {shortened(changed, SHOWN_UNITS)}, with the settings and "
+              "inputs of now; they are used; to make them with the code of now, run these steps again", file=sys.stderr)
+
+
+def verdicts_of(context: Context, steps: tuple[str, ...]) -> tuple[list[Verdict], list[tuple[str, Job | None]]]:
+    """Every unit of the conversion and of these steps held against its recipe, and the jobs of the steps.
+
+    Raises DataError as the steps do.
+    """
+    digest = lru_cache(maxsize=None)(file_digest)  # of this check: an output of one step is an input of several
+    layers = loaded_layers(context, steps)
+    as_steps_see_it = Context(context.all_samples, context.layout, context.args, context.all_samples)
+    from_archive = context.all_samples.raw_format == "asign"
+    jobs = [] if from_archive or not layers else jobs_of(as_steps_see_it, steps, layers)
+    judged = [judge(step, job, context.layout, digest) for step, job in jobs if job is not None]
+    return converted(as_steps_see_it, layers, digest) + judged, jobs
 
 
 def loaded_layers(context: Context, steps: tuple[str, ...]) -> dict[str, list[int]]:
-    """{sample: layers} of the chosen samples whose graph is there and was not left out; 3D: all layers of the stack, 2D: those with a graph."""
+    """{sample: layers} of the chosen samples, as far as they are loaded and no step left them out.
+
+    3D: every layer of a sample that has a graph; 2D: the layers that have one.
+    """
     layout, in_3d = context.layout, steps == PIPELINE
     last = "main_3d" if in_3d else SCRIPTS["registration"][0]
     loaded = {}
     for sample in sorted(context.config.samples):
-        layers = [layer for layer in context.all_samples.layers_of(sample) if first_failure(layout, f"{sample}/{layer}", last) is None]
-        if in_3d:
-            there = all(path(sample).is_file() for path in (layout.graph_3d, layout.npy_3d)) and first_failure(layout, sample, last) is None
-        else:
-            layers = [layer for layer in layers if layout.graph(sample, layer).is_file() and layout.npy(sample, layer).is_file()]
-            there = bool(layers)
-        if there:
+        layers = [layer for layer in context.all_samples.layers_of(sample)
+                  if first_failure(layout, f"{sample}/{layer}", last) is None]
+        if not in_3d:
+            layers = [layer for layer in layers if are_there(layout.graph(sample, layer), layout.npy(sample, layer))]
+        elif not are_there(layout.graph_3d(sample), layout.npy_3d(sample)) or first_failure(layout, sample, last):
+            layers = []
+        if layers:
             loaded[sample] = layers
     return loaded
 
 
+def are_there(*files: Path) -> bool:
+    return all(file.is_file() for file in files)
+
+
 def jobs_of(context: Context, steps: tuple[str, ...], layers: dict[str, list[int]]) -> list[tuple[str, Job | None]]:
-    """(step, its job) of every unit, in the order of the steps; None where the step would leave the unit out. Raises DataError as the steps do."""
+    """(step, its job) of every unit, in the order of the steps; None where the step would leave the unit out.
+
+    Raises DataError as the steps do.
+    """
     jobs = []
     for step in steps:
         for build in builders(load_script(script_of(step)), context, layers):
@@ -112,48 +135,58 @@ def judge(step: str, job: Job, layout: Layout, digest: Callable[[Path], str]) ->
     stored = stored_recipe(layout.recipe(step, job.sample, job.layer))
     missing = [f"no {relative(path, layout.root)}" for path in job.outputs if not path.exists()]
     if stored is None:
-        return Verdict(step, job.name, tuple(missing or ["no recipe of the files that are there"]) if job.outputs else ())
+        changes = missing or [NO_RECIPE] if job.outputs else []
+        return Verdict(step, job.name, tuple(changes))
     now = make_recipe(step, job.inputs, job.settings, layout.root, code_digest(script_of(step)), digest)
-    changes = [*settings_changes(stored["settings"], now["settings"]), *inputs_changes(stored["inputs"], now["inputs"]), *missing]
+    of_settings = settings_changes(stored["settings"], now["settings"])
+    changes = [*of_settings, *inputs_changes(stored["inputs"], now["inputs"]), *missing]
     return Verdict(step, job.name, tuple(changes), stored["code"] != now["code"])
 
 
 def converted(context: Context, layers: dict[str, list[int]], digest: Callable[[Path], str]) -> list[Verdict]:
-    """What step 0_1 made, held against its recorded inputs. A root placed by hand has no such recipes; an archive has no others."""
+    """What step 0_1 made, held against its recorded inputs.
+
+    A root placed by hand has no such recipes; one that was converted from an archive has no others, one a sample.
+    """
     layout, archive = context.layout, context.all_samples.raw_format == "asign"
-    script, verdicts = REPOSITORY / "data_preprocessing" / f"{CONVERT}.py", []
-    for sample, layer in [(sample, layer) for sample in layers for layer in ([None] if archive else layers[sample])]:
-        name, stored = "/".join(str(part) for part in (sample, layer) if part is not None), stored_recipe(layout.recipe(CONVERT, sample, layer))
+    units = [(sample, layer) for sample in layers for layer in ([None] if archive else layers[sample])]
+    code, verdicts = code_digest(REPOSITORY / "data_preprocessing" / f"{CONVERT}.py"), []
+    for sample, layer in units:
+        name = sample if layer is None else f"{sample}/{layer}"
+        stored = stored_recipe(layout.recipe(CONVERT, sample, layer))
         if stored is not None:
             of_config = {key: value for key, value in stored["settings"].items() if key in Config.model_fields}
             now = {key: getattr(context.all_samples, key) for key in of_config}
             changes = settings_changes(of_config, now) + recorded_changes(stored["inputs"], layout.root, digest)
-            verdicts.append(Verdict(CONVERT, name, tuple(changes), stored["code"] != code_digest(script)))
+            verdicts.append(Verdict(CONVERT, name, tuple(changes), stored["code"] != code))
         elif archive:
-            verdicts.append(Verdict(CONVERT, name, ("no recipe of the files that are there",)))
+            verdicts.append(Verdict(CONVERT, name, (NO_RECIPE,)))
     return verdicts
 
 
 # the run ---------------------------------------------------------------------------------------------
 def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
-    """Compare what the folds of a run of main_3d.py read of this root with the files of now. Of another dataset they read nothing here.
+    """Compare what the folds of a run of main_3d.py read of this root with the files of now.
 
-    Raises DataError if a file has changed since. Warns on stderr if only code differs.
+    The folds of another dataset read nothing here. Raises DataError if a file has changed since. Warns on stderr if
+    only code differs.
     """
+    here = context.all_samples
     for fold in range(n_folds):
         stored = stored_recipe(run.fold_recipe(fold))
         if stored is None:
             raise DataError(run.fold_recipe(fold), "no recipe", "the recipe of a finished fold", "run main_3d.py again")
-        if stored["settings"].get("dataset", context.all_samples.dataset) != context.all_samples.dataset:
+        if stored["settings"].get("dataset", here.dataset) != here.dataset:
             continue
-        elsewhere = set(stored["settings"]["known_layers"]) - set(context.all_samples.samples)
+        elsewhere = set(stored["settings"]["known_layers"]) - set(here.samples)
         read_here = {name: value for name, value in stored["inputs"].items() if Path(name).stem not in elsewhere}
         changes = recorded_changes(read_here, context.layout.root, file_digest)
         if changes:
-            raise DataError(run.fold_recipe(fold), f"a network of before these changes: {shortened(changes, SHOWN_CHANGES)}",
+            raise DataError(run.fold_recipe(fold), f"a run of before a change: {shortened(changes, SHOWN_CHANGES)}",
                             f"the files under {context.layout.root} that the run read", "run main_3d.py again")
         if stored["code"] != code_digest(REPOSITORY / "main_3d.py"):
-            print(f"warning: {run.root}: other code trained fold {fold}; to train it with the code of now, run main_3d.py again", file=sys.stderr)
+            print(f"warning: {run.root}: other code trained fold {fold}; to train it with the code of now, "
+                  "run main_3d.py again", file=sys.stderr)
 
 
 # differences -----------------------------------------------------------------------------------------
@@ -188,12 +221,13 @@ def inputs_changes(old: dict[str, str | None], new: dict[str, str | None]) -> li
     for name, value in new.items():
         before = old.get(name)
         if before != value:
-            changes.append(f"{name} is missing" if value is None else f"{name} is new" if before is None else f"{name} has changed")
+            what = "is missing" if value is None else "is new" if before is None else "has changed"
+            changes.append(f"{name} {what}")
     return changes
 
 
 def recorded_changes(inputs: dict[str, str | None], root: Path, digest: Callable[[Path], str]) -> list[str]:
-    """The same for inputs whose job cannot be built again. Raw files outside the root may be gone: only what is there is compared."""
+    """The same for recorded inputs. Raw files outside the root may be gone: only what is there is compared."""
     now = {}
     for name, value in inputs.items():
         path = root / name
@@ -203,7 +237,10 @@ def recorded_changes(inputs: dict[str, str | None], root: Path, digest: Callable
 
 
 def steps_to_run(jobs: list[tuple[str, Job | None]], stale: set[tuple[str, str]], all_of_them: bool) -> list[str]:
-    """The steps that are out of date and those that read what these will write, in order; a step whose job cannot be built yet is one of them."""
+    """The steps that are out of date and those that read what these will write, in order.
+
+    A step whose job cannot be built yet is one of them.
+    """
     made, steps = set(), []
     for step, job in jobs:
         if all_of_them or job is None or (step, job.name) in stale or made & set(job.inputs):

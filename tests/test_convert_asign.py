@@ -1,6 +1,7 @@
 """Step 0_1 on the paper's processed archives: nothing in them is run, and what is written is what both mains read."""
 import io
 import pickle
+import shutil
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ from conftest import load_script
 
 from common import cli
 from common.config import load_config
-from common.io import read_csr, read_json, read_location, read_npy, read_pt, read_table
+from common.io import read_csr, read_json, read_location, read_npy, read_pt, read_table, write_json
 from common.layout import Layout, RunLayout
 from data_preprocessing import archive as written
 from data_preprocessing.readers import asign
@@ -115,6 +116,24 @@ def test_an_archive_trains_with_both_mains_without_hand_work(archive, tmp_path):
         assert result["methods"]["msagnet"]["pooled"]["mse"] < result["methods"]["mean"]["pooled"]["mse"]
     assert load_script("predict_3d").main(["--root_path", str(layout.root), "--save_path", str(run_layout.root), "--gpu", "cpu"]) == 0
     assert run_layout.imputed("C", 3).is_file() and run_layout.imputed("D", 4).is_file()
+
+
+def test_a_main_holds_an_archive_against_its_conversion(archive, tmp_path, capsys):
+    """Its own recipes and no others; the raw files may be gone."""
+    root, options = tmp_path / "root", ("--method", "mean", "--gpu", "cpu", "--save_path", str(tmp_path / "run"))
+    shutil.copytree(archive[2].root, root)
+    layout = Layout(root)
+    capsys.readouterr()
+    for sample in "CD":
+        stored = read_json(layout.recipe("0_1_convert_raw", sample, None))
+        moved = {name.replace(str(archive[0]), "/no/longer/there"): value for name, value in stored["inputs"].items()}
+        write_json(layout.recipe("0_1_convert_raw", sample, None), stored | {"inputs": moved})
+    assert load_script("main_3d").main(["--root_path", str(root), *options]) == 0 and capsys.readouterr().err == ""
+    layout.genes.write_text(layout.genes.read_text().replace("gene_1,", "ERBB2,"))
+    for main in ("main_3d", "main"):
+        assert load_script(main).main(["--root_path", str(root), *options]) == 2
+        err = capsys.readouterr().err
+        assert "0_1_convert_raw of C, D" in err and "genes.csv has changed" in err and "fix: run" in err and err.count("\n") == 1
 
 
 def test_a_second_run_is_skipped(archive, capsys):

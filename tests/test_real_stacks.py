@@ -114,3 +114,53 @@ def test_quarters_of_confidence():
     assert most == {"quarter": "most confident quarter", "n_spots": 2, "mse": 1.5, "noise": 1.5, "mse_per_noise": 1,
                     "lower_percent": pytest.approx(100 * 5 / 6)}
     assert least == {"quarter": "least confident quarter", "n_spots": 2, "mse": 3, "noise": 0.5, "mse_per_noise": 6}
+
+
+# what is kept ----------------------------------------------------------------------------------------
+@pytest.fixture
+def counted(monkeypatch) -> list[int]:
+    """Seeds whose rows were made, of a benchmark of two seeds."""
+    made = []
+
+    def work(seed: int) -> list[dict]:
+        made.append(seed)
+        return [{"stack": "HER2-C", "seed": seed, "without": "", "method": "mean", "mse": 0.5}]
+
+    monkeypatch.setattr(real_stacks, "cases_of", lambda args: [("HER2-C", seed, "", functools.partial(work, seed)) for seed in (0, 1)])
+    return made
+
+
+def test_rows_of_other_code_are_made_again(tmp_path, monkeypatch, capsys, counted):
+    args = argparse.Namespace(part="stacks", save_path=tmp_path)
+    write_table(tmp_path / "stacks.csv", pd.DataFrame({"stack": "HER2-C", "seed": [0, 1], "without": "", "method": "mean", "mse": 9.0}))  # no code
+    assert real_stacks.run(args) == 0 and counted == [0, 1]
+    assert "stacks.csv: 2 of 2 rows are of other code" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "stacks.csv")
+    assert table["mse"].tolist() == [0.5, 0.5] and set(table["code"]) == {real_stacks.code_of_rows()}
+    assert real_stacks.run(args) == 0 and counted == [0, 1] and "other code" not in capsys.readouterr().out
+    monkeypatch.setattr(real_stacks, "code_of_rows", lambda: "c0de")
+    assert real_stacks.run(args) == 0 and counted == [0, 1, 0, 1] and "2 of 2 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["main_3d.py", "predict_3d.py", "models/gp.py", "data_preprocessing/records.py", "benchmarks/hidden_layers.py",
+                                    "registration/Step2_registration_ANTs.py", "data_preprocessing/readers/her2st.py"])
+def test_a_row_depends_on_every_script_that_made_it(monkeypatch, script):
+    before, read = real_stacks.code_of_rows(), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"# other" if path == ROOT / script else b""))
+    assert real_stacks.code_of_rows() != before
+
+
+def test_a_root_of_other_code_is_made_again(tmp_path, monkeypatch, capsys):
+    calls, answers = [], iter([False, True])
+    monkeypatch.setattr(real_stacks, "script", lambda *words: calls.append(words))
+    monkeypatch.setattr(real_stacks, "is_current", lambda root: next(answers))
+    args = argparse.Namespace(raw_path=tmp_path, work_path=tmp_path)
+    root = real_stacks.make_root(args, "HER2-C")
+    assert len(calls) == 1 and "--forceall" not in calls[0]
+    for n_calls in (2, 2):  # of other code, then as it should be
+        touched = Layout(root).graph_3d("C")
+        touched.parent.mkdir(parents=True, exist_ok=True)
+        touched.touch()
+        real_stacks.root_of.cache_clear()
+        assert real_stacks.make_root(args, "HER2-C") == root and len(calls) == n_calls
+    assert "--forceall" in calls[1] and f"{root}: other code" in capsys.readouterr().out

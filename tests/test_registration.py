@@ -559,7 +559,7 @@ def load_benchmark():
     return module
 
 
-def test_the_benchmark_measures_what_it_did_and_goes_on_where_it_stood(stack, tmp_path):
+def test_the_benchmark_measures_what_it_did_and_goes_on_where_it_stood(stack, tmp_path, monkeypatch, capsys):
     benchmark = load_benchmark()
     options = ["--root_path", str(stack.root), "--save_path", str(tmp_path)]
     assert benchmark.main([*options, "--cases", "1"]) == 0
@@ -568,6 +568,10 @@ def test_the_benchmark_measures_what_it_did_and_goes_on_where_it_stood(stack, tm
     table = pd.read_csv(tmp_path / "registration_a.csv")
     assert (tmp_path / "registration_a.csv").read_text().startswith(first.rstrip("\n"))
     assert table["accepted"].all() and (table["error_percent"] < 0.3).all() and "| all | 2 |" in (tmp_path / "registration_a.md").read_text()
+    assert "other code" not in capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "code_digest", lambda script: "0123456789abcdef")
+    assert benchmark.main([*options, "--cases", "1"]) == 0 and "2 cases of other code" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "registration_a.csv", dtype=str)["code"].tolist() == ["0123456789ab"]
 
 
 def test_the_benchmark_knows_where_a_spot_went(stack):
