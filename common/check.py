@@ -24,6 +24,7 @@ PATCH_COLUMNS = ("patch_name", "x", "y", "i", "j", "width", "height")
 N_CONTOUR_POINTS = 100
 BLOCK_ROWS = 4096
 MAX_SIDE_PX = 2048
+METHODS = ("xfeat", "landmarks", "transform", "outline", "centroid")  # by which a pair is laid
 
 
 class Fault(Exception):
@@ -445,6 +446,15 @@ def transform(root: Root, path: Path, sample: str, *layers: int) -> None:
     matrix = np.array(stored["matrix"], np.float64)
     demand_array(matrix, "matrix", "f8", 2, 3)
     demand(abs(np.linalg.det(matrix[:, :2])) > 1e-6, "a matrix without inverse", "an affine transform")
+    found = [stored["moving"], stored["fixed"]][:len(layers)]  # to_middle: of one layer
+    demand(found == [layer for layer in layers if layer is not None], f"a transform of layer {' to '.join(map(str, found))}", "that of its file name")
+    if "accepted" in stored:
+        right = type(stored["accepted"]) is bool and all(isinstance(stored[name], list) for name in ("reasons", "warnings"))
+        demand(right, f"accepted {stored['accepted']}, reasons {stored['reasons']}", "true or false, and lists of text")
+    for name in ("inliers", "matches", "scale_um_x", "scale_um_y", "shear", "rotation_deg", "tissue_dice"):
+        number = stored.get(name, 0)
+        demand(type(number) in (int, float) and abs(number) < io.MAX_POSITION, f"{name} {number!r}", "a number")
+    demand(stored.get("method", METHODS[0]) in METHODS, f"method {stored.get('method')!r}", f"one of {', '.join(METHODS)}")
 
 
 def displacement(root: Root, path: Path, sample: str, *layers: int) -> None:
@@ -474,7 +484,13 @@ def spot_regist(root: Root, path: Path, sample: str, layer: None) -> None:
 
 def registered_contours(root: Root, path: Path, sample: str, layer: None) -> None:
     stack = root.stack(sample)
-    demand_array(io.read_npy(path, mmap=True), "contours", "f4", None if stack is None else len(stack), N_CONTOUR_POINTS, 2)
+    points = io.read_npy(path, mmap=True)
+    demand_array(points, "contours", "f4", None if stack is None else len(stack), N_CONTOUR_POINTS, 2)
+    if stack is not None and len(points):
+        centre = points.mean(axis=1)  # (n_spots, 2)
+        radius = np.linalg.norm(points - centre[:, None], axis=2).max(axis=1)
+        off = np.linalg.norm(centre - stack[["registered_x", "registered_y"]].to_numpy(float), axis=1)
+        demand(bool((off <= np.maximum(radius, 1)).all()), f"contours {off.max():.0f} px off their spots", f"those about the spots of spot_regist/{sample}.csv")
 
 
 # 3D steps --------------------------------------------------------------------------------------------

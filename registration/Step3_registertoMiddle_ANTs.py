@@ -30,6 +30,7 @@ import argparse
 import numpy as np
 
 from common import cli
+from common.check import hold_to_contract
 from common.errors import LayerError
 from common.io import write_json, write_picture
 from common.layout import Layout
@@ -49,7 +50,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
     if not layers:
         raise LayerError(layout.root, f"no layer of {sample} with tissue", "the overview of at least one layer",
                          f"see status.json, or run {OVERVIEW_MADE_BY}")
-    broken = broken_pairs(layout, sample, layers)
+    broken = broken_pairs(context, sample, layers)
     reached = [layer for layer in layers if not set(way_to_middle(layers, layer)) & set(broken)]
     pairs = [(layer, fixed) for layer in layers if (fixed := pair_partner(layers, layer)) is not None]
     inputs = [file(sample, *pair) for pair in pairs for file in (layout.pair, layout.pair_warp)]
@@ -60,9 +61,9 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
                    settings={"layers": layers, "chosen": chosen, "broken": sorted(broken)})
 
 
-def broken_pairs(layout: Layout, sample: str, layers: list[int]) -> dict[int, str]:
+def broken_pairs(context: cli.Context, sample: str, layers: list[int]) -> dict[int, str]:
     """{moving layer: why it has no pair}: its step 1 or 2 left it out, or never ran, or its file cannot be used."""
-    status, broken = cli.read_status(layout), {}
+    layout, status, broken = context.layout, cli.read_status(context.layout), {}
     for layer in layers:
         fixed, steps = pair_partner(layers, layer), status.get(f"{sample}/{layer}", {})
         failed = [step for step in PAIR_STEPS if steps.get(step, "ok") != "ok"]
@@ -71,26 +72,18 @@ def broken_pairs(layout: Layout, sample: str, layers: list[int]) -> dict[int, st
             broken[layer] = f"left out since {failed[0]}" if failed else missing
         elif fixed is not None:
             try:
-                read_pair(layout, sample, layer, fixed)
+                files = [layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed)]
+                hold_to_contract(layout, context.all_samples, sample, layer, files)
+                read_bending(*files, MADE_BY)
             except LayerError as error:
                 broken[layer] = f"left out: {error}"
     return broken
 
 
-def read_pair(layout: Layout, sample: str, layer: int, fixed: int) -> tuple[Transform, dict]:
-    """The transform of a pair and its entry. Raises LayerError if it is missing, broken or that of another pair."""
-    path = layout.pair(sample, layer, fixed)
-    transform, entry = read_bending(path, layout.pair_warp(sample, layer, fixed), MADE_BY)
-    if (entry["moving"], entry["fixed"]) != (layer, fixed) or not isinstance(entry["accepted"], bool):
-        raise LayerError(path, f"layer {entry['moving']} on {entry['fixed']}, accepted: {entry['accepted']}", f"layer {layer} on {fixed}, accepted or not",
-                         f"run {MADE_BY} again with --overwrite")
-    return transform, entry
-
-
 def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int, str], chosen: list[int]) -> str:
     from registration.pictures import stack_view
     middle = middle_layer(layers)
-    read = {layer: read_pair(layout, sample, layer, fixed)
+    read = {layer: read_bending(layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed), MADE_BY)
             for layer in layers if layer not in broken and (fixed := pair_partner(layers, layer)) is not None}
     pairs = {layer: entry for layer, (_, entry) in read.items()}
     to_middle = chain_to_middle(layers, {layer: transform for layer, (transform, _) in read.items()})

@@ -39,9 +39,8 @@ def layout(tmp_path_factory) -> Layout:
         add_layer(layout, layer, location, toy_counts(location["barcode"][1:], GENES) if layer == 1 else None)
         write_pictures(layout, layer)
     save_config(toy_config([1, 2]), layout.config)
-    for files in ((layout.pair_coarse("S", 1, 2), layout.to_middle("S", 1)), (layout.to_middle("S", 2),)):
-        for path in files:
-            write_transform(path, np.eye(2, 3), 1, 2)
+    for path, moving in ((layout.pair_coarse("S", 1, 2), 1), (layout.to_middle("S", 1), 1), (layout.to_middle("S", 2), 2)):
+        write_transform(path, np.eye(2, 3), moving, 2)
     io.write_json(layout.quality("S"), {"layers": [1, 2], "middle": 2, "pairs": [], "to_middle": {"1": {"accepted": True}, "2": {"accepted": True}}})
     run(layout.root, *STEPS, *AFTER)
     return layout
@@ -198,6 +197,9 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
     (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"), "a file that cannot be read", "6_pt_construction.py"),
     (lambda l: l.contours("S", 1), array(lambda c: c + 3), "contours 3 px off their spots", "Step0_original_contour_generation.py"),
     (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(matrix=[[1, 1, 0], [1, 1, 0]])), "a matrix without inverse", "Step1_affine"),
+    (lambda l: l.to_middle("S", 1), stored(lambda j: j.update(moving=2)), "a transform of layer 2", "Step3_registertoMiddle_ANTs.py"),
+    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(method="up")), "method 'up'", "Step1_affine"),
+    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(inliers="up")), "inliers 'up'", "Step1_affine"),
     (lambda l: l.to_middle("S", 1), stored(lambda j: j.update(matrix=[[1, 0], [0, 1]])), "matrix float64 (2, 2)", "Step3_registertoMiddle_ANTs.py"),
     (lambda l: l.quality("S"), stored(lambda j: j.update(middle=7)), "middle layer 7", "Step3_registertoMiddle_ANTs.py"),
     (lambda l: l.spot_regist("S"), cell("registered_x", 4, ""), "a position that is not finite", "Step3.5_"),

@@ -113,3 +113,43 @@ def test_a_second_process_in_a_run_folder_is_told_so(tmp_path, capsys):
         first.stdin.close()
     assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0  # and once more: a held folder is free after `guarded`
     assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0
+
+
+# what a decoder lets pass ----------------------------------------------------------------------------
+def test_a_sparse_matrix_that_points_beyond_its_bounds_is_refused(tmp_path):
+    """SciPy's loops trust the indices: one that is wrong ended the process (SIGSEGV)."""
+    import anndata
+    import h5py
+    import numpy as np
+    from scipy import sparse
+    io.write_h5ad(tmp_path / "1.h5ad", anndata.AnnData(sparse.csr_matrix(np.eye(4, dtype=np.float32))))
+    with h5py.File(tmp_path / "1.h5ad", "r+") as file:
+        file["X/indices"][1] = 10**6
+    with pytest.raises(LayerError, match="1.h5ad: found a file that cannot be read"):
+        io.read_h5ad(tmp_path / "1.h5ad")
+    io.write_csr(tmp_path / "A.npz", sparse.csr_array(np.eye(4, dtype=np.float32)))
+    arrays = io.read_npz(tmp_path / "A.npz")
+    io.write_npz(tmp_path / "A.npz", **arrays | {"indices": arrays["indices"] + 9})
+    with pytest.raises(LayerError, match="A.npz"):
+        io.read_csr(tmp_path / "A.npz")
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path):
+    import torch
+    for name in ("1.pt", "2.pt"):
+        io.write_pt(tmp_path / name, {"x": torch.zeros(3)})
+    assert (tmp_path / "1.pt").read_bytes() == (tmp_path / "2.pt").read_bytes()
+
+
+def test_patches_and_features_of_another_section_are_refused(tmp_path):
+    """The patches of a grid have the same names in all sections."""
+    import numpy as np
+    io.write_features(tmp_path / "A/1.h5", {"stain": np.zeros((1, 2), np.float32)}, ["512_0_0"], {"stain": {}})
+    io.write_patches(tmp_path / "A/p/1.h5", [np.zeros((4, 4, 3), np.uint8)], 4, np.zeros((1, 2), int), ["512_0_0"])
+    for source, target in (("A/1.h5", "A/2.h5"), ("A/p/1.h5", "A/p/2.h5")):
+        (tmp_path / target).write_bytes((tmp_path / source).read_bytes())
+    assert io.read_features(tmp_path / "A/1.h5")[1] == ["512_0_0"]
+    with pytest.raises(LayerError, match="content of section A/1"):
+        io.read_features(tmp_path / "A/2.h5")
+    with pytest.raises(LayerError, match="content of section p/1"), io.open_patches(tmp_path / "A/p/2.h5"):
+        pass

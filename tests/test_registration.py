@@ -406,7 +406,8 @@ def make_root(root: Path, warps: dict[int, np.ndarray]) -> Layout:
         one = as_section(warped(section(), warp))
         write_picture(layout.thumbnail("S", layer), one.rgb, quality=95)
         write_picture(layout.mask("S", layer), one.mask.astype(np.uint8) * 255)
-        write_json(layout.thumbnail_info("S", layer), {"scale": [SCALE, SCALE]})
+        write_json(layout.thumbnail_info("S", layer), {"width_px": one.mask.shape[1] * SCALE, "height_px": one.mask.shape[0] * SCALE,
+                                                         "scale": [SCALE, SCALE], "tissue_share": float(one.mask.mean())})
         moved = T.apply_to_points(T.compose(T.scaling(SCALE, SCALE), warp, T.scaling(1 / SCALE, 1 / SCALE)), SPOTS)
         layout.location("S", layer).parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame({"barcode": [f"{k}x{layer}" for k in range(len(SPOTS))], "pixel_x": moved[:, 0], "pixel_y": moved[:, 1],

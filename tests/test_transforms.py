@@ -281,13 +281,16 @@ def make_root(root: Path, refused: tuple[int, ...] = (), layers: tuple[int, ...]
         rgb = np.full((int(CANVAS[1] / SCALE), int(CANVAS[0] / SCALE), 3), 240, np.uint8)
         cv2.ellipse(rgb, (100, 80), (70, 45), 10, 0, 360, (150, 90, 160), -1)
         write_picture(layout.thumbnail("S", layer), rgb, quality=95)
-        write_picture(layout.mask("S", layer), np.where(rgb[..., 0] < 200, 255, 0).astype(np.uint8))
-        write_json(layout.thumbnail_info("S", layer), {"scale": [SCALE, SCALE]})
+        tissue = rgb[..., 0] < 200
+        write_picture(layout.mask("S", layer), np.where(tissue, 255, 0).astype(np.uint8))
+        write_json(layout.thumbnail_info("S", layer), {"width_px": tissue.shape[1] * SCALE, "height_px": tissue.shape[0] * SCALE,
+                                                         "scale": [SCALE, SCALE], "tissue_share": float(tissue.mean())})
         spots = rng.uniform([300, 300], [700, 500], (6, 2))
         layout.location("S", layer).parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame({"barcode": [f"{k}x{layer}" for k in range(6)], "pixel_x": spots[:, 0], "pixel_y": spots[:, 1], "i": range(6), "j": 0}
                      ).to_csv(layout.location("S", layer), index=False)
-        write_npy(layout.contours("S", layer), (spots[:, None] + rng.normal(0, 30, (6, 100, 2))).astype(np.float32))
+        around = rng.normal(0, 30, (6, 100, 2))
+        write_npy(layout.contours("S", layer), (spots[:, None] + around - around.mean(axis=1, keepdims=True)).astype(np.float32))
         if (fixed := T.pair_partner(list(layers), layer)) is not None:
             write_pair(layout, layer, fixed, TRUE_PAIRS[layer], layer not in refused)
     return layout
