@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -370,7 +371,7 @@ def run_adopt(layout: Layout, checkpoint: Path) -> int:
     """Set array, pitch, windows, features and genes of dataset.yaml to those of a network's training; say what changed. Raises DataError."""
     from common.feature_recipe import adopted
     from common.io import read_pt
-    from common.written import set_aside
+    from common.written import free_name
     if not checkpoint.is_file():
         raise DataError(checkpoint, "no file", "a checkpoint of main.py", "correct --checkpoint")
     saved, genes = read_pt(checkpoint, "main.py"), (checkpoint.parents[1] / "genes.csv").resolve()
@@ -383,7 +384,8 @@ def run_adopt(layout: Layout, checkpoint: Path) -> int:
         if name not in ("samples", "dataset") and value != (before := getattr(config, name)):
             print(f"adopt  {layout.config}: {name}: {before} -> {value}")
     if layout.config.is_file() and new != config:
-        print(f"adopt  {layout.config}: as it was: {set_aside(layout.config)}")
+        shutil.copyfile(layout.config, copy := free_name(layout.config))
+        print(f"adopt  {layout.config}: the file of before is {copy.name}")
     save_config(new, layout.config)
     return 0
 

@@ -245,7 +245,7 @@ def test_a_spoilt_file_is_the_one_that_is_named(layout, spoil, capsys, file, cha
 @pytest.mark.parametrize("changed, found", [
     ({}, None), ({"array": "hex"}, "a network of an array hex, 200 um"), ({"pitch_um": 100.0}, "square, 100 um"),
     ({"feature_recipe": HOW | {"backbone": HOW["backbone"] | {"weights_sha256": "cd" * 32}}}, "backbone features by weights_sha256 cdcdcdcdcdcd"),
-    ({"feature_recipe": HOW | {"stain": HOW["stain"] | {"spot_window_um": 82.4}}}, "windows of 82.4 um"), ("genes", "expected the 6 genes of genes.csv")])
+    ({"feature_recipe": HOW | {"stain": HOW["stain"] | {"spot_window_um": 82.4}}}, "windows of 82.4 um"), ("genes", "expected the 10 genes of genes.csv")])
 @pytest.mark.parametrize("run_name, script", [("msagnet", "main_3d"), ("msagnet_2d", "main")])
 def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, spoil, capsys, changed, found, run_name, script):
     genes = io.read_table(layout.genes)["gene"].tolist()
