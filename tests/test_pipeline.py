@@ -500,8 +500,8 @@ def test_known_spots_left_out_are_said_and_not_called_known(tiny, tmp_path, caps
         run_layout = RunLayout(tmp_path / method)
         train_and_predict(tiny.root, run_layout.root, "--method", method)
         said = [line for line in capsys.readouterr().out.splitlines() if f"25 of {n} known spots" in line]
-        speakers = ["main_3d", "predict_3d"] if method == "gp" else ["main_3d"]  # its row of the table is there always
-        assert [line.split()[0] for line in said] == speakers
+        scripts = ["main_3d", "predict_3d"] if method == "gp" else ["main_3d"]  # its row of the table is there always
+        assert [line.split()[0] for line in said] == scripts
         assert all("A:" in line and "layers 1" in line for line in said)
         whole = read_h5ad(run_layout.imputed_sample("A"))
         assert whole.obs["known"].sum() == n_used == whole.uns["asign"]["known_spots_used"] and whole.uns["asign"]["known_spots"] == n
