@@ -77,11 +77,11 @@ def test_of_a_hidden_layer_the_image_alone_is_left(tmp_path):
     write_table(there.genes, pd.DataFrame({"gene": ["G2", "G1"]}))
     write_table(there.background, pd.DataFrame({"gene": ["G3", "G1"], "rank": [1, 2], "mean": 0.0}))
     there.config.write_text("dataset: d\npitch_px: 10\ngenes_from: all\nsamples: {S: {layers: [1, 2]}}\n")
-    new.location("S", 1).parent.mkdir(parents=True)
-    new.location("S", 1).write_text("left from another run")
+    hidden_layers.hide_layers(there.root, new.root, "S", 1, 50.0)  # its layer 1 must be gone when layer 2 is the known one
     hidden_layers.hide_layers(there.root, new.root, "S", 2, 50.0)
     files = {str(path.relative_to(new.root)) for path in new.root.rglob("*") if not path.is_dir()}
-    assert files == {"dataset.yaml", "genes.csv", "background.csv", "imgs/S/1.png", "imgs/S/2.png", "location/S/2.csv", "counts/S/2.h5ad"}
+    assert files == {"dataset.yaml", "genes.csv", "background.csv", "imgs/S/1.png", "imgs/S/2.png", "location/S/2.csv", "counts/S/2.h5ad",
+                     hidden_layers.MADE_HERE}
     config = load_config(new.config)
     assert config.samples["S"].known_layers == [2] and config.grid_pitch_um == 50 and config.layers_of("S") == [1, 2]
     assert read_gene_list(Path(config.genes)) == ["G2", "G1"]

@@ -23,7 +23,7 @@ from report_parts.colours import error_scale, expression_scale, lut
 from report_parts.view3d import POSITION_STEPS
 
 report = load_script("report")
-SAMPLE, GENE = "S<script>alert(1)<b>", "<script>alert(2)<b>"  # as wicked as a folder and a gene can be named
+SAMPLE, GENE = "block 7-ü.b", "<script>alert(2)<b>"  # odd, as a sample may be named; as wicked as a gene can be named
 GENES = [GENE, "ERBB2", "flat", "worse"]
 PITCH_PX, THUMBNAIL_SCALE = 40.0, 2.0   # level-0 px; level-0 px per thumbnail px
 UM_PER_PX = 5.0
@@ -63,7 +63,7 @@ def made(tmp_path_factory) -> tuple[Layout, RunLayout]:
     """A root and a run as the pipeline writes them: 1 known, 2 target (registration refused), 3 image-only on a dense grid, 4 left out."""
     from torch.utils.tensorboard import SummaryWriter
     layout, run = Layout(tmp_path_factory.mktemp("root")), RunLayout(tmp_path_factory.mktemp("run"))
-    config = Config(dataset="<toy>", samples={SAMPLE: SampleConfig(layers=[1, 2, 3, 4])}, pitch_px=PITCH_PX)
+    config = Config(dataset="toy", samples={SAMPLE: SampleConfig(layers=[1, 2, 3, 4])}, pitch_px=PITCH_PX)
     save_config(config, layout.config)
     save_config(config, run.config)
     generator = np.random.default_rng(0)
@@ -164,8 +164,8 @@ def test_the_page_stands_alone(page):
 def test_names_are_escaped(page):
     scripts = re.findall(r"<script[^>]*>", page)
     assert scripts == ["<script>", '<script type="application/json">', "<script>"]
-    assert "<b>alert" not in page and "alert(1)<b>" not in page and "alert(2)<b>" not in page
-    for text in (SAMPLE, GENE, "<toy>", "no <tissue>", "one <piece> moved"):
+    assert "<b>alert" not in page and "alert(2)<b>" not in page and SAMPLE in page
+    for text in (GENE, "no <tissue>", "one <piece> moved"):
         assert html.escape(text) in page and text not in page
 
 
