@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common import stale
 from common.config import load_config, save_config
@@ -232,3 +234,29 @@ def test_of_a_run_only_the_samples_of_this_dataset_count(made, copy, tmp_path, c
     assert start("predict_3d", copy, trained.root) == 0 and "error" not in capsys.readouterr().err
     trained.fold_recipe(0).unlink()
     assert "no recipe" in refused(capsys, "predict_3d", copy, trained.root)
+
+
+# differences -----------------------------------------------------------------------------------------
+JSON = st.recursive(st.none() | st.integers(-2, 2) | st.text("ab", max_size=2), lambda inner: st.lists(inner, max_size=2)
+                    | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3), max_leaves=6)
+SETTINGS = st.dictionaries(st.sampled_from("xyz"), JSON, max_size=3)
+
+
+@given(old=SETTINGS, new=SETTINGS)
+def test_settings_that_differ_are_named(old, new):
+    """Whatever differs is named once, by a key of either; None is as good as no key."""
+    assert stale.settings_changes(old, old) == []
+    changes = stale.settings_changes(old, new)
+    differing = {key for key in {*old, *new} if without_none(old.get(key)) != without_none(new.get(key))}
+    assert {change[0] for change in changes} >= differing and len(set(changes)) == len(changes)
+
+
+def without_none(value):
+    return {key: without_none(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
+@given(old=st.dictionaries(st.sampled_from("abc"), st.none() | st.sampled_from(["1", "2"])),
+       new=st.dictionaries(st.sampled_from("abc"), st.none() | st.sampled_from(["1", "2"])))
+def test_inputs_that_differ_are_named(old, new):
+    named = {change.split()[0] for change in stale.inputs_changes(old, new)}
+    assert named == {name for name in {*old, *new} if old.get(name) != new.get(name)}
