@@ -76,12 +76,14 @@ def main(argv: list[str] | None = None) -> int:
     warm_up()
     part = importlib.import_module(f"benchmarks.fault_parts.{args.part}")
     n = args.n or {"kill": 20, "mutate": 30, "two": 3}.get(args.part, 1)
-    new = []
+    new, folder = [], Path(args.save_path)
     for row in part.tries(Path(args.work_path).resolve(), n, args.seed, args.step):
+        if new and new[-1]["step"] != row["step"]:
+            save(folder, args.part, args.step, new)  # what is done stays if the rest is stopped
         new.append({key: str(value).replace(str(args.work_path), "WORK")[:400] for key, value in row.items()})
         if row["outcome"] in OUTCOMES[-4:]:
             print(f"{row['step']}, {row['case']}: {row['outcome']}: {row['detail']}", flush=True)
-    rows = save(Path(args.save_path), args.part, args.step, new)
+    rows = save(folder, args.part, args.step, new)
     print(table(rows[rows["part"] == args.part]))
     return 0
 

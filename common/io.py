@@ -21,6 +21,7 @@ from common.errors import DataError, LayerError
 PATCH_STEP = "1_cropped_multi_level_patch.py"
 LOCATION_COLUMNS = ("barcode", "pixel_x", "pixel_y", "i", "j")
 MAX_POSITION = 2**31  # px or array steps: a larger one is no position
+HDF5_BYTES = 2**20    # what an HDF5 file needs beside its arrays, at most
 FULL_BYTES = 2**16    # a disk with less is full, whatever the library that could not write says
 
 
@@ -89,6 +90,20 @@ def unwritable(error: Exception, path: Path | None = None) -> DataError | None:
 
 def _is_full(folder: Path) -> bool:
     return folder.is_dir() and shutil.disk_usage(folder).free < FULL_BYTES
+
+
+def require_room(path: Path, n_bytes: int) -> None:
+    """Raise DataError unless the disk holds so many bytes more: the HDF5 library ends the process if a disk runs full while it writes."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + HDF5_BYTES:
+        raise DataError(path, f"no space left on the disk ({free / 2**20:.1f} MiB)", f"room for {(n_bytes + HDF5_BYTES) / 2**20:.1f} MiB",
+                        "free some space and run it again")
+
+
+def _n_bytes(matrix) -> int:
+    """Memory of an array or a sparse matrix."""
+    return 0 if matrix is None else sum(part.nbytes for part in ((matrix.data, matrix.indices, matrix.indptr) if hasattr(matrix, "indptr") else (matrix,)))
 
 
 @contextmanager
@@ -215,8 +230,16 @@ def read_csr(path: Path, made_by: str = "an earlier step"):
     from scipy import sparse
     with reading(path, made_by):
         matrix = sparse.csr_array(sparse.load_npz(path))
-        matrix.check_format(full_check=True)
+        _check_sparse(matrix)
         return matrix
+
+
+def _check_sparse(matrix) -> None:
+    """Raise ValueError for a sparse matrix whose indices are no whole numbers or out of bounds: SciPy's loops trust them, a wrong one ends the process."""
+    if hasattr(matrix, "indptr"):
+        if not matrix.indices.dtype.kind == matrix.indptr.dtype.kind == "i":
+            raise ValueError("indices that are no whole numbers")
+        matrix.check_format(full_check=True)
 
 
 # tensors ---------------------------------------------------------------------------------------------
@@ -247,6 +270,7 @@ def weights_of(path: Path, made_by: str):
 
 # AnnData ---------------------------------------------------------------------------------------------
 def write_h5ad(path: Path, adata) -> None:
+    require_room(path, sum(_n_bytes(matrix) for matrix in (adata.X, *adata.layers.values())))
     with atomic_path(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
 
@@ -259,8 +283,7 @@ def read_h5ad(path: Path, made_by: str = "an earlier step"):
         for matrix in (adata.X, *adata.layers.values()):
             if matrix is None or matrix.dtype.kind not in "iufb":
                 raise ValueError("a matrix that holds no numbers")
-            if hasattr(matrix, "check_format"):
-                matrix.check_format(full_check=True)  # SciPy's own loops trust it: a wrong index ends the process
+            _check_sparse(matrix)
         return adata
 
 
@@ -283,6 +306,7 @@ def write_patches(path: Path, images: Iterable[np.ndarray], size: int, coords: n
     images: N arrays (S,S,3), taken one at a time.
     """
     import h5py
+    require_room(path, 3 * size * size * len(barcode))
     with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         img = file.create_dataset("img", (len(barcode), size, size, 3), np.uint8, chunks=(1, size, size, 3) if barcode else None,
                                   compression="lzf" if barcode else None)
@@ -325,6 +349,7 @@ def open_patches(path: Path):
 def write_features(path: Path, sets: dict[str, np.ndarray], barcode: list[str], attributes: dict[str, dict]) -> None:
     """One float32 dataset (N,D) a feature set, `barcode` (N,), and per set its attributes (common/feature_recipe.py)."""
     import h5py
+    require_room(path, sum(_n_bytes(np.asarray(values)) for values in sets.values()))
     with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         file.attrs["section"] = section_of(path)
         file.create_dataset("barcode", data=np.asarray(barcode, dtype=h5py.string_dtype()))

@@ -76,6 +76,22 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path, capsys, number):
     assert err.startswith(f"error: {target}: ") and err.count("\n") == 1
 
 
+def test_hdf5_is_not_begun_where_the_disk_has_no_room(tmp_path, monkeypatch):
+    """The library ended the process with SIGSEGV when a disk ran full under it."""
+    import shutil
+    from collections import namedtuple
+    import anndata
+    import numpy as np
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "total used free")(2**30, 2**30 - 2**20, 2**20))
+    writers = {"a.h5": lambda path: io.write_features(path, {"stain": np.zeros((9, 72), np.float32)}, list("abcdefghi"), {"stain": {}}),
+               "b.h5": lambda path: io.write_patches(path, [], 224, np.zeros((1, 2)), ["a"]),
+               "c.h5ad": lambda path: io.write_h5ad(path, anndata.AnnData(np.zeros((9, 72), np.float32)))}
+    for name, write in writers.items():
+        with pytest.raises(DataError, match=f"{name}: found no space left on the disk"):
+            write(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bug_is_no_full_disk(tmp_path):
     with pytest.raises(RuntimeError, match="a bug"), io.atomic_path(tmp_path / "a.json"):
         raise RuntimeError("a bug")
