@@ -7,6 +7,7 @@ OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at
         tissue/<sample>/<layer>_mask.jpg    to look at: the mask's outline and the spots, longer side at most 1024 px
         tissue/<sample>/<layer>.json        width_px, height_px (level 0); scale: [x, y] level-0 px per thumbnail px;
                                             tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the slide says, or null;
+                                            thumbnail_sha256, of the JPEG;
                                             spots_on_tissue (0..1) and orientation ("as given", or what would fit better), null without spots
 
 What every later overview step (registration, spot grids) reads instead of the slide. A layer is left out if it cannot be read, shows no
@@ -25,6 +26,7 @@ from common import cli
 from common.errors import LayerError
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
+from common.recipe import file_digest
 from common.slide import open_slide
 from data_preprocessing.grid import measured_location
 from data_preprocessing.orientation import Verdict, check
@@ -74,7 +76,8 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool) -> str
     write_json(layout.thumbnail_info(sample, layer), {"width_px": width, "height_px": height, "scale": [width / columns, height / rows],
                                                       "tissue_share": share, "pixel_size_um": slide.pixel_size_um,
                                                       "spots_on_tissue": verdict and verdict.on_tissue,
-                                                      "orientation": verdict and verdict.orientation})
+                                                      "orientation": verdict and verdict.orientation,
+                                                      "thumbnail_sha256": file_digest(layout.thumbnail(sample, layer))})
     return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}"
 
 
