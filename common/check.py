@@ -336,7 +336,8 @@ def graph_nodes(root: Root, stored: dict, n_spots: int | None) -> dict[str, int]
     near = [(level, "near", level) for level in LEVELS.values()]
     demand_keys(stored, ("spot", *LEVELS.values(), *((member, "in", owner) for member, owner in MEMBERSHIPS), *near))
     demand_keys(stored["spot"], ("pos", "feature_sets", "genes"))
-    demand_names(stored["spot"]["genes"], root.genes(), "genes", "genes.csv")
+    demand(root.genes() in (None, stored["spot"]["genes"]), "labels of another gene list",
+           "the genes of genes.csv, in order (run 5_2_get_label_of_other_resolution.py and all that follows)")
     demand_array(stored["spot"]["pos"].numpy(), "spot pos", "f4", n_spots, 2)
     sizes, known_genes = {"spot": len(stored["spot"]["pos"])}, root.genes()
     for level in LEVELS.values():
