@@ -260,7 +260,7 @@ def test_labels_of_another_gene_list_are_left_out(tiny, tmp_path, capsys):
     """genes.csv chosen anew, and the steps after it not run again: names and columns would not go together."""
     layout = Layout(copy_of(tiny.root, tmp_path / "root"))
     genes = read_table(layout.genes)
-    write_table(layout.genes, genes.iloc[::-1])
+    write_table(layout.genes, genes.iloc[::-1].assign(rank=range(1, len(genes) + 1)))
     for main in ("main", "main_3d"):
         assert load_script(main).main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--gpu", "cpu"]) == 2
         assert "found labels of another gene list" in capsys.readouterr().err
