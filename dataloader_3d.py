@@ -38,6 +38,9 @@ def load_graphs(context: Context, step: str) -> list[SampleGraph]:
             refuse_left_out(layout, sample, "main_3d")
             files = [layout.npy_3d(sample), layout.graph_3d(sample), layout.quality(sample), layout.spot_iou(sample)]
             hold_to_contract(layout, context.all_samples, sample, None, files)
+            if layout.quality(sample).is_file():  # its middle layer gives the pixel size of the registered frame
+                middle = read_json(layout.quality(sample), "registration/Step3_registertoMiddle_ANTs.py")["middle"]
+                hold_to_contract(layout, context.all_samples, sample, middle, [layout.thumbnail_info(sample, middle)])
             graphs.append(load_sample(layout, sample, graphs))
             set_status(context.layout, step, sample, "ok")
         except LayerError as error:

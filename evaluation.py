@@ -19,7 +19,7 @@ from scipy import sparse
 
 from common.cli import map_workers
 from common.config import Config
-from common.errors import DataError
+from common.errors import DataError, LayerError
 from common.io import read_h5ad, read_json, write_json, write_table
 from common.layout import Layout, RunLayout
 from common.recipe import code_digest, is_current, make_recipe
@@ -62,15 +62,26 @@ def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict
 def raw_counts(layout: Layout, graph: SampleGraph, layer: int) -> tuple[np.ndarray, Callable]:
     """Raw counts of a layer's labelled spots in graph order and the function that normalises them: `thinnable`."""
     counts = read_h5ad(layout.member_counts(224, graph.sample, layer), "5_2_get_label_of_other_resolution.py")
-    counts = counts[graph.barcode[graph.in_layers([layer]).numpy()]]
+    row = counts.obs_names.get_indexer(graph.barcode[graph.in_layers([layer]).numpy()])  # (n_spots,)
+    if (row < 0).any():
+        raise LayerError(layout.member_counts(224, graph.sample, layer), f"no counts of {(row < 0).sum()} labelled spots", "a row for each",
+                         "run 5_2_get_label_of_other_resolution.py and all that follows again")
+    counts = counts[row]
     matrix = np.asarray(counts.X.todense() if sparse.issparse(counts.X) else counts.X)
     return thinnable(matrix, counts.obs["depth"].to_numpy(), counts.var_names.tolist(), background_of(layout))
 
 
 def ceilings(layout: Layout, graph: SampleGraph, layers: list[int]) -> dict[str, dict[str, float]]:
-    """{"<sample>/<layer>": noise ceiling}; an archive may hold normalised values only, and then there is none."""
-    return {f"{graph.sample}/{layer}": metrics.noise_ceiling(*raw_counts(layout, graph, layer))
-            for layer in layers if layout.member_counts(224, graph.sample, layer).is_file()}
+    """{"<sample>/<layer>": noise ceiling}; an archive may hold normalised values only, and then there is none. One without readable counts is named."""
+    found = {}
+    for layer in layers:
+        name = f"{graph.sample}/{layer}"
+        if layout.member_counts(224, graph.sample, layer).is_file():
+            try:
+                found[name] = metrics.noise_ceiling(*raw_counts(layout, graph, layer))
+            except LayerError as error:
+                print(f"{name}: its noise ceiling is left out: {error}", file=sys.stderr)
+    return found
 
 
 # folds -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from common.errors import DataError, LayerError
 from common.feature_recipe import FeatureRecipe, difference, read_feature_recipe
 from common.geometry import SPOT_WINDOW_PX, section_geometry
 from common.layout import SIZES, Layout
+from common.recipe import file_digest
 
 LEVELS = {512: "region", 1024: "global"}
 MEMBERSHIPS = (("spot", "region"), ("spot", "global"), ("region", "global"))
@@ -196,6 +197,8 @@ def thumbnail(root: Root, path: Path, sample: str, layer: int) -> None:
         size = np.array([info["width_px"], info["height_px"]]) / info["scale"]
         fits = np.abs(size - pixels.shape[1::-1]).max() < 1
         demand(fits, f"{pixels.shape[1]} x {pixels.shape[0]} px", "the size that the JSON beside it tells")
+        same = "thumbnail_sha256" not in info or info["thumbnail_sha256"] == file_digest(path)
+        demand(same, "another picture", "the one of the JSON beside it")
 
 
 def mask(root: Root, path: Path, sample: str, layer: int) -> None:
@@ -273,13 +276,15 @@ def demand_recipe_of_config(recipe: FeatureRecipe, root: Root, sample: str, laye
 def features(size: int):
     def check(root: Root, path: Path, sample: str, layer: int) -> None:
         import h5py
-        table, widths = root.patches(size, sample, layer), root.widths(sample, layer)
+        table = root.patches(size, sample, layer)
+        others = [root.read(root.layout.features(one, sample, layer), feature_widths) for one in SIZES if one != size]
+        widths = others[0] if size != 224 or others[0] == others[1] else None  # the spots' own are wrong if both others differ from them
         with h5py.File(path, "r") as file:
             io.require_section(file, path)
             demand_keys(file, ("barcode", *sorted(root.config.features)))
             names = [name.decode() for name in file["barcode"][:]]
             for name in sorted(set(file) - {"barcode"}):
-                demand_array(file[name], name, "f4", len(names), widths.get(name) if widths and size != 224 else None)
+                demand_array(file[name], name, "f4", len(names), widths.get(name) if widths else None)
         if table is not None:
             demand_names(names, table["patch_name"].tolist(), "patches", f"patches_csv/patches_{size}/{sample}/{layer}.csv")
         recipe = read_feature_recipe(path)
@@ -307,6 +312,7 @@ def background(root: Root, path: Path, sample: None, layer: None) -> None:
 def demand_ranked_genes(table) -> None:
     demand(len(table) > 0, "no gene", "a row a gene")
     demand(table["gene"].is_unique and table["gene"].notna().all(), "a gene twice or without name", "unique names")
+    demand(all(table[name].dtype.kind in "if" for name in ("rank", "mean") if name in table), "a rank or mean that is no number", "numbers")
     demand(table["rank"].tolist() == list(range(1, len(table) + 1)), "ranks out of order", "1, 2, 3, …")
 
 
@@ -315,6 +321,9 @@ def member_counts(size: int):
         adata = root.own(path, io.read_h5ad)
         demand_raw(adata.X)
         demand(adata.X.dtype == np.float32, f"X {adata.X.dtype}", "X float32")
+        demand_keys(adata.obs, ("n_spots",))
+        members = adata.obs["n_spots"]
+        demand(members.dtype.kind in "iu" and bool((members >= 0).all()), f"n_spots {members.dtype}", "whole numbers >= 0")
         demand_rows_and_genes(root, adata, size, sample, layer)
         spots = root.read(root.layout.member_counts(224, sample, layer), io.read_h5ad)
         if size != 224 and spots is not None:
@@ -382,7 +391,8 @@ def graph_nodes(root: Root, stored: dict, n_spots: int | None) -> dict[str, int]
     near = [(level, "near", level) for level in LEVELS.values()]
     demand_keys(stored, ("spot", *LEVELS.values(), *((member, "in", owner) for member, owner in MEMBERSHIPS), *near))
     demand_keys(stored["spot"], ("pos", "feature_sets", "feature_recipe", "genes"))
-    demand_names(stored["spot"]["genes"], root.genes(), "genes", "genes.csv")
+    demand(root.genes() in (None, stored["spot"]["genes"]), "labels of another gene list",
+           "the genes of genes.csv, in order (run 5_2_get_label_of_other_resolution.py and all that follows)")
     demand_array(stored["spot"]["pos"].numpy(), "spot pos", "f4", n_spots, 2)
     sizes, known_genes = {"spot": len(stored["spot"]["pos"])}, root.genes()
     for level in LEVELS.values():
@@ -449,7 +459,8 @@ def transform(root: Root, path: Path, sample: str, *layers: int) -> None:
     demand(by_hand or abs(np.linalg.det(matrix[:, :2])) > 1e-6, "a matrix without inverse", "an affine transform")
     found = [stored["moving"], stored["fixed"]][:len(layers)]  # to_middle: of one layer
     demand(found == [layer for layer in layers if layer is not None], f"a transform of layer {' to '.join(map(str, found))}", "that of its file name")
-    if "accepted" in stored:
+    if path.parent.name == "pairs":
+        demand_keys(stored, ("accepted", "reasons", "warnings", "method", "after"))
         right = type(stored["accepted"]) is bool and all(isinstance(stored[name], list) for name in ("reasons", "warnings"))
         demand(right, f"accepted {stored['accepted']}, reasons {stored['reasons']}", "true or false, and lists of text")
     for name in ("inliers", "matches", "scale_um_x", "scale_um_y", "shear", "rotation_deg", "tissue_dice"):

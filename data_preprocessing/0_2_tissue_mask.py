@@ -8,6 +8,7 @@ OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at
         tissue/<sample>/<layer>.json        width_px, height_px (level 0); scale: [x, y] level-0 px per thumbnail px;
                                             tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the image states it,
                                             believed or not, or null; um_per_px that is used (common/geometry.py);
+                                            thumbnail_sha256, of the JPEG;
                                             spots_on_tissue (0..1) and orientation ("as given", or what would fit better), null without spots
 
 What every later overview step (registration, spot grids) reads instead of the slide. A layer is left out if it cannot be read, nothing states its
@@ -26,6 +27,7 @@ from common import cli
 from common.errors import LayerError
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
+from common.recipe import file_digest
 from common.slide import open_slide
 from common.written import Written
 from data_preprocessing.grid import measured_location
@@ -85,7 +87,8 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per
     write_json(layout.thumbnail_info(sample, layer), {"width_px": width, "height_px": height, "scale": [width / columns, height / rows],
                                                       "tissue_share": share, "pixel_size_um": slide.pixel_size_um, "um_per_px": um_per_px,
                                                       "spots_on_tissue": verdict and verdict.on_tissue,
-                                                      "orientation": verdict and verdict.orientation})
+                                                      "orientation": verdict and verdict.orientation,
+                                                      "thumbnail_sha256": file_digest(layout.thumbnail(sample, layer))})
     return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}"
 
 

@@ -57,7 +57,12 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
     inputs += [path for layer in layers for path in overview_files(layout, sample, layer)]
     outputs = [path for layer in reached for path in (layout.to_middle(sample, layer), layout.to_middle_itk(sample, layer))]
     outputs += [layout.stack_view(sample), layout.quality(sample)]
-    return cli.Job(sample, None, inputs, outputs, lambda: write_chain(layout, sample, layers, broken, chosen),
+    unusable = [layer for layer in context.all_samples.layers_of(sample) if layer not in layers]
+
+    def work() -> str:
+        report_unusable(layout, sample, unusable)
+        return write_chain(layout, sample, layers, broken, chosen)
+    return cli.Job(sample, None, inputs, outputs, work,
                    settings={"layers": layers, "chosen": chosen, "broken": sorted(broken)})
 
 
@@ -103,6 +108,17 @@ def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int
         "to_middle": {str(layer): {"through": way[layer], "accepted": accepted[layer], **describe(transform.matrix),
                                    "largest_bend_px": largest_bend_px(transform)} for layer, transform in to_middle.items()}})
     return f"{layout.quality(sample)}: {len(to_middle)} layers in the frame of layer {middle}, {verdict(pairs, refused)}"
+
+
+def report_unusable(layout: Layout, sample: str, layers: list[int]) -> None:
+    """Status and one line of every layer that is not in the stack, as its overview is missing, broken or empty."""
+    for layer in layers:
+        earlier = cli.first_failure(layout, f"{sample}/{layer}", STEP)
+        error = LayerError(layout.mask(sample, layer), "no usable tissue mask", "that of a readable image with tissue",
+                           f"run {OVERVIEW_MADE_BY} with --overwrite")
+        reason = f"left out since {earlier}" if earlier else f"left out: {error}"
+        cli.set_status(layout, STEP, f"{sample}/{layer}", reason)
+        print(f"{STEP}  {sample}/{layer}: {reason}", file=sys.stderr)
 
 
 def report_layers(layout: Layout, sample: str, layers: list[int], reached: list[int], broken: dict[int, str]) -> None:

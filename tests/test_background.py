@@ -194,7 +194,7 @@ def test_a_prediction_that_is_not_finite_is_refused_where_it_is_built(main):
     def built():
         if main == "main":
             return build(layers_of(graph)[0], values[:64], genes, genes, 500.0, {})
-        return build(graph, 1, {"expression": values}, genes, [1], config, 2.0, 500.0, None, {})
+        return build(graph, 1, {"expression": values}, genes, graph.in_layers([1]).numpy(), config, 2.0, 500.0, None, {})
     with pytest.raises(DataError, match="prediction of T/1: found 1 of .* values of X that are not finite"):
         built()
     with pytest.raises(DataError, match="gp, layer T/1: found predictions that are not finite"):

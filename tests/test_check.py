@@ -193,7 +193,7 @@ CASES = [  # file, how it is spoilt, what is found, the script that makes it
      "backbone features by weights_sha256 cdcdcdcdcdcd; expected abababababab, as in extracted_feature/224/S/1.h5", "6_pt_construction.py"),
     (lambda l: l.graph_3d("S"), tensors(lambda g: g["spot"]["feature_recipe"]["stain"].update(spot_window_um=82.4)),
      "stain features of windows of 82.4 um", "4_build_3d_graph.py"),
-    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()), "belongs; expected the 10 genes of genes.csv", "6_pt_"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()), "labels of another gene list; expected the genes of genes.csv", "6_pt_"),
     (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"), "a file that cannot be read", "6_pt_construction.py"),
     (lambda l: l.contours("S", 1), array(lambda c: c + 3), "contours 3 px off their spots", "Step0_original_contour_generation.py"),
     (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(matrix=[[1, 1, 0], [1, 1, 0]])), "a matrix without inverse", "Step1_affine"),

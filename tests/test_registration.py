@@ -487,6 +487,7 @@ def test_a_layer_without_tissue_is_bridged(stack, tmp_path):
     assert quality["layers"] == [1, 3, 4] and quality["left_out"] == [2]
     assert [(pair["moving"], pair["fixed"]) for pair in quality["pairs"]] == [(1, 3), (4, 3)]
     assert read_status(layout)["S/2"][STEPS[1]].startswith("left out")
+    assert read_status(layout)["S/2"]["Step3_registertoMiddle_ANTs"].startswith("left out")  # not gone from the stack without a word
     assert sorted(set(pd.read_csv(layout.spot_regist("S"))["layer"])) == [1, 3, 4]
 
 

@@ -139,7 +139,7 @@ def test_distance_to_known_is_in_space(z_um):
     predicted = {"expression": torch.zeros_like(graph.label).numpy()}
     predict = load_script("predict_3d").layer_anndata
     genes = [f"G{k}" for k in range(graph.n_genes)]
-    parts = {layer: predict(graph, layer, predicted, genes, [1], config, pixel_um, 500.0, None, {}) for layer in (1, 4, 9)}
+    parts = {layer: predict(graph, layer, predicted, genes, graph.in_layers([1]).numpy(), config, pixel_um, 500.0, None, {}) for layer in (1, 4, 9)}
     space = {layer: one.obsm["spatial_3d"] for layer, one in parts.items()}
     assert {layer: one[0, 2] for layer, one in space.items()} == (z_um or {1: 0, 4: 60, 9: 160})
     for layer, one in parts.items():
