@@ -22,7 +22,7 @@ from common.config import Config
 from common.errors import DataError, LayerError
 from common.io import read_h5ad, read_json, write_json, write_table
 from common.layout import Layout, RunLayout
-from common.recipe import code_digest, is_current, make_recipe
+from common.recipe import code_digest, is_current, make_recipe, with_outputs
 from common.runs import clear_predictions
 from data_preprocessing.expression import known_layers, thinnable
 from dataloader import SampleGraph
@@ -116,7 +116,7 @@ def run_folds(step: str, run: RunLayout, folds: list[Fold], recipes: list[dict],
         started = time.perf_counter()
         result = work(fold)
         write_json(run.fold_result(fold.index), result | {"seconds": round(time.perf_counter() - started, 1)})
-        write_json(run.fold_recipe(fold.index), recipes[fold.index])
+        write_json(run.fold_recipe(fold.index), with_outputs(recipes[fold.index], [run.checkpoint(fold.index)], run.root))
         return f"{step}  fold {fold.index}: tested {', '.join(fold.test_samples)} ({time.perf_counter() - started:.1f} s)"
 
     with closing(map_workers(run_one, todo, min(workers, len(todo)))) as lines:

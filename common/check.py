@@ -98,6 +98,13 @@ def read_genes(path: Path):
     return io.read_table(path, ("gene", "rank"), text=("gene",))
 
 
+def read_cut_names(path: Path) -> list[str]:
+    """The names of the patches in a file of step 1."""
+    import h5py
+    with io.reading(path, io.PATCH_STEP), h5py.File(path, "r") as file:
+        return [name.decode() for name in file["barcode"][:]]
+
+
 def read_mapped(path: Path) -> np.ndarray:
     return io.read_npy(path, mmap=True)
 
@@ -224,6 +231,8 @@ def patches_csv(size: int):
             demand(np.array_equal(cells, np.unique(cells, axis=0)), "grid cells out of order or twice", "cells row by row, each once")
             names = [f"{size}_{column}_{row}" for row, column in cells]
             demand_names(table["patch_name"].tolist(), names, "patches", "their columns i and j")
+        cut = root.read(root.layout.patches(size, sample, layer), read_cut_names)
+        demand_names(table["patch_name"].tolist(), cut, "patches", f"cropped_imgs/patches_{size}/{sample}/{layer}.h5")
     return check
 
 

@@ -31,7 +31,7 @@ from common.geometry import Geometry, check_scale, section_geometry
 from common.io import unwritable, write_json
 from common.layout import PIPELINE, REPOSITORY, STEPS, Layout, script_of
 from common.options import OneLineParser, positive_int
-from common.recipe import code_digest, is_current, make_recipe
+from common.recipe import code_digest, is_current, make_recipe, with_outputs
 from common.selection import check_layer_files
 from common.threads import limit_process_to_one_thread, one_thread
 
@@ -272,7 +272,7 @@ def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Call
         hold_to_contract(context.layout, context.all_samples, sample, layer, job.inputs)
         with one_thread():
             line = job.work()
-        write_json(recipe_path, recipe)
+        write_json(recipe_path, with_outputs(recipe, job.outputs, context.layout.root))
     except LayerError as error:
         earlier = first_failure(context.layout, name, step)
         reason = f"left out since {earlier}" if earlier else f"left out: {error}"

@@ -2,7 +2,7 @@
 
 A recipe is: the step, its settings, the content of its inputs, and the code of the script and of every module of ours
 that it imports. It is kept in a small JSON under the outputs' root (`<root>/.recipes/<step>/…`), written last: a step
-that was killed has none and is made again.
+that was killed has none and is made again. Beside it the content of the outputs is noted, for who loads them (stale.py).
 """
 import hashlib
 import json
@@ -52,6 +52,12 @@ def is_current(recipe: dict, recipe_path: Path, outputs: list[Path]) -> bool:
     if not recipe_path.is_file() or not all(path.exists() for path in outputs):
         return False
     try:
-        return json.loads(recipe_path.read_text()) == recipe
+        stored = json.loads(recipe_path.read_text())
     except ValueError:  # no JSON, or no text
         return False
+    return isinstance(stored, dict) and {key: value for key, value in stored.items() if key != "outputs"} == recipe
+
+
+def with_outputs(recipe: dict, outputs: list[Path], root: Path) -> dict:
+    """The recipe and the content of the outputs that are files, by their path relative to `root`."""
+    return recipe | {"outputs": {path.relative_to(root).as_posix(): file_digest(path) for path in outputs if path.is_file()}}

@@ -22,6 +22,7 @@ from common.recipe import code_digest, file_digest, make_recipe
 
 CONVERT = "0_1_convert_raw"
 NO_RECIPE = "no recipe of the files that are there"
+LOADED = ("6_pt_construction", "7_make_dataset", "4_build_3d_graph", "5_build_3d_final_format")  # what they write, a main loads
 SHOWN_UNITS = 3
 SHOWN_CHANGES = 3
 SHOWN_CHARACTERS = 60
@@ -140,6 +141,8 @@ def judge(step: str, job: Job, layout: Layout, digest: Callable[[Path], str]) ->
     now = make_recipe(step, job.inputs, job.settings, layout.root, code_digest(script_of(step)), digest)
     of_settings = settings_changes(stored["settings"], now["settings"])
     changes = [*of_settings, *inputs_changes(stored["inputs"], now["inputs"]), *missing]
+    if step in LOADED:  # what the other steps write is an input of a later one
+        changes += altered(stored, layout.root, digest)
     return Verdict(step, job.name, tuple(changes), stored["code"] != now["code"])
 
 
@@ -176,6 +179,10 @@ def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
         stored = stored_recipe(run.fold_recipe(fold))
         if stored is None:
             raise DataError(run.fold_recipe(fold), "no recipe", "the recipe of a finished fold", "run main_3d.py again")
+        damaged = altered(stored, run.root, file_digest)
+        if damaged:
+            raise DataError(run.root, shortened(damaged, SHOWN_CHANGES), "what main_3d.py wrote",
+                            "run main_3d.py again, with --overwrite")
         if stored["settings"].get("dataset", here.dataset) != here.dataset:
             continue
         elsewhere = set(stored["settings"]["known_layers"]) - set(here.samples)
@@ -234,6 +241,12 @@ def recorded_changes(inputs: dict[str, str | None], root: Path, digest: Callable
         gone = value if Path(name).is_absolute() else None
         now[name] = digest(path) if path.is_file() else gone
     return inputs_changes(inputs, now)
+
+
+def altered(stored: dict, root: Path, digest: Callable[[Path], str]) -> list[str]:
+    """The outputs that are not as they were written."""
+    noted = {name: (root / name, value) for name, value in stored.get("outputs", {}).items()}
+    return [f"{name} is not as it was written" for name, (path, value) in noted.items() if path.is_file() and digest(path) != value]
 
 
 def steps_to_run(jobs: list[tuple[str, Job | None]], stale: set[tuple[str, str]], all_of_them: bool) -> list[str]:

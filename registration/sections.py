@@ -3,12 +3,12 @@
 Registration never opens a slide; it reads what step 0_2 made (thumbnail, mask, scale).
 """
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from common.check import hold_to_contract
 from common.cli import Context, read_status
 from common.errors import LayerError
 from common.io import read_json, read_picture
@@ -86,15 +86,23 @@ def usable_layers(context: Context, sample: str) -> list[int]:
     return [layer for layer in context.all_samples.layers_of(sample)
             if all(path.is_file() for path in overview_files(context.layout, sample, layer))
             and status.get(f"{sample}/{layer}", {}).get(MADE_BY_STEP, "ok") == "ok"
-            and _shows_tissue(mask := context.layout.mask(sample, layer), mask.stat().st_mtime_ns)]
+            and _shows_tissue(context, sample, layer)]
 
 
-@lru_cache(maxsize=4096)
-def _shows_tissue(mask: Path, _changed: int) -> bool:
-    try:
-        return bool(read_picture(mask, MADE_BY).any())
-    except LayerError:
-        return False
+_SHOWS_TISSUE: dict[tuple, bool] = {}
+
+
+def _shows_tissue(context: Context, sample: str, layer: int) -> bool:
+    """The overview keeps the contract and has tissue; looked at once, and again only if a file of it has changed."""
+    files = overview_files(context.layout, sample, layer)
+    key = (*files, *(path.stat().st_mtime_ns for path in files))
+    if key not in _SHOWS_TISSUE:
+        try:
+            hold_to_contract(context.layout, context.all_samples, sample, layer, files)
+            _SHOWS_TISSUE[key] = bool(read_picture(context.layout.mask(sample, layer), MADE_BY).any())
+        except LayerError:
+            _SHOWS_TISSUE[key] = False
+    return _SHOWS_TISSUE[key]
 
 
 def partner_of(context: Context, sample: str, layer: int) -> int | None:

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from common import cli
 from common.config import Config, load_config, save_config
 from common.errors import DataError, LayerError
-from common.io import read_csr, read_h5ad, read_json, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_pt, write_table
+from common.io import read_csr, read_h5ad, read_json, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_json, write_pt, write_table
 from common.layout import SIZES, Layout, RunLayout
 from conftest import load_script
 from dataloader import load_layer
@@ -473,9 +473,24 @@ def test_the_checkpoint_of_another_version_is_refused_in_one_line(tiny, trained,
     for spoilt in ({"state": {name: value for name, value in saved["state"].items() if "spot_gat" not in name}},
                    {"architecture": saved["architecture"] | {"n_rounds": 20}}):
         write_pt(older.checkpoint(0), saved | spoilt)
-        assert load_script("predict_3d").main(["--root_path", str(tiny.root), "--save_path", str(older.root)]) == 2
+        predict = ["--root_path", str(tiny.root), "--save_path", str(older.root)]
+        assert load_script("predict_3d").main(predict) == 2
+        assert "fold_0/checkpoint.pt is not as it was written" in capsys.readouterr().err
+        recipe = read_json(older.fold_recipe(0))
+        write_json(older.fold_recipe(0), {key: value for key, value in recipe.items() if key != "outputs"})
+        assert load_script("predict_3d").main(predict) == 2
         error = capsys.readouterr().err
         assert "found weights of a network with other parts" in error and error.count("\n") == 1
+        write_json(older.fold_recipe(0), recipe)
+
+
+def test_a_graph_that_was_changed_after_it_was_written_is_not_trained_on(tiny, tmp_path, capsys):
+    layout = Layout(copy_of(tiny.root, tmp_path / "root"))
+    graph = read_pt(layout.graph_3d("A"))
+    graph["spot", "cross", "spot"]["edge_attr"][0, 3] *= 2  # of the right form
+    write_pt(layout.graph_3d("A"), graph)
+    assert load_script("main_3d").main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--gpu", "cpu"]) == 2
+    assert "3D_graph_data/A.pt is not as it was written" in capsys.readouterr().err
 
 
 def test_an_encoder_of_its_own_is_trained_and_kept(tiny, tmp_path, capsys):
