@@ -1,8 +1,9 @@
-"""How the features were made: of each feature set the model, the hash of its weights, the preprocessing and the spot's window in µm.
+"""How the features were made: of each set the model, the hash of its weights, the preprocessing and the spot's window in µm.
 
-The recipe travels with the features: extracted_feature/ (attributes) -> graph_data/ -> 3D_graph_data/ -> checkpoint. Features that were made in
-another way are refused even where they have the same width.
+The recipe travels with the features: extracted_feature/ (attributes) -> graph_data/ -> 3D_graph_data/ -> checkpoint.
+Features that were made in another way are refused even where they have the same width.
 """
+
 from pathlib import Path
 
 from common.config import Config
@@ -12,7 +13,7 @@ from common.io import read_feature_attributes
 KEYS = ("model", "weights_sha256", "preprocessing", "spot_window_um")
 WINDOW_TOLERANCE = 0.01
 PITCH_TOLERANCE = 0.05
-FeatureRecipe = dict[str, dict]   # {feature set: {key of KEYS: value}}
+FeatureRecipe = dict[str, dict]  # {feature set: {key of KEYS: value}}
 
 
 def read_feature_recipe(path: Path) -> FeatureRecipe:
@@ -21,9 +22,21 @@ def read_feature_recipe(path: Path) -> FeatureRecipe:
     for name, attributes in found.items():
         missing = [key for key in KEYS if key not in attributes]
         if missing:
-            raise LayerError(path, f"feature set {name} without {', '.join(missing)}", "features of this version", "run 4_feature_extraction.py on again")
-    return {name: {"model": str(one["model"]), "weights_sha256": str(one["weights_sha256"]), "preprocessing": str(one["preprocessing"]),
-                   "spot_window_um": float(one["spot_window_um"])} for name, one in found.items()}
+            raise LayerError(
+                path,
+                f"feature set {name} without {', '.join(missing)}",
+                "features of this version",
+                "run 4_feature_extraction.py on again",
+            )
+    return {
+        name: {
+            "model": str(one["model"]),
+            "weights_sha256": str(one["weights_sha256"]),
+            "preprocessing": str(one["preprocessing"]),
+            "spot_window_um": float(one["spot_window_um"]),
+        }
+        for name, one in found.items()
+    }
 
 
 def difference(found: FeatureRecipe, expected: FeatureRecipe) -> tuple[str, str] | None:
@@ -44,16 +57,26 @@ def difference(found: FeatureRecipe, expected: FeatureRecipe) -> tuple[str, str]
 
 # what a network was trained with -----------------------------------------------------------------------
 def trained_with(config: Config, feature_recipe: FeatureRecipe, feature_sets: dict[str, int]) -> dict:
-    """What a checkpoint keeps of the data: the features' recipe and widths, the array, and the keys of the config that lead to them."""
+    """What a checkpoint keeps of the data: the features' recipe and widths, the array, and the config's keys behind them."""
     windows = [one["spot_window_um"] for one in feature_recipe.values()]
-    return {"feature_recipe": feature_recipe, "feature_sets": feature_sets, "array": config.array, "pitch_um": config.pitch_um,
-            "window_um": windows[0] if windows else None,
-            "config": config.model_dump(include={"features", "backbone", "backbone_weights"})}
+    return {
+        "feature_recipe": feature_recipe,
+        "feature_sets": feature_sets,
+        "array": config.array,
+        "pitch_um": config.pitch_um,
+        "window_um": windows[0] if windows else None,
+        "config": config.model_dump(include={"features", "backbone", "backbone_weights"}),
+    }
 
 
-def check_trained_with(saved: dict, path: Path, feature_recipe: FeatureRecipe, feature_sets: dict[str, int], config: Config, sample: str) -> None:
+def check_trained_with(
+    saved: dict, path: Path, feature_recipe: FeatureRecipe, feature_sets: dict[str, int], config: Config, sample: str
+) -> None:
     """Raises DataError unless a checkpoint was trained on features and an array like those of a sample."""
-    fix = "make the root as the training set was: python -m common.cli adopt --checkpoint FILE --root_path ROOT, then the numbered steps"
+    fix = (
+        "make the root as the training set was: python -m common.cli adopt --checkpoint FILE --root_path ROOT, "
+        "then the numbered steps"
+    )
     if "trained_with" not in saved:
         raise DataError(path, "a checkpoint without trained_with", "one of this version", "train again")
     was = saved["trained_with"]
@@ -69,7 +92,15 @@ def check_trained_with(saved: dict, path: Path, feature_recipe: FeatureRecipe, f
 
 
 def adopted(config: Config, saved: dict, genes: Path) -> Config:
-    """The config of a root that is to be predicted by a network: array, pitch, windows, features and genes of its training."""
+    """The config of a root that a network is to predict: array, pitch, windows, features and genes of its training."""
     was = saved["trained_with"]
-    return config.model_copy(update={"array": was["array"], "pitch_um": was["pitch_um"], "window_um": was["window_um"], "patch_scale": None,
-                                     "genes": str(genes), **was["config"]})
+    return config.model_copy(
+        update={
+            "array": was["array"],
+            "pitch_um": was["pitch_um"],
+            "window_um": was["window_um"],
+            "patch_scale": None,
+            "genes": str(genes),
+            **was["config"],
+        }
+    )

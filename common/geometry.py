@@ -7,12 +7,14 @@ Four sources state the µm per level-0 px of a section's own image. The first on
     3  the spots       pitch_um over the distance of neighbouring measured spots (sections with counts)
     4  the image       its metadata: OpenSlide's mpp, OME-XML, the resolution of a TIFF, PNG or JPEG file
 
-An image that states a value outside BELIEVED_UM is not believed: image editors and export tools write 72 dpi or 1 px per cm. All sources that
-exist are compared, except 1 with 2: a section's own value overrides that of the dataset. A difference above TOLERANCE is a LayerError.
+An image that states a value outside BELIEVED_UM is not believed: image editors and export tools write 72 dpi or
+1 px per cm. All sources that exist are compared, except 1 with 2: a section's own value overrides that of the dataset.
+A difference above TOLERANCE is a LayerError.
 
-Windows are defined in µm too. 224, 512 and 1024 reference px and the contour radius belong to a pitch of 272 px = 200 µm (legacy ST, Zhu et al.,
-CVPR 2025); by default they follow the pitch.
+Windows are defined in µm too. 224, 512 and 1024 reference px and the contour radius belong to a pitch of 272 px =
+200 µm (legacy ST, Zhu et al., CVPR 2025); by default they follow the pitch.
 """
+
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,25 +28,26 @@ from common.io import read_json, read_location
 from common.layout import Layout
 from common.slide import open_slide, stated_pixel_size_um
 
-REFERENCE_PITCH_PX = 272.0   # the pitch at which a patch of 224/512/1024 px is read 1:1
-CONTOUR_RADIUS_PX = 112.0    # radius of a spot's contour, reference px
-SPOT_WINDOW_PX = 224         # side of a spot's window, reference px
-BELIEVED_UM = (0.05, 20.0)   # per px: from the finest scanner to a section of 12 mm on 600 px
-TOLERANCE = 0.05             # two sources that differ by more contradict each other
-MIN_SPOTS = 10               # fewer spots are no evidence of a scale
-MAX_ARRAY_RESIDUAL = 0.25    # pitches: spots farther off their array than this (root mean square) do not show its pitch
-MAX_SLIDE_MM2 = 51 * 76      # area of the largest glass slide in use
-MIN_PITCH_PX = 2.0           # spots closer than this cannot be told apart in the image
+REFERENCE_PITCH_PX = 272.0  # the pitch at which a patch of 224/512/1024 px is read 1:1
+CONTOUR_RADIUS_PX = 112.0  # radius of a spot's contour, reference px
+SPOT_WINDOW_PX = 224  # side of a spot's window, reference px
+BELIEVED_UM = (0.05, 20.0)  # per px: from the finest scanner to a section of 12 mm on 600 px
+TOLERANCE = 0.05  # two sources that differ by more contradict each other
+MIN_SPOTS = 10  # fewer spots are no evidence of a scale
+MAX_ARRAY_RESIDUAL = 0.25  # pitches: spots farther off their array than this (root mean square) do not show its pitch
+MAX_SLIDE_MM2 = 51 * 76  # area of the largest glass slide in use
+MIN_PITCH_PX = 2.0  # spots closer than this cannot be told apart in the image
 
 
 @dataclass(frozen=True)
 class Geometry:
     """Scale of one section. px are level-0 px of its own image."""
+
     um_per_px: float
-    pitch_um: float      # centre-to-centre distance of neighbouring spots
+    pitch_um: float  # centre-to-centre distance of neighbouring spots
     pitch_px: float
-    scale: float         # level-0 px per reference px
-    source: str          # what states um_per_px
+    scale: float  # level-0 px per reference px
+    source: str  # what states um_per_px
 
     def px_of(self, length_um: float) -> float:
         """A length in px, by the pitch."""
@@ -67,6 +70,7 @@ class Geometry:
 @dataclass(frozen=True)
 class Source:
     """What one source states: µm per px, or a range of values that it is compatible with."""
+
     name: str
     um_per_px: float
     low: float
@@ -85,7 +89,7 @@ class Source:
 
 # the scale of a section --------------------------------------------------------------------------------
 def section_geometry(config: Config, layout: Layout, sample: str, layer: int) -> Geometry:
-    """The scale of a section of a dataset root. Raises LayerError if two sources contradict each other or none states it."""
+    """The scale of a section of a dataset root. Raises LayerError if sources contradict each other or none states it."""
     sources = sources_of_section(config, layout, sample, layer)
     if not sources:
         raise no_source(layout.image(sample, layer) or layout.new_image(sample, layer, ".*"), sample, layer)
@@ -114,8 +118,12 @@ def agreed(sources: list[Source], where: str) -> Source:
     for other in others:
         if first.contradicts(other):
             sample, _, layer = where.rpartition("/")
-            raise LayerError(where, f"{first}, but {other}", f"sources that differ by {TOLERANCE:.0%} at most",
-                             f"set samples.{sample}.pixel_size_um: {{{layer}: …}} (and pitch_um) to the right value, or correct the wrong file")
+            raise LayerError(
+                where,
+                f"{first}, but {other}",
+                f"sources that differ by {TOLERANCE:.0%} at most",
+                f"set samples.{sample}.pixel_size_um: {{{layer}: …}} (and pitch_um) to the right value, or correct the file",
+            )
     return first
 
 
@@ -126,9 +134,17 @@ def no_source(image: Path, sample: str, layer: int) -> LayerError:
     except LayerError as error:
         return error
     stated = _stated(image, image.stat().st_mtime_ns) if image.is_file() else None
-    found = "an image that states no pixel size" if stated is None else f"an image that states {stated:.4g} um/px, which is not believed"
-    return LayerError(image, found, f"{BELIEVED_UM[0]:g} to {BELIEVED_UM[1]:g} um per px",
-                      f"add samples.{sample}.pixel_size_um: {{{layer}: …}} to dataset.yaml, um per px of this image")
+    found = (
+        "an image that states no pixel size"
+        if stated is None
+        else f"an image that states {stated:.4g} um/px, which is not believed"
+    )
+    return LayerError(
+        image,
+        found,
+        f"{BELIEVED_UM[0]:g} to {BELIEVED_UM[1]:g} um per px",
+        f"add samples.{sample}.pixel_size_um: {{{layer}: …}} to dataset.yaml, um per px of this image",
+    )
 
 
 # the scale of a dataset --------------------------------------------------------------------------------
@@ -143,31 +159,53 @@ def dataset_geometry(config: Config) -> Geometry:
     """The scale that the dataset's own keys state. Raises DataError if they state none."""
     um = dataset_um_per_px(config)
     if um is None:
-        raise DataError(f"dataset {config.dataset}", "no key 'pitch_px'", "the distance of neighbouring spots, level-0 px, or pixel_size_um",
-                        "add 'pitch_px: …'")
+        raise DataError(
+            f"dataset {config.dataset}",
+            "no key 'pitch_px'",
+            "the distance of neighbouring spots, level-0 px, or pixel_size_um",
+            "add 'pitch_px: …'",
+        )
     return _geometry(config, um, _DATASET, of_dataset=True)
 
 
 def stated_geometry(config: Config, sample: str, layer: int) -> Geometry | None:
     """The scale of a section as dataset.yaml alone states it, or None."""
     sources = config_sources(config, sample, layer)
-    return _geometry(config, sources[0].um_per_px, sources[0].name, of_dataset=sources[0].name == _DATASET) if sources else None
+    return (
+        _geometry(config, sources[0].um_per_px, sources[0].name, of_dataset=sources[0].name == _DATASET)
+        if sources
+        else None
+    )
 
 
 def check_scale(config: Config, file: Path | str) -> None:
     """Raises DataError if the dataset's own keys contradict each other, or state what no microscope does."""
     um = dataset_um_per_px(config)
     if um is not None and not BELIEVED_UM[0] <= um <= BELIEVED_UM[1]:
-        raise DataError(file, f"{um:.4g} um per px by pixel_size_um, or pitch_um / pitch_px", f"{BELIEVED_UM[0]:g} to {BELIEVED_UM[1]:g}",
-                        "correct pixel_size_um, pitch_um or pitch_px")
+        raise DataError(
+            file,
+            f"{um:.4g} um per px by pixel_size_um, or pitch_um / pitch_px",
+            f"{BELIEVED_UM[0]:g} to {BELIEVED_UM[1]:g}",
+            "correct pixel_size_um, pitch_um or pitch_px",
+        )
     if config.pixel_size_um is not None and config.pitch_px is not None:
         by_pitch = Source.of("pitch_um / pitch_px", config.pitch_um / config.pitch_px)
         if by_pitch.contradicts(Source.of("pixel_size_um", config.pixel_size_um)):
-            raise DataError(file, f"pixel_size_um {config.pixel_size_um:.4g}, but {by_pitch}", "the same scale", "correct one of the three keys")
+            raise DataError(
+                file,
+                f"pixel_size_um {config.pixel_size_um:.4g}, but {by_pitch}",
+                "the same scale",
+                "correct one of the three keys",
+            )
     if config.patch_scale is not None and config.window_um is not None:
         raise DataError(file, "patch_scale and window_um", "one of them", "remove patch_scale")
     if config.patch_scale is not None and um is None:
-        raise DataError(file, "patch_scale without a scale of the dataset", "pixel_size_um, or pitch_px", "set window_um instead of patch_scale")
+        raise DataError(
+            file,
+            "patch_scale without a scale of the dataset",
+            "pixel_size_um, or pitch_px",
+            "set window_um instead of patch_scale",
+        )
 
 
 def _geometry(config: Config, um_per_px: float, source: str, of_dataset: bool) -> Geometry:
@@ -196,11 +234,18 @@ def config_sources(config: Config, sample: str, layer: int) -> list[Source]:
 
 
 def spot_sources(pitches_px: tuple[float, ...], pitch_um: float, file: Path) -> list[Source]:
-    """What the distance of measured spots states. pitches_px: the estimates of pitches_of(); none if they are no evidence."""
+    """What the distance of measured spots states, if it is evidence. pitches_px: the estimates of pitches_of()."""
     if not pitches_px:
         return []
     values = [pitch_um / pitch for pitch in pitches_px]
-    return [Source(f"the spots of {file.name}, {pitches_px[0]:.4g} px apart (pitch_um: {pitch_um:g})", float(f"{values[0]:.6g}"), min(values), max(values))]
+    return [
+        Source(
+            f"the spots of {file.name}, {pitches_px[0]:.4g} px apart (pitch_um: {pitch_um:g})",
+            float(f"{values[0]:.6g}"),
+            min(values),
+            max(values),
+        )
+    ]
 
 
 def image_sources(um_per_px: float | None, file: Path) -> list[Source]:
@@ -225,9 +270,9 @@ def _measured_pitches_px(location: Path, array: str, _changed: int) -> tuple[flo
 
 
 def pitches_of(xy: np.ndarray, ij: np.ndarray, array: str) -> tuple[float, ...]:
-    """Estimates of the pitch in px: by nearest neighbours and, where the array positions fit the pixels, by the array's step.
+    """Estimates of the pitch in px: by nearest neighbours and, where array positions fit the pixels, by the array's step.
 
-    Positions in legacy ST are jittered, so that the nearest neighbour is closer than the pitch. xy (n, 2) px; ij (n, 2) array column and row
+    Positions in legacy ST are jittered: the nearest neighbour is closer than the pitch. xy (n, 2) px; ij (n, 2) column and row
     (hex: the column steps by 2). () for fewer than MIN_SPOTS spots.
     """
     if len(xy) < MIN_SPOTS:
@@ -246,16 +291,25 @@ def pitches_of(xy: np.ndarray, ij: np.ndarray, array: str) -> tuple[float, ...]:
 def median_spacing_px(xy: np.ndarray) -> float:
     """Median distance of a spot to its nearest neighbour, px; 0 for fewer than two spots. xy (n, 2)."""
     from scipy.spatial import cKDTree
+
     return float(np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])) if len(xy) > 1 else 0.0
 
 
 # what a section can hold -------------------------------------------------------------------------------
 def check_lattice(geometry: Geometry, tissue_px2: float, lattice_pitch_px: float, where: Path) -> None:
     """Raises LayerError if the tissue, in level-0 px², is larger than a slide, or the lattice finer than its image."""
-    area_mm2 = tissue_px2 * geometry.um_per_px ** 2 / 1e6
+    area_mm2 = tissue_px2 * geometry.um_per_px**2 / 1e6
     if area_mm2 > MAX_SLIDE_MM2:
-        raise LayerError(where, f"{area_mm2:,.0f} mm² of tissue at {geometry.um_per_px:.4g} um/px by {geometry.source}",
-                         f"at most the {MAX_SLIDE_MM2:,} mm² of a slide", "correct the pixel size")
+        raise LayerError(
+            where,
+            f"{area_mm2:,.0f} mm² of tissue at {geometry.um_per_px:.4g} um/px by {geometry.source}",
+            f"at most the {MAX_SLIDE_MM2:,} mm² of a slide",
+            "correct the pixel size",
+        )
     if lattice_pitch_px < MIN_PITCH_PX:
-        raise LayerError(where, f"spots {lattice_pitch_px:.3g} px apart at {geometry.um_per_px:.4g} um/px by {geometry.source}",
-                         f"at least {MIN_PITCH_PX:g} px", "set a coarser grid_pitch_um, or correct the pixel size")
+        raise LayerError(
+            where,
+            f"spots {lattice_pitch_px:.3g} px apart at {geometry.um_per_px:.4g} um/px by {geometry.source}",
+            f"at least {MIN_PITCH_PX:g} px",
+            "set a coarser grid_pitch_um, or correct the pixel size",
+        )

@@ -1,4 +1,5 @@
 """common/geometry.py: one scale a section, from sources that agree, believed or refused."""
+
 from pathlib import Path
 
 import cv2
@@ -28,10 +29,17 @@ def spots(pitch_px: float, array: str = "square", n: int = 6, jitter_px: float =
     """A location table of an array."""
     j, i = (axis.ravel() for axis in np.mgrid[:n, :n])
     i = 2 * i + j % 2 if array == "hex" else i
-    step = (pitch_px / 2, pitch_px * 0.75 ** 0.5) if array == "hex" else (pitch_px, pitch_px)
+    step = (pitch_px / 2, pitch_px * 0.75**0.5) if array == "hex" else (pitch_px, pitch_px)
     noise = np.random.default_rng(0).normal(0, jitter_px, (len(i), 2))
-    return pd.DataFrame({"barcode": [f"{a}x{b}" for a, b in zip(i, j)], "pixel_x": 50 + i * step[0] + noise[:, 0],
-                         "pixel_y": 50 + j * step[1] + noise[:, 1], "i": i, "j": j})
+    return pd.DataFrame(
+        {
+            "barcode": [f"{a}x{b}" for a, b in zip(i, j)],
+            "pixel_x": 50 + i * step[0] + noise[:, 0],
+            "pixel_y": 50 + j * step[1] + noise[:, 1],
+            "i": i,
+            "j": j,
+        }
+    )
 
 
 def put_spots(layout: Layout, layer: int, table: pd.DataFrame, counts: bool = True) -> None:
@@ -41,36 +49,46 @@ def put_spots(layout: Layout, layer: int, table: pd.DataFrame, counts: bool = Tr
         layout.counts("A", layer).write_bytes(b"is not read")
 
 
-def put_tiff(layout: Layout, layer: int, um_per_px: float, shape: tuple[int, int] = (300, 320), tiled: bool = False) -> None:
+def put_tiff(
+    layout: Layout, layer: int, um_per_px: float, shape: tuple[int, int] = (300, 320), tiled: bool = False
+) -> None:
     """A section on glass, saved with its resolution; tiled: opens in OpenSlide."""
     path, options = layout.new_image("A", layer, ".tif"), {"tile": (64, 64)} if tiled else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, blob(shape), photometric="rgb", resolution=(1e4 / um_per_px,) * 2, resolutionunit="CENTIMETER", **options)
+    tifffile.imwrite(
+        path, blob(shape), photometric="rgb", resolution=(1e4 / um_per_px,) * 2, resolutionunit="CENTIMETER", **options
+    )
 
 
 def blob(shape: tuple[int, int]) -> np.ndarray:
     picture = np.full((*shape, 3), 245, np.uint8)
-    rows, columns = np.mgrid[:shape[0], :shape[1]]
-    tissue = ((rows / shape[0] - 0.5) ** 2 + (columns / shape[1] - 0.5) ** 2) < 0.3 ** 2
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    tissue = ((rows / shape[0] - 0.5) ** 2 + (columns / shape[1] - 0.5) ** 2) < 0.3**2
     noise = cv2.resize(np.random.default_rng(0).integers(-40, 40, (30, 32, 3)).astype(np.float32), shape[::-1])
     picture[tissue] = (np.array([160, 90, 150]) + noise[tissue]).astype(np.uint8)
     return picture
 
 
 # what dataset.yaml states ------------------------------------------------------------------------------
-@pytest.mark.parametrize("pitch_px, windows, radius_px", [(272, (224, 512, 1024), 112.0), (24, (20, 45, 90), 112 * 24 / 272),
-                                                          (68, (56, 128, 256), 28.0)])
+@pytest.mark.parametrize(
+    "pitch_px, windows, radius_px",
+    [(272, (224, 512, 1024), 112.0), (24, (20, 45, 90), 112 * 24 / 272), (68, (56, 128, 256), 28.0)],
+)
 def test_windows_follow_the_pitch(pitch_px, windows, radius_px):
     found = dataset_geometry(stack(pitch_px=pitch_px))
     assert found.pitch_px == pitch_px and found.um_per_px == 200 / pitch_px and found.scale == pitch_px / 272
-    assert tuple(found.window_px(size) for size in (224, 512, 1024)) == windows and found.contour_radius_px == pytest.approx(radius_px)
+    assert tuple(
+        found.window_px(size) for size in (224, 512, 1024)
+    ) == windows and found.contour_radius_px == pytest.approx(radius_px)
     assert found.window_um(224) == pytest.approx(200 * 224 / 272, rel=1e-5)
 
 
 def test_windows_in_um_are_the_same_at_every_pixel_size():
     config = stack(pitch_um=100, window_um=165, samples={"A": {"layers": [1, 2], "pixel_size_um": {1: 0.5, 2: 2}}})
     fine, coarse = (stated_geometry(config, "A", layer) for layer in (1, 2))
-    assert (fine.window_px(224), coarse.window_px(224)) == (330, 83) and fine.window_um(1024) == coarse.window_um(1024) == pytest.approx(165 * 1024 / 224, rel=1e-5)
+    assert (fine.window_px(224), coarse.window_px(224)) == (330, 83) and fine.window_um(1024) == coarse.window_um(
+        1024
+    ) == pytest.approx(165 * 1024 / 224, rel=1e-5)
 
 
 def test_patch_scale_is_that_of_the_datasets_own_scale():
@@ -80,10 +98,17 @@ def test_patch_scale_is_that_of_the_datasets_own_scale():
     assert coarse.pitch_px == pytest.approx(136) and coarse.window_um(224) == own.window_um(224)
 
 
-@pytest.mark.parametrize("values, found", [
-    ({"pitch_px": 272, "pixel_size_um": 1.0}, "pixel_size_um 1, but 0.7353 um/px by pitch_um / pitch_px"),
-    ({"pixel_size_um": 250.0}, "250 um per px"), ({"pitch_px": 5}, "40 um per px"), ({"pixel_size_um": 0.01}, "0.01 um per px"),
-    ({"pitch_px": 272, "patch_scale": 1.0, "window_um": 100}, "patch_scale and window_um"), ({"patch_scale": 1.0}, "without a scale of the dataset")])
+@pytest.mark.parametrize(
+    "values, found",
+    [
+        ({"pitch_px": 272, "pixel_size_um": 1.0}, "pixel_size_um 1, but 0.7353 um/px by pitch_um / pitch_px"),
+        ({"pixel_size_um": 250.0}, "250 um per px"),
+        ({"pitch_px": 5}, "40 um per px"),
+        ({"pixel_size_um": 0.01}, "0.01 um per px"),
+        ({"pitch_px": 272, "patch_scale": 1.0, "window_um": 100}, "patch_scale and window_um"),
+        ({"patch_scale": 1.0}, "without a scale of the dataset"),
+    ],
+)
 def test_config_that_contradicts_itself_is_refused(values, found):
     with pytest.raises(DataError) as error:
         check_scale(stack(**values), "c.yaml")
@@ -102,7 +127,9 @@ def test_same_glass_scanned_at_two_pixel_sizes_gets_the_same_lattice(tmp_path, t
         assert load_script(step).main(["--root_path", str(tmp_path)]) == 0
     first, second = (pd.read_csv(layout.location("A", layer)) for layer in (1, 2))
     assert abs(len(first) - len(second)) <= 0.05 * len(first) and len(first) > 100
-    assert [section_geometry(load_config(layout.config), layout, "A", layer).pitch_px for layer in (1, 2)] == pytest.approx([25, 12.5], rel=1e-4)
+    assert [
+        section_geometry(load_config(layout.config), layout, "A", layer).pitch_px for layer in (1, 2)
+    ] == pytest.approx([25, 12.5], rel=1e-4)
 
 
 @pytest.mark.parametrize("stated, ok", [(3.85, True), (4.15, True), (3.7, False), (8.0, False)])
@@ -115,8 +142,18 @@ def test_image_is_compared_with_dataset_yaml(tmp_path, stated, ok):
         return
     with pytest.raises(LayerError) as error:
         section_geometry(config, layout, "A", 1)
-    assert "4 um/px by pixel_size_um" in str(error.value) and f"{stated:.4g} um/px by the metadata of 1.tif" in str(error.value)
-    assert section_geometry(stack(pitch_um=100, pixel_size_um=4.0, samples={"A": {"layers": [1], "pixel_size_um": {1: stated}}}), layout, "A", 1).um_per_px == stated
+    assert "4 um/px by pixel_size_um" in str(error.value) and f"{stated:.4g} um/px by the metadata of 1.tif" in str(
+        error.value
+    )
+    assert (
+        section_geometry(
+            stack(pitch_um=100, pixel_size_um=4.0, samples={"A": {"layers": [1], "pixel_size_um": {1: stated}}}),
+            layout,
+            "A",
+            1,
+        ).um_per_px
+        == stated
+    )
 
 
 def test_contradiction_leaves_out_the_section_alone(tmp_path, capsys):
@@ -128,7 +165,10 @@ def test_contradiction_leaves_out_the_section_alone(tmp_path, capsys):
         assert load_script(step).main(["--root_path", str(tmp_path)]) == 0
     assert layout.location("A", 1).is_file() and not layout.location("A", 2).exists()
     status = cli.read_status(layout)
-    assert "8 um/px by the metadata of 2.tif" in status["A/2"]["0_2_tissue_mask"] and status["A/1"]["0_2_tissue_mask"] == "ok"
+    assert (
+        "8 um/px by the metadata of 2.tif" in status["A/2"]["0_2_tissue_mask"]
+        and status["A/1"]["0_2_tissue_mask"] == "ok"
+    )
 
 
 @pytest.mark.parametrize("array", ["square", "hex"])
@@ -137,7 +177,10 @@ def test_spots_are_compared_with_dataset_yaml_and_image(tmp_path, array):
     put_spots(layout, 1, spots(50, array))
     assert section_geometry(stack(pitch_um=100, array=array), layout, "A", 1).um_per_px == 2.0
     assert section_geometry(stack(pitch_um=100, pitch_px=51, array=array), layout, "A", 1).pitch_px == 51
-    with pytest.raises(LayerError, match="by pixel_size_um, or pitch_um / pitch_px of dataset.yaml, but 2 um/px by the spots of 1.csv, 50 px apart"):
+    with pytest.raises(
+        LayerError,
+        match="pitch_um / pitch_px of dataset.yaml, but 2 um/px by the spots of 1.csv, 50 px apart",
+    ):
         section_geometry(stack(pitch_um=100, pitch_px=60, array=array), layout, "A", 1)
     put_tiff(layout, 1, 1.0)
     with pytest.raises(LayerError, match="by the spots of 1.csv.*but 1 um/px by the metadata of 1.tif"):
@@ -153,17 +196,27 @@ def test_spots_without_counts_are_no_evidence(tmp_path):
 
 def test_jittered_legacy_array_agrees_with_its_nominal_pitch():
     """HER2+ C2: nearest neighbours 271 px, array step 291 px, nominal pitch 272 px."""
-    found = pitches_of(*(spots(291, jitter_px=20)[names].to_numpy() for names in (["pixel_x", "pixel_y"], ["i", "j"])), "square")
+    found = pitches_of(
+        *(spots(291, jitter_px=20)[names].to_numpy() for names in (["pixel_x", "pixel_y"], ["i", "j"])), "square"
+    )
     assert found[0] < 275 and found[1] == pytest.approx(291, rel=0.02)
     source = geometry.spot_sources(found, 200, Path("1.csv"))[0]
-    assert not source.contradicts(geometry.Source.of("x", 200 / 272)) and source.contradicts(geometry.Source.of("x", 200 / 218))
+    assert not source.contradicts(geometry.Source.of("x", 200 / 272)) and source.contradicts(
+        geometry.Source.of("x", 200 / 218)
+    )
 
 
-@given(pitch=st.floats(5, 500), array=st.sampled_from(["square", "hex"]), angle=st.floats(0, 6.3), mirrored=st.booleans())
+@given(
+    pitch=st.floats(5, 500), array=st.sampled_from(["square", "hex"]), angle=st.floats(0, 6.3), mirrored=st.booleans()
+)
 def test_pitch_is_measured_however_the_array_lies(pitch, array, angle, mirrored):
     table = spots(pitch, array)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([-1 if mirrored else 1, 1])
-    assert pitches_of(table[["pixel_x", "pixel_y"]].to_numpy() @ turn.T, table[["i", "j"]].to_numpy(), array) == pytest.approx((pitch, pitch), rel=1e-6)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(
+        [-1 if mirrored else 1, 1]
+    )
+    assert pitches_of(
+        table[["pixel_x", "pixel_y"]].to_numpy() @ turn.T, table[["i", "j"]].to_numpy(), array
+    ) == pytest.approx((pitch, pitch), rel=1e-6)
 
 
 @pytest.mark.parametrize("um_per_px", [352.8, 1e4, 0.01])
@@ -186,7 +239,9 @@ def test_more_tissue_than_a_slide_or_more_spots_than_px_is_refused(tmp_path):
     save_config(stack(pitch_um=100, grid_pitch_um=6, samples={"A": {"layers": [1]}}), layout.config)
     assert load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path)]) == 0
     assert load_script("0_3_spot_grid").main(["--root_path", str(tmp_path)]) == 2
-    assert "spots 1.5 px apart" in cli.read_status(layout)["A/1"]["0_3_spot_grid"] and not layout.location("A", 1).exists()
+    assert (
+        "spots 1.5 px apart" in cli.read_status(layout)["A/1"]["0_3_spot_grid"] and not layout.location("A", 1).exists()
+    )
     with pytest.raises(LayerError, match="mm² of tissue at 4 um/px"):
         geometry.check_lattice(section_geometry(stack(pitch_um=100), layout, "A", 1), 1e9, 25, layout.mask("A", 1))
 
@@ -195,11 +250,25 @@ def test_more_tissue_than_a_slide_or_more_spots_than_px_is_refused(tmp_path):
 @pytest.mark.parametrize("name, options", [("a.tif", {}), ("a.tif", {"tile": (64, 64)})])
 def test_tiff_states_its_resolution(tmp_path, name, options):
     for unit, per_unit in (("CENTIMETER", 1e4 / 3.2), ("INCH", 25400 / 3.2)):
-        tifffile.imwrite(tmp_path / name, blob((64, 64)), photometric="rgb", resolution=(per_unit,) * 2, resolutionunit=unit, **options)
+        tifffile.imwrite(
+            tmp_path / name,
+            blob((64, 64)),
+            photometric="rgb",
+            resolution=(per_unit,) * 2,
+            resolutionunit=unit,
+            **options,
+        )
         assert stated_pixel_size_um(tmp_path / name) == pytest.approx(3.2, rel=1e-4)
         open_slide.cache_clear()
         assert open_slide(tmp_path / name).pixel_size_um == pytest.approx(3.2, rel=1e-4)
-    tifffile.imwrite(tmp_path / name, blob((64, 64)), photometric="rgb", resolution=(3000, 1500), resolutionunit="CENTIMETER", **options)
+    tifffile.imwrite(
+        tmp_path / name,
+        blob((64, 64)),
+        photometric="rgb",
+        resolution=(3000, 1500),
+        resolutionunit="CENTIMETER",
+        **options,
+    )
     assert stated_pixel_size_um(tmp_path / name) is None  # pixels that are no squares
     tifffile.imwrite(tmp_path / name, blob((64, 64)), photometric="rgb", **options)
     assert stated_pixel_size_um(tmp_path / name) is None
@@ -207,7 +276,13 @@ def test_tiff_states_its_resolution(tmp_path, name, options):
 
 def test_ome_tiff_states_its_pixel_size(tmp_path):
     for unit, size in (("µm", 0.5), ("nm", 500.0)):
-        metadata = {"axes": "YXS", "PhysicalSizeX": size, "PhysicalSizeXUnit": unit, "PhysicalSizeY": size, "PhysicalSizeYUnit": unit}
+        metadata = {
+            "axes": "YXS",
+            "PhysicalSizeX": size,
+            "PhysicalSizeXUnit": unit,
+            "PhysicalSizeY": size,
+            "PhysicalSizeYUnit": unit,
+        }
         tifffile.imwrite(tmp_path / "a.ome.tif", blob((64, 64)), photometric="rgb", metadata=metadata)
         assert stated_pixel_size_um(tmp_path / "a.ome.tif") == pytest.approx(0.5)
 
