@@ -211,8 +211,11 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     from outputs import NORMALISATION, check_background
     model, saved = load_checkpoint(Path(args.checkpoint))
     graphs = load_layers(context, "main")
+    for graph in graphs:
+        check_trained_with(saved, Path(args.checkpoint), graph.feature_recipe, graph.feature_sets, context.config, graph.sample)
     digest = file_digest(Path(args.checkpoint))
     run_layout = runs.choose(context.layout, args.save_path, "msagnet_2d_predicted")
+    cli.hold(run_layout.root)
     runs.take(run_layout, context.layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
               checkpoint_sha256=digest)
     own = read_genes(context.layout)
@@ -223,7 +226,6 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
     uns = {"method": "msagnet", "checkpoint_sha256": digest, "normalisation": NORMALISATION}
     for graph in graphs:
-        check_trained_with(saved, Path(args.checkpoint), graph.feature_recipe, graph.feature_sets, context.config, graph.sample)
         expression = training_2d.predict(model, graph, device, Pictures(context.layout, graph) if saved["encoder"] else None)
         adata = layer_anndata(graph, expression, saved["genes"], saved["background"], saved["depth"], uns, own)
         runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, int(graph.layer[0])), adata)
