@@ -134,7 +134,7 @@ def hold(folder: Path) -> None:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise DataError(folder, "another process at work in it", "one at a time", "wait for its end, or give another --save_path") from None
+        raise DataError(folder, "another process at work in it", "one at a time", "wait for its end, or give another folder") from None
 
 
 def guarded_training(work: Callable[[], int]) -> int:

@@ -105,6 +105,7 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
     new = resolve(without_the_unlisted(whole), layout, file)
     new = with_sources_of(new, of_raw).model_copy(update={"raw_format": form, "raw_path": str(raw)})
     chosen = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers]
+    cli.hold(layout.root / "imgs")
     now = write_merged(layout, STEP, new, file, chosen if args.sample or args.layer else [])
     by_layer = listed if form == "asign" else restricted  # of an archive whole samples
     converted = with_layers_of_both(now, by_layer, restricted)

@@ -306,6 +306,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_demo(args: argparse.Namespace) -> int:
     """Write the config, make every layer. Raises DataError; returns the exit code."""
     layout = Layout(Path(args.root_path or "."))
+    cli.hold(layout.root / "imgs")
     file = Path(args.config) if args.config else REPOSITORY / "configs" / "demo.yaml"
     config = load_config(file)
     there = load_config(layout.config).dataset if layout.config.is_file() else config.dataset
