@@ -25,6 +25,8 @@ PATCH_COLUMNS = ("patch_name", "x", "y", "i", "j", "width", "height")
 N_CONTOUR_POINTS = 100
 BLOCK_ROWS = 4096
 MAX_SIDE_PX = 2048
+EVIDENCE = ("inliers", "matches", "mirrored", "scale_um_x", "scale_um_y", "shear", "rotation_deg", "determinant", "on_canvas", "tissue_dice",
+            "containment", "image_correlation", "overlap_correlation", "spread", "disagreement")  # of registration/gate.py
 METHODS = ("xfeat", "landmarks", "transform", "outline", "centroid")  # by which a pair is laid
 
 
@@ -469,11 +471,14 @@ def transform(root: Root, path: Path, sample: str, *layers: int) -> None:
     found = [stored["moving"], stored["fixed"]][:len(layers)]  # to_middle: of one layer
     demand(found == [layer for layer in layers if layer is not None], f"a transform of layer {' to '.join(map(str, found))}", "that of its file name")
     if path.parent.name == "pairs":
-        demand_keys(stored, ("accepted", "reasons", "warnings", "method", "after"))
+        demand_keys(stored, ("accepted", "reasons", "warnings", "method", "refinement", "before", "after", "pieces"))
+        judged = [name for name in EVIDENCE if name in stored]  # none of a transform by hand that folds the plane
+        demand(not judged or len(judged) == len(EVIDENCE), f"{len(judged)} of the {len(EVIDENCE)} numbers that the gate judged", "all of them")
         right = type(stored["accepted"]) is bool and all(isinstance(stored[name], list) for name in ("reasons", "warnings"))
         demand(right, f"accepted {stored['accepted']}, reasons {stored['reasons']}", "true or false, and lists of text")
-    for name in ("inliers", "matches", "scale_um_x", "scale_um_y", "shear", "rotation_deg", "tissue_dice"):
+    for name in EVIDENCE:
         number = stored.get(name, 0)
+        number = int(number) if isinstance(number, bool) else number
         demand(type(number) in (int, float) and abs(number) < io.MAX_POSITION, f"{name} {number!r}", "a number")
     demand(stored.get("method", METHODS[0]) in METHODS, f"method {stored.get('method')!r}", f"one of {', '.join(METHODS)}")
 

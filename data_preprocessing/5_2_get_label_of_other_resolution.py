@@ -42,7 +42,7 @@ def count_members(counts, of_background: np.ndarray, n_background: int, owner: n
 
 
 def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
-    layout = context.layout
+    layout, config = context.layout, context.config
     counts_file = layout.counts(sample, layer)
     if not counts_file.is_file():
         return cli.Job(sample, layer, [counts_file], [], lambda: "no counts, so no labels")
@@ -60,6 +60,10 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         barcodes = counted["barcode"].tolist()
         if not barcodes:
             raise LayerError(counts_file, "no spot of the location file", "barcodes as in location/<sample>/<layer>.csv", "use one naming")
+        lacking = sorted({*genes, *background} - set(adata.var_names))
+        if lacking and config.genes_from == "all" and config.genes in ("top_mean", "hvg"):
+            raise LayerError(counts_file, f"no gene {lacking[0]} ({len(lacking)} absent)", "every gene that 5_1 chose, on all layers",
+                             "run 5_1_find_high_expression.py with --overwrite")
         counts = expression.columns_of(adata[barcodes], genes)
         of_background = expression.columns_of(adata[barcodes], background).sum(axis=1, dtype=np.float64).A1  # (n,)
         region_of_spot, global_of_spot, _ = expression.read_memberships(layout, sample, layer, counted)

@@ -125,7 +125,7 @@ def test_a_second_process_in_a_run_folder_is_told_so(tmp_path, capsys):
         assert first.stdout.readline() == b"held\n"
         assert cli.guarded(lambda: cli.hold(tmp_path / "run")) == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"error: {tmp_path / 'run'}: found another process") and "--save_path" in err and err.count("\n") == 1
+        assert err.startswith(f"error: {tmp_path / 'run'}: found another process") and "wait for its end" in err and err.count("\n") == 1
         first.stdin.close()
     assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0  # and once more: a held folder is free after `guarded`
     assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,7 @@ from conftest import ROOT, load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import check
 from common.cli import read_status, set_status
 from common.config import PairConfig
 from common.errors import DataError, LayerError
@@ -24,7 +25,7 @@ from common.io import write_json, write_picture
 from common.layout import Layout
 from registration import transforms as T
 from registration.by_hand import COLUMNS, read_given
-from registration.gate import gather, reasons_against
+from registration.gate import Evidence, gather, reasons_against
 from registration.matching import MIN_INLIERS, Match, Pairs, fit_affine, fit_pieces, fit_similarity, match_outlines, register
 from registration.matching import TISSUE_PX as MATCHED_PX
 from registration.pairing import TISSUE_PX as COMPARED_PX
@@ -584,3 +585,7 @@ def test_the_benchmark_knows_where_a_spot_went(stack):
     seen = [cv2.remap(cv2.GaussianBlur(view.density, (0, 0), 3), *spots.T.astype(np.float32)[:, :, None], cv2.INTER_LINEAR).ravel()
             for view, spots in zip(views, (case.moving_spots, case.fixed_spots))]
     assert len(seen[0]) >= 10 and np.corrcoef(*seen)[0, 1] > 0.9
+
+
+def test_the_contract_knows_what_the_gate_judges():
+    assert check.EVIDENCE == tuple(field.name for field in fields(Evidence))

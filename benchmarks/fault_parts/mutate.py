@@ -14,6 +14,7 @@ from common.layout import PIPELINE, Layout, RunLayout
 STEPS = (*PIPELINE, *TRAINING)
 LIMIT_S = 60.0
 MEASURED = ("imgs", "location", "counts")       # what a person brings: nothing that is made before says what must be in it
+OF_DATASET = ("genes.csv", "background.csv")
 UNNOTICED = ("flipped", "scaled")               # of a value that is as good as another
 
 
@@ -85,12 +86,12 @@ def judged(root: Path, step: str, name: Path, how: str, outcome: Outcome, change
     if outcome.code not in (0, 2) or "Traceback" in outcome.err:
         return say("traceback", (outcome.err.strip().splitlines() or [f"exit {outcome.code}"])[-1])
     notes = json.loads((root / "status.json").read_text())
-    own = {"A", "B", "dataset"} if name.name == "genes.csv" else {"A", "dataset"} if not {"B", "B.csv"} & set(name.parts) else {"B", "dataset"}
+    own = {"A", "B", "dataset"} if name.name in OF_DATASET else {"A", "dataset"} if not {"B", "B.csv"} & set(name.parts) else {"B", "dataset"}
     stopped = [unit for unit, steps in notes.items() if unit.partition("/")[0] not in own and steps.get(step, "ok") not in ("ok", "no image")]
     if outcome.code == 2:
         if len(outcome.error_lines) != 1:
             return say("traceback", f"exit 2 with {len(outcome.error_lines)} lines")
-        of_all = name.name == "genes.csv" or name.parts[0] == "runs" or step == "0_3_spot_grid"
+        of_all = name.name in OF_DATASET or name.parts[0] == "runs" or step == "0_3_spot_grid"
         return say("one clear line" if of_all else "lost file", outcome.error_lines[0])
     lost = [other for other in changed if not (root / other).exists() and not of_section(other, name)]
     if stopped or lost:
@@ -107,4 +108,4 @@ def judged(root: Path, step: str, name: Path, how: str, outcome: Outcome, change
 
 def of_section(other: str, name: Path) -> bool:
     """An output of the block whose file was broken may go."""
-    return "/A" in other or "A." in other or "/B/3" in other or other.startswith("runs") or name.name == "genes.csv"
+    return "/A" in other or "A." in other or "/B/3" in other or other.startswith("runs") or name.name in OF_DATASET
