@@ -306,7 +306,6 @@ def main(argv: list[str] | None = None) -> int:
 def make_demo(args: argparse.Namespace) -> int:
     """Write the config, make every layer. Raises DataError; returns the exit code."""
     layout = Layout(Path(args.root_path or "."))
-    cli.hold(layout.root / "imgs")
     file = Path(args.config) if args.config else REPOSITORY / "configs" / "demo.yaml"
     config = load_config(file)
     there = load_config(layout.config).dataset if layout.config.is_file() else config.dataset
@@ -320,6 +319,7 @@ def make_demo(args: argparse.Namespace) -> int:
     names = [chr(ord("A") + k) for k in range(args.n_samples)]
     folds = [fold for fold in ([name for name in fold if name in names] for fold in config.folds or []) if fold]
     samples = {name: SampleConfig(layers=list(range(1, args.n_layers + 1))) for name in names}
+    cli.hold(layout.root / "imgs")
     config = resolve(config.model_copy(update={"samples": samples, "folds": folds if len(folds) > 1 else None}), layout, file)
     write_merged(layout, STEP, config, file)  # what is drawn goes by the options and --config alone
     context = cli.Context(config, layout, args, config)

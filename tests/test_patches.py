@@ -206,4 +206,4 @@ def test_spots_newer_than_patches_are_refused(root, capsys):
     table = patches.read_patch_table(root, 512, "A", 1)
     write_table(root.patches_csv(512, "A", 1), table[table["patch_name"] != "512_2_1"])
     assert load_script("2_find_512_pair").main(["--root_path", str(root.root)]) == 2
-    assert "run 1_cropped_multi_level_patch.py again" in capsys.readouterr().err
+    assert "fix: run 1_cropped_multi_level_patch.py with --overwrite" in capsys.readouterr().err

@@ -298,7 +298,8 @@ def make_root(root: Path, refused: tuple[int, ...] = (), layers: tuple[int, ...]
 
 def write_pair(layout: Layout, layer: int, fixed: int, transform: T.Transform, accepted: bool = True) -> None:
     T.write_transform(layout.pair("S", layer, fixed), transform, layer, fixed, layout.pair_warp("S", layer, fixed), method="xfeat",
-                      accepted=accepted, reasons=[] if accepted else ["too few inliers (3)"], warnings=[], after={"tissue_dice": 0.9})
+                      accepted=accepted, reasons=[] if accepted else ["too few inliers (3)"], warnings=[], refinement="none",
+                      before={"tissue_dice": 0.8}, after={"tissue_dice": 0.9}, pieces={"moving": 1, "fixed": 1})
 
 
 def run(layout: Layout, *options: str, steps: tuple[str, ...] = STEPS) -> list[int]:
