@@ -266,10 +266,10 @@ def run(args: argparse.Namespace) -> int:
     cli.hold(run_layout.root)
     runs.take(run_layout, layout, args.overwrite, script="main", dataset=config.dataset, method=args.method,
               folds=[asdict(fold) for fold in folds])
-    run_layout.metrics_json.unlink(missing_ok=True)  # no old numbers beside new checkpoints
+    for path in (run_layout.metrics_json, run_layout.splits):
+        path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run_layout.config)
     genes = keep_genes(layout, run_layout)
-    write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
 
     inputs = [layout.genes, layout.background, *(path(graph.sample, int(graph.layer[0])) for graph in graphs for path in (layout.npy, layout.graph))]
     inputs += [Path(args.encoder_weights)] if args.encoder_weights else []
@@ -281,6 +281,7 @@ def run(args: argparse.Namespace) -> int:
     work = lambda fold: run_fold(fold, args, graphs, config, layout, run_layout, settings, device, genes)
     results = evaluation.run_folds("main", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
+    write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "training_layers": {f"fold_{fold.index}": fold.training_layers for fold in folds},
               "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}

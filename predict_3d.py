@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from common import cli, options, runs, stale
-from common.errors import DataError
+from common.errors import DataError, LayerError
 from common.feature_recipe import check_trained_with
 from common.io import read_csr, read_json, read_pt, read_table, reading, weights_of
 from common.layout import PIPELINE
@@ -139,7 +139,9 @@ def run(args: argparse.Namespace) -> int:
                         "set genes: to that file and run 5_1 to 7 and 3D 4 to 5 again")
     check_background(layout, background_of(run_layout), run_layout.background)
     n_other = n_background(genes, background_of(layout))  # None: the list is its own background
-    for graph in load_graphs(context, "predict_3d"):
+
+    def predict_sample(graph) -> bool:
+        """Raises LayerError for a file of this sample that cannot be used."""
         index = args.fold if args.fold is not None else fold_of.get(graph.sample, 0)
         if index >= len(splits["folds"]):
             raise DataError("--fold", index, f"a number below {len(splits['folds'])}", "correct --fold")
@@ -150,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
                "normalisation": NORMALISATION}
         if not known:
             print(f"predict_3d  {graph.sample}: left out: no layer has counts, image and registration; what nothing is known of is not imputed", file=sys.stderr)
-            continue
+            return False
         line = known_spots.left_out_line(graph, known, "known") if method in ("msagnet", "gp") else None
         if line:
             print(f"predict_3d  {line}")
@@ -185,6 +187,16 @@ def run(args: argparse.Namespace) -> int:
             whole = whole_sample(layers, parts, uns)
             runs.write_prediction(run_layout, graph.sample, run_layout.imputed_sample(graph.sample), whole)
         print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers)) or 'none of those chosen'} -> {run_layout.root}")
+        return True
+
+    n_predicted = 0
+    for graph in load_graphs(context, "predict_3d"):
+        try:
+            n_predicted += predict_sample(graph)
+        except LayerError as error:
+            print(f"predict_3d  {graph.sample}: left out: {error}", file=sys.stderr)
+    if n_predicted == 0:
+        raise DataError(layout.root, "no sample that can be predicted", "one with known layers", "see the lines above")
     return 0
 
 

@@ -9,10 +9,11 @@ Parts
     mutate  every input file of every step broken in --n ways: cut off, bytes flipped, emptied, another file's content, rows shuffled, columns dropped, …
     two     two processes on one root at once
 Outcomes
-    one clear line      exit 2, one line that starts with 'error: '
+    one clear line      exit 2, one line that starts with 'error: '; a training refuses a root as a whole that is not as the steps left it
     left out            exit 0, one line and an entry in status.json; the others are as undisturbed
     ok                  exit 0, outputs as undisturbed
-    valid               exit 0, other outputs, from an input that nothing distinguishes from a right one: a bit of a picture, a count, a measured position
+    valid               exit 0, other outputs, from an input that nothing distinguishes from a right one: a bit of a picture, a count, a measured position;
+                        or from a tissue mask that a person may have corrected, with a line
     traceback, hang (over 60 s), lost file (an output of another section is missing), silently wrong (other outputs without a word): none is wanted
 
     python benchmarks/faults.py --part mutate --work_path /dev/shm/faults --n 30

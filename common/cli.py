@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +25,8 @@ from typing import IO
 
 from tqdm import tqdm
 
-from common.check import hold_to_contract
-from common.config import Config, load_config, resolve, save_config
+from common.check import drawn_by_hand, hold_to_contract
+from common.config import Config, load_config, resolve, save_config, validate
 from common.errors import DataError, LayerError
 from common.geometry import Geometry, check_scale, section_geometry
 from common.io import unwritable, write_json
@@ -128,6 +129,7 @@ _HELD: list[IO] = []  # locks of this process, until the end of `guarded`
 
 def hold(folder: Path) -> None:
     """Keep other processes out of a run folder until `guarded` ends. Raises DataError if one is at work in it."""
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     stream = open(folder.with_name(f".{folder.name}.lock"), "w")  # beside it: the folder itself may be set aside
     _HELD.append(stream)
@@ -257,19 +259,30 @@ def run_jobs(step: str, script: str, context: Context, units: list[tuple], make_
     return 0
 
 
+def recipe_of(step: str, job: Job, root: Path, code: str) -> dict:
+    """The recipe of a job. Raises LayerError for an input that may not or cannot be read."""
+    try:
+        return make_recipe(step, job.inputs, job.settings, root, code)
+    except OSError as error:
+        raise LayerError(error.filename or job.name, f"an input that cannot be read ({error.strerror})", "a file that can be",
+                         "change its permission, or look after the disk") from None
+
+
 def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Callable[[tuple], Job]) -> tuple[bool, str | DataError]:
     sample, layer = unit
     name = "/".join(str(part) for part in unit if part is not None) or "dataset"
     started = time.perf_counter()
     try:
         job = make_job(unit)
-        recipe = make_recipe(step, job.inputs, job.settings, context.layout.root, code)
+        recipe = recipe_of(step, job, context.layout.root, code)
         recipe_path = context.layout.recipe(step, sample, layer)
         if not context.args.overwrite and is_current(recipe, recipe_path, job.outputs):
             set_status(context.layout, step, name, "ok")
             return True, f"{name}: up to date"
         recipe_path.unlink(missing_ok=True)
         hold_to_contract(context.layout, context.all_samples, sample, layer, job.inputs)
+        if layer is not None and context.layout.mask(sample, layer) in job.inputs and (note := drawn_by_hand(context.layout, sample, layer)):
+            tqdm.write(f"{step}  {name}: {note}", file=sys.stderr)
         with one_thread():
             line = job.work()
         write_json(recipe_path, with_outputs(recipe, job.outputs, context.layout.root))
@@ -291,6 +304,16 @@ def _call_forked(unit: tuple):
     return _FORKED(unit)
 
 
+def _end_with_the_parent() -> None:
+    """A worker holds no lock of its parent, and ends with it (Linux) even where that was killed."""
+    import ctypes
+    for stream in _HELD:
+        stream.close()  # the lock itself stays the parent's
+    if sys.platform == "linux":
+        set_signal_of_parents_end = 1  # PR_SET_PDEATHSIG of prctl.h
+        ctypes.CDLL(None).prctl(set_signal_of_parents_end, signal.SIGKILL)
+
+
 def map_workers(function: Callable, units: list, workers: int):
     """Results in order; on several processes if workers > 1 (forked: jobs are closures)."""
     global _FORKED
@@ -298,7 +321,7 @@ def map_workers(function: Callable, units: list, workers: int):
         yield from map(function, units)
         return
     _FORKED = function
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _end_with_the_parent) as pool:
         try:
             yield from pool.map(_call_forked, units)
         except BrokenProcessPool:
@@ -378,7 +401,7 @@ def run_adopt(layout: Layout, checkpoint: Path) -> int:
     if "trained_with" not in saved or not genes.is_file():
         raise DataError(checkpoint, "no trained_with" if "trained_with" not in saved else f"no {genes}", "a checkpoint of main.py in its run folder",
                         "give <run>/fold_<k>/checkpoint.pt")
-    config = load_config(layout.config) if layout.config.is_file() else Config(dataset=layout.root.resolve().name)
+    config = load_config(layout.config) if layout.config.is_file() else validate({"dataset": layout.root.resolve().name}, layout.config)
     new = adopted(config, saved, genes)
     for name, value in new.model_dump().items():
         if name not in ("samples", "dataset") and value != (before := getattr(config, name)):

@@ -92,12 +92,16 @@ def check_trained_with(
 
 
 def adopted(config: Config, saved: dict, genes: Path) -> Config:
-    """The config of a root that a network is to predict: array, pitch, windows, features and genes of its training."""
+    """The config of a root that a network is to predict: array, pitch, windows, features and genes of its training.
+
+    The um per px stay: where pitch_um / pitch_px state them, pitch_px follows pitch_um.
+    """
     was = saved["trained_with"]
     return config.model_copy(
         update={
             "array": was["array"],
             "pitch_um": was["pitch_um"],
+            "pitch_px": config.pitch_px and config.pitch_px * (was["pitch_um"] / config.pitch_um),
             "window_um": was["window_um"],
             "patch_scale": None,
             "genes": str(genes),

@@ -122,7 +122,9 @@ def agreed(sources: list[Source], where: str) -> Source:
                 where,
                 f"{first}, but {other}",
                 f"sources that differ by {TOLERANCE:.0%} at most",
-                f"set samples.{sample}.pixel_size_um: {{{layer}: …}} (and pitch_um) to the right value, or correct the file",
+                f"set samples.{sample}.pixel_size_um: {{{layer}: …}} to the right value, or correct the other one"
+                if first.name.endswith("dataset.yaml")
+                else "correct the wrong one (of spots: the file, array or pitch_um)",
             )
     return first
 

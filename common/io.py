@@ -57,10 +57,11 @@ def _own_prefix(path: Path) -> str:
 
 def remove_abandoned(path: Path) -> None:
     """Remove the temporary files of `path` whose process, of this machine, no longer runs."""
-    prefix = _own_prefix(path)
+    prefix = _own_prefix(path).lstrip(".")
     for name in os.listdir(path.parent):
-        if name.startswith(prefix) and name.endswith(path.suffix):
-            process = name[len(prefix):].partition(".")[0]
+        bare = name.lstrip(".")  # a writer inside a writer makes a temporary file of the temporary file: one dot more
+        if bare != name and bare.startswith(prefix) and name.endswith(path.suffix):
+            process = bare[len(prefix):].partition(".")[0]
             if process.isdecimal() and not _runs(int(process)):
                 (path.parent / name).unlink(missing_ok=True)
 

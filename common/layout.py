@@ -70,10 +70,14 @@ class Layout:
 
     # inputs ------------------------------------------------------------------------------------------
     def image(self, sample: str, layer: int) -> Path | None:
-        """The layer's H&E image, or None. First of the sorted names `imgs/<sample>/<layer>.<known suffix>`."""
-        folder = self.root / "imgs" / sample
-        found = sorted(p for p in folder.glob(f"{layer}.*") if p.suffix.lower() in IMAGE_SUFFIXES and p.stem == str(layer))
+        """The layer's H&E image, or None."""
+        found = self.images(sample, layer)
         return found[0] if found else None
+
+    def images(self, sample: str, layer: int) -> list[Path]:
+        """Every `imgs/<sample>/<layer>.<known suffix>`, sorted; the first is the layer's image, and more are a fault."""
+        folder = self.root / "imgs" / sample
+        return sorted(p for p in folder.glob(f"{layer}.*") if p.suffix.lower() in IMAGE_SUFFIXES and p.stem == str(layer))
 
     def new_image(self, sample: str, layer: int, suffix: str) -> Path:
         return self.root / "imgs" / sample / f"{layer}{suffix}"

@@ -18,12 +18,12 @@ import yaml
 
 from common.config import Config, SampleConfig, load_config, resolve, save_config
 from common.errors import DataError
+from common.geometry import TOLERANCE
 from common.layout import Layout
 from common.written import free_name
 
 BY_ENTRY = ("raw", "images", "pixel_size_um", "pairs")  # keys of a sample that are mappings
 OF_THE_CALL = ("raw_format", "raw_path")                # what was converted last is a fact, whoever wrote it
-PIXEL_SIZE_TOLERANCE = 0.05
 ABSENT = object()
 
 
@@ -136,7 +136,7 @@ def _note_kept(changes: Changes, path: tuple, before: object, now: object, their
     changes.kept.append(short if layer else f"{name}: {_text(theirs)}")
     both_changed = before is not ABSENT and now is not ABSENT and now != before
     is_pixel_size = path[2:3] == ("pixel_size_um",) and now is not ABSENT
-    if both_changed or is_pixel_size and abs(theirs / now - 1) > PIXEL_SIZE_TOLERANCE:
+    if both_changed or is_pixel_size and abs(theirs / now - 1) > TOLERANCE:
         changes.conflicts.append(f"{name}: dataset.yaml says {_text(theirs)}, which stays; "
                                  f"config and raw data say {_text(now)}")
 

@@ -41,8 +41,9 @@ def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
 
 def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str,
                 digest: Callable[[Path], str] = file_digest) -> dict:
-    """The recipe as a JSON-able dict. An absent input is part of it (None)."""
-    names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in inputs]
+    """The recipe as a JSON-able dict. An absent input is part of it (None); one outside the root has its absolute path."""
+    top = root.absolute()
+    names = [str(path.relative_to(top) if path.is_relative_to(top) else path) for path in (one.absolute() for one in inputs)]
     digests = {name: digest(path) if path.is_file() else None for name, path in zip(names, inputs)}
     return {"step": step, "settings": json.loads(json.dumps(settings, sort_keys=True)), "inputs": digests, "code": code}
 

@@ -19,6 +19,7 @@ from common.config import Config
 from common.errors import DataError, LayerError
 from common.layout import PIPELINE, REPOSITORY, SCRIPTS, Layout, RunLayout, script_of
 from common.recipe import code_digest, file_digest, make_recipe
+from common.runs import identity_of
 
 CONVERT = "0_1_convert_raw"
 NO_RECIPE = "no recipe of the files that are there"
@@ -69,9 +70,10 @@ def verdicts_of(context: Context, steps: tuple[str, ...]) -> tuple[list[Verdict]
     layers = loaded_layers(context, steps)
     as_steps_see_it = Context(context.all_samples, context.layout, context.args, context.all_samples)
     from_archive = context.all_samples.raw_format == "asign"
-    jobs = [] if from_archive or not layers else jobs_of(as_steps_see_it, steps, layers)
-    judged = [judge(step, job, context.layout, digest) for step, job in jobs if job is not None]
-    return converted(as_steps_see_it, layers, digest) + judged, jobs
+    jobs, verdicts = ([], []) if from_archive or not layers else jobs_of(as_steps_see_it, steps, layers)
+    verdicts += [judge(step, job, context.layout, digest) for step, job in jobs if job is not None]
+    verdicts = converted(as_steps_see_it, layers, digest) + verdicts
+    return sorted(verdicts, key=lambda one: (CONVERT, *PIPELINE).index(one.step)), jobs
 
 
 def loaded_layers(context: Context, steps: tuple[str, ...]) -> dict[str, list[int]]:
@@ -98,28 +100,34 @@ def are_there(*files: Path) -> bool:
     return all(file.is_file() for file in files)
 
 
-def jobs_of(context: Context, steps: tuple[str, ...], layers: dict[str, list[int]]) -> list[tuple[str, Job | None]]:
-    """(step, its job) of every unit, in the order of the steps; None where the step would leave the unit out.
+def jobs_of(context: Context, steps: tuple[str, ...],
+            layers: dict[str, list[int]]) -> tuple[list[tuple[str, Job | None]], list[Verdict]]:
+    """(step, its job) of every unit, in the order of the steps; None where the step would leave the unit out. Beside it
+    why it would, of the units that it did not leave out when it ran.
 
     Raises DataError as the steps do.
     """
-    jobs = []
+    jobs, now_left_out = [], []
     for step in steps:
-        for build in builders(load_script(script_of(step)), context, layers):
+        for unit, build in builders(load_script(script_of(step)), context, layers):
             try:
                 jobs.append((step, build()))
-            except LayerError:
+            except LayerError as error:
                 jobs.append((step, None))
-    return jobs
+                if context.layout.recipe(step, *unit).is_file():
+                    name = "/".join(map(str, filter(None, unit))) or "dataset"
+                    now_left_out.append(Verdict(step, name, (f"it would be left out: {error}",)))
+    return jobs, now_left_out
 
 
-def builders(script: ModuleType, context: Context, layers: dict[str, list[int]]) -> list[Callable[[], Job]]:
-    """One function a unit of a numbered script that makes its job."""
+def builders(script: ModuleType, context: Context,
+             layers: dict[str, list[int]]) -> list[tuple[tuple[str | None, int | None], Callable[[], Job]]]:
+    """Every unit of a numbered script, (sample, layer), with the function that makes its job."""
     if hasattr(script, "dataset_job"):
-        return [partial(script.dataset_job, context)]
+        return [((None, None), partial(script.dataset_job, context))]
     if hasattr(script, "sample_job"):
-        return [partial(script.sample_job, context, sample) for sample in layers]
-    return [partial(script.layer_job, context, sample, layer) for sample in layers for layer in layers[sample]]
+        return [((sample, None), partial(script.sample_job, context, sample)) for sample in layers]
+    return [((sample, layer), partial(script.layer_job, context, sample, layer)) for sample in layers for layer in layers[sample]]
 
 
 @lru_cache(maxsize=None)
@@ -171,10 +179,10 @@ def converted(context: Context, layers: dict[str, list[int]], digest: Callable[[
 def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
     """Compare what the folds of a run of main_3d.py read of this root with the files of now.
 
-    The folds of another dataset read nothing here. Raises DataError if a file has changed since. Warns on stderr if
-    only code differs.
+    The folds of another root read nothing here; where the root of the run is gone, the dataset's name decides. Raises
+    DataError if a file has changed since. Warns on stderr if only code differs.
     """
-    here = context.all_samples
+    here, elsewhere = context.all_samples, trained_elsewhere(run, context.layout)
     for fold in range(n_folds):
         stored = stored_recipe(run.fold_recipe(fold))
         if stored is None:
@@ -183,10 +191,10 @@ def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
         if damaged:
             raise DataError(run.root, shortened(damaged, SHOWN_CHANGES), "what main_3d.py wrote",
                             "run main_3d.py again, with --overwrite")
-        if stored["settings"].get("dataset", here.dataset) != here.dataset:
+        if elsewhere or stored["settings"].get("dataset", here.dataset) != here.dataset:
             continue
-        elsewhere = set(stored["settings"]["known_layers"]) - set(here.samples)
-        read_here = {name: value for name, value in stored["inputs"].items() if Path(name).stem not in elsewhere}
+        others = set(stored["settings"]["known_layers"]) - set(here.samples)
+        read_here = {name: value for name, value in stored["inputs"].items() if Path(name).stem not in others}
         changes = recorded_changes(read_here, context.layout.root, file_digest)
         if changes:
             raise DataError(run.fold_recipe(fold), f"a run of before a change: {shortened(changes, SHOWN_CHANGES)}",
@@ -196,13 +204,21 @@ def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
                   "run main_3d.py again", file=sys.stderr)
 
 
+def trained_elsewhere(run: RunLayout, layout: Layout) -> bool:
+    """The run was trained on another root, which is still there."""
+    root = identity_of(run).get("root")
+    trained_on = root and (run.root.resolve() / root).resolve()
+    return bool(trained_on) and trained_on.is_dir() and trained_on != layout.root.resolve()
+
+
 # differences -----------------------------------------------------------------------------------------
 def stored_recipe(path: Path) -> dict | None:
     """The recipe written down, or None if there is none that can be read."""
     try:
-        return json.loads(path.read_text()) if path.is_file() else None
-    except json.JSONDecodeError:
+        value = json.loads(path.read_text()) if path.is_file() else None
+    except ValueError:  # no JSON, or no text
         return None
+    return value if isinstance(value, dict) and {"settings", "inputs", "code"} <= set(value) else None
 
 
 def settings_changes(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -53,12 +53,15 @@ class Written:
 
     def remove(self, paths: Iterable[Path]) -> None:
         """Delete these files as far as they are ours; set the others aside."""
-        noted = self._noted()
         for path in paths:
-            if os.path.lexists(path) and content(path) in noted.get(self._name(path), []):
+            if self.is_ours(path):
                 path.unlink()
             elif os.path.lexists(path):
                 self._keep(path)
+
+    def is_ours(self, path: Path) -> bool:
+        """The file is there, as we wrote it."""
+        return os.path.lexists(path) and content(path) in self._noted().get(self._name(path), [])
 
     def _keep(self, path: Path) -> None:
         os.replace(path, kept := free_name(path))

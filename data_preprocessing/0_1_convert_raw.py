@@ -90,7 +90,7 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
     of_raw = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
     listed = with_sources_of_a_person(of_raw, *earlier, raw, layout.config)
     check_scale(listed, file)
-    listed, bad = with_pixel_sizes(listed, READERS[form], raw, shipped=not args.config)
+    listed, bad = with_pixel_sizes(listed, READERS[form], raw, shipped=file.resolve().parent == REPOSITORY / "configs")
     resolve(listed if config.samples is not None else listed.model_copy(update={"folds": None}), layout, file)
     restricted = listed.restricted(args.sample, args.layer, file)
     if not restricted.samples:
@@ -103,7 +103,7 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
     for line in absent_of_folds(list(whole.samples), whole.folds):
         print(f"{STEP}  {line}")
     new = resolve(without_the_unlisted(whole), layout, file)
-    new = with_sources_of(new, of_raw).model_copy(update={"raw_format": form, "raw_path": str(raw)})
+    new = with_sources_of(new, of_raw, *earlier).model_copy(update={"raw_format": form, "raw_path": str(raw)})
     chosen = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers]
     cli.hold(layout.root / "imgs")
     now = write_merged(layout, STEP, new, file, chosen if args.sample or args.layer else [])
@@ -269,14 +269,12 @@ def place_image(source: Path, target: Path, copy: bool, written: Written) -> Non
 
 
 def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path, written: Written) -> None:
-    """Remove links to images that this layer had before; a person's link is set aside.
-
-    Raises LayerError for a file that would be taken instead.
-    """
-    while (other := layout.image(sample, layer)) != image:
-        if not other.is_symlink():
-            raise LayerError(other, f"another image than {image.name}", "one image a layer", "remove the one that is not this layer's")
-        written.remove([other])
+    """Remove the images that this layer had before; a person's link is set aside. Raises LayerError for a person's file."""
+    for other in layout.images(sample, layer):
+        if other != image:
+            if not other.is_symlink() and not written.is_ours(other):
+                raise LayerError(other, f"another image than {image.name}", "one image a layer", "remove the one that is not this layer's")
+            written.remove([other])
 
 
 def summary(found: RawLayer) -> str:

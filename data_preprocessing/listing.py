@@ -20,8 +20,8 @@ def well_named(found: dict[str, SampleConfig], raw: Path, step: str) -> dict[str
 
 def with_sources_of_a_person(listed: Config, base: Config | None, there: Config | None, raw: Path,
                              file: Path) -> Config:
-    """The listed config with what a person wrote in dataset.yaml, `file`, into `raw` and `images` of its samples, and
-    the pixel sizes of these layers.
+    """The listed config with what a person wrote in dataset.yaml, `file`, into `raw` and `images` of its samples, the
+    pixel sizes of these layers and of those that the last conversion knew none of, and pitch_um.
 
     Raises DataError for a name that is not there.
     """
@@ -40,18 +40,35 @@ def with_sources_of_a_person(listed: Config, base: Config | None, there: Config 
                      and (layer not in last.layers or theirs.pixel_size_um[layer] != last.pixel_size_um.get(layer))}
             one = one.model_copy(update={key: getattr(one, key) | own, "layers": sorted({*one.layers, *own}),
                                          "pixel_size_um": one.pixel_size_um | sizes})
-        samples[name] = one
-    return listed.model_copy(update={"samples": samples})
+        samples[name] = one.model_copy(update={"pixel_size_um": one.pixel_size_um | sizes_of_a_person(base, there, name, one.layers)})
+    return listed.model_copy(update={"samples": samples} | pitch_of_a_person(base, there))
 
 
-def with_sources_of(config: Config, of_raw: Config) -> Config:
-    """The config with layers, `raw` and `images` as the raw data and the config file say, without a person's."""
+def sizes_of_a_person(base: Config | None, there: Config | None, name: str, layers: list[int]) -> dict[int, float]:
+    """{layer: um per px} that a person added in dataset.yaml: the last conversion had listed the layer and knew none."""
+    last = base.samples.get(name) if base else None
+    theirs = there.samples[name].pixel_size_um if there and name in there.samples else {}
+    return {layer: size for layer, size in theirs.items()
+            if last and layer in layers and layer in last.layers and layer not in last.pixel_size_um}
+
+
+def pitch_of_a_person(base: Config | None, there: Config | None) -> dict[str, float]:
+    """pitch_um, if a person changed it in dataset.yaml."""
+    changed = base is not None and there is not None and there.pitch_um != base.pitch_um
+    return {"pitch_um": there.pitch_um} if changed else {}
+
+
+def with_sources_of(config: Config, of_raw: Config, base: Config | None, there: Config | None) -> Config:
+    """The config with layers, `raw`, `images` and pitch_um as the raw data and the config file say, without a person's."""
     samples = dict(config.samples)
     for name in set(samples) & set(of_raw.samples):
         said = of_raw.samples[name]
         layers = [layer for layer in samples[name].layers if layer in said.layers]
-        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": said.raw, "images": said.images})
-    return config.model_copy(update={"samples": samples})
+        theirs = sizes_of_a_person(base, there, name, layers)
+        sizes = {layer: size for layer, size in samples[name].pixel_size_um.items()
+                 if layer not in theirs or layer in said.pixel_size_um}
+        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": said.raw, "images": said.images, "pixel_size_um": sizes})
+    return config.model_copy(update={"samples": samples, "pitch_um": of_raw.pitch_um})
 
 
 def with_earlier(restricted: Config, listed: Config, earlier: Config | None) -> Config:

@@ -109,6 +109,7 @@ def partner_of(context: Context, sample: str, layer: int) -> int | None:
     """The layer that `layer` is registered to, None for the middle. Raises LayerError if step 0_2 left `layer` out."""
     layers = usable_layers(context, sample)
     if layer not in layers:
+        hold_to_contract(context.layout, context.all_samples, sample, layer, overview_files(context.layout, sample, layer))
         raise LayerError(context.layout.mask(sample, layer), "no tissue mask", "the overview of a readable image with tissue",
                          f"see status.json, or run {MADE_BY}")
     return pair_partner(layers, layer)

@@ -44,8 +44,8 @@ def run_alone(name: str, options: list[str]) -> list[str]:
     return json.loads(text)
 
 
-def no_jobs(*_) -> list:
-    return []
+def no_jobs(*_) -> tuple[list, list]:
+    return [], []
 
 
 def main(root: str, run: str, report: str) -> None:

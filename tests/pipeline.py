@@ -58,6 +58,6 @@ def take_as_made(layout: Layout, step: str) -> None:
     """Write the recipes that a step would leave now, without running it: its files stay as they are."""
     context = open_context(make_parser("", done=False).parse_args(["--root_path", str(layout.root)]))
     layers = {sample: context.config.layers_of(sample) for sample in context.config.samples}
-    for _, job in stale.jobs_of(context, (step,), layers):
+    for _, job in stale.jobs_of(context, (step,), layers)[0]:
         recipe = make_recipe(step, job.inputs, job.settings, layout.root, code_digest(script_of(step)))
         write_json(layout.recipe(step, job.sample, job.layer), recipe)

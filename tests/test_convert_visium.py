@@ -149,6 +149,10 @@ def test_exchanged_image_is_the_only_one(raw, tmp_path, capsys):
     root, options = tmp_path / "root", own_config(tmp_path / "c.yaml", samples={"block7": {"images": {1: "full.tif"}}})
     assert run(raw, root) == 0 and run(raw, root, *options) == 0
     assert Layout(root).image("block7", 1).suffix == ".tif"  # the link to hires is gone
+    assert run(raw, root) == 0 and [path.name for path in Layout(root).images("block7", 1)] == ["1.png"]  # sorts after 1.jpg, before 1.tif
+    assert run(raw, root, *options, "--copy") == 0 and run(raw, root) == 0
+    assert [path.name for path in Layout(root).images("block7", 1)] == ["1.png"], "a copy of ours goes, too"
+    assert run(raw, root, *options) == 0
     (root / "imgs/block7/1.jpg").write_bytes(b"put there by hand")
     assert run(raw, root, *options, "--overwrite") == 0
     assert status_of(root)["block7/1"].startswith("left out: ") and "another image than 1.tif" in capsys.readouterr().err
@@ -166,6 +170,19 @@ def test_layer_that_is_only_an_image(raw, tmp_path, capsys):
     layout = Layout(tmp_path / "root")
     assert layout.image("b", 2) is not None and not layout.counts("b", 2).exists() and not layout.location("b", 2).exists()
     assert load_config(layout.config).samples["b"].pixel_size_um == pytest.approx({1: 4.0, 2: 3.5}, rel=1e-5)
+
+
+def test_the_pixel_size_that_a_person_adds_to_the_dataset_is_used(raw, tmp_path):
+    """As the line says that leaves the section out; and again in every later call."""
+    Image.new("RGB", (300, 200)).save(raw / "next.png")
+    root, options = tmp_path / "root", own_config(tmp_path / "c.yaml", samples={"b": {"raw": {1: "section2"}, "images": {2: "next.png"}}})
+    assert run(raw, root, *options) == 0 and status_of(root)["b/2"].startswith("left out")
+    values = yaml.safe_load((root / "dataset.yaml").read_text())
+    values["samples"]["b"]["pixel_size_um"][2] = 3.5
+    (root / "dataset.yaml").write_text(yaml.safe_dump(values))
+    for _ in range(2):
+        assert run(raw, root, *options) == 0 and status_of(root)["b/2"] == "ok"
+        assert load_config(root / "dataset.yaml").samples["b"].pixel_size_um == pytest.approx({1: 4.0, 2: 3.5}, rel=1e-5)
 
 
 @pytest.mark.parametrize("known", [{"pixel_size_um": 4.0}, {"pitch_px": 25.0}])

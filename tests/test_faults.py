@@ -3,6 +3,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,11 +101,12 @@ def test_a_bug_is_no_full_disk(tmp_path):
 
 
 # killed processes ------------------------------------------------------------------------------------
-def test_what_a_killed_process_left_half_written_goes_with_the_next_write(tmp_path):
-    write = "import sys, os; from common.io import atomic_path\nfrom pathlib import Path\nwith atomic_path(Path(sys.argv[1])):\n    os._exit(9)"
+@pytest.mark.parametrize("inner", ["os._exit(9)", "with atomic_path(one): os._exit(9)"])  # a writer inside a writer, too
+def test_what_a_killed_process_left_half_written_goes_with_the_next_write(tmp_path, inner):
+    write = f"import sys, os; from common.io import atomic_path\nfrom pathlib import Path\nwith atomic_path(Path(sys.argv[1])) as one:\n    {inner}"
     target = tmp_path / "a.json"
     subprocess.run([sys.executable, "-c", write, target], cwd=Path(io.__file__).parents[1], check=False)
-    assert len(list(tmp_path.iterdir())) == 1 and not target.exists()
+    assert len(list(tmp_path.iterdir())) == 1 + ("with" in inner) and not target.exists()
     with io.atomic_path(target) as mine:  # that of a process at work stays
         mine.write_text("{}")
         io.write_json(target, {"a": 1})
@@ -129,6 +131,47 @@ def test_a_second_process_in_a_run_folder_is_told_so(tmp_path, capsys):
         first.stdin.close()
     assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0  # and once more: a held folder is free after `guarded`
     assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0
+
+
+def test_a_run_is_held_from_within_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.guarded(lambda: cli.hold(Path(".")) or 0) == 0
+    assert (tmp_path.parent / f".{tmp_path.name}.lock").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker outlives a killed parent")
+def test_the_workers_of_a_killed_process_end_and_leave_its_run_folder_free(tmp_path):
+    """The out-of-memory killer ends the parent alone."""
+    work = """import os, sys, time; from pathlib import Path; from common import cli
+cli.hold(Path(sys.argv[1]))
+def wait(_):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+list(cli.map_workers(wait, [1, 2], 2))"""
+    with subprocess.Popen([sys.executable, "-c", work, tmp_path / "run"], cwd=Path(io.__file__).parents[1], stdout=subprocess.PIPE) as parent:
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.kill()
+        parent.wait()
+    ended = time.monotonic() + 20
+    while time.monotonic() < ended and any(is_at_work(worker) for worker in workers):
+        time.sleep(0.05)
+    assert not any(is_at_work(worker) for worker in workers)
+    assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0
+
+
+def is_at_work(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_an_input_that_cannot_be_read_is_of_its_section_alone(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "imgs/A/1.tif")
+    monkeypatch.setattr(cli, "make_recipe", denied)
+    with pytest.raises(LayerError, match="imgs/A/1.tif: found an input that cannot be read .Permission denied"):
+        cli.recipe_of("step", cli.Job("A", 1, [], [], str), tmp_path, "")
 
 
 # what a decoder lets pass ----------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from PIL import Image
 from common import cli, geometry
 from common.config import Config, load_config, save_config, validate
 from common.errors import DataError, LayerError
-from common.geometry import check_scale, dataset_geometry, pitches_of, section_geometry, stated_geometry
+from common.feature_recipe import adopted
+from common.geometry import check_scale, dataset_geometry, dataset_um_per_px, pitches_of, section_geometry, stated_geometry
 from common.io import write_table
 from common.layout import Layout
 from common.slide import open_slide, stated_pixel_size_um
@@ -298,3 +299,13 @@ def test_picture_states_its_dots_per_inch(tmp_path):
 def test_file_that_is_no_image_states_nothing(tmp_path):
     (tmp_path / "a.svs").write_bytes(b"II*\0" + bytes(20))
     assert stated_pixel_size_um(tmp_path / "a.svs") is None and stated_pixel_size_um(tmp_path / "none.tif") is None
+
+
+# the network of another lab ----------------------------------------------------------------------------
+@pytest.mark.parametrize("scale", [{"pitch_px": 272.0}, {"pixel_size_um": 200 / 272}, {"pitch_px": 272.0, "pixel_size_um": 200 / 272}, {}])
+def test_a_root_that_adopts_another_pitch_keeps_its_pixel_size(scale):
+    was = {"array": "hex", "pitch_um": 100.0, "window_um": 82.0, "config": {"features": ["stain"]}}
+    config = Config(dataset="own", pitch_um=200.0, **scale)
+    new = adopted(config, {"trained_with": was}, Path("genes.csv"))
+    assert new.pitch_um == 100 and dataset_um_per_px(new) == pytest.approx(dataset_um_per_px(config))
+    check_scale(new, "dataset.yaml")

@@ -438,6 +438,8 @@ def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tm
     shutil.copy(image, own.new_image("X", 1, image.suffix))
     save_config(Config(dataset="own", pixel_size_um=2.941176), own.config)  # all else is that of the training
     assert cli.main(["adopt", "--root_path", str(own.root), "--checkpoint", str(trained.checkpoint(0))]) == 0
+    adopted = load_config(own.config)
+    assert adopted.pixel_size_um == 2.941176 and adopted.pitch_px is None
     run(own.root, STEPS[:11])
     given, out = ("--checkpoint", str(trained.checkpoint(0))), RunLayout(tmp_path / "out")
     assert main_2d(own.root, out.root, *given) == 0

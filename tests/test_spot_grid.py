@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from common.cli import read_status
 from common.config import Config, SampleConfig, load_config, save_config
-from common.io import read_h5ad, read_json, read_location, read_npy, read_pt, write_picture, write_table
+from common.io import read_h5ad, read_json, read_location, read_npy, read_picture, read_pt, write_picture, write_table
 from common.layout import Layout, RunLayout
 from conftest import ROOT, load_script
 from data_preprocessing.expression import normalise
@@ -143,6 +143,17 @@ def test_only_layers_without_spots_and_counts_get_a_grid(root, capsys):
         assert np.median(abs(drawn - np.array([255, 200, 0])).max(axis=1)) < 60, "the spots are drawn"
     run(root.root, ["0_2_tissue_mask"], "--overwrite")
     assert [read_json(root.thumbnail_info("A", layer))["spots_on_tissue"] for layer in (2, 3)] == [1, None]
+
+
+def test_a_mask_that_a_person_corrected_is_used_and_said(root, capsys):
+    mask = read_picture(root.mask("A", 3)).copy()
+    mask[:, mask.shape[1] // 2:] = 0
+    write_picture(root.mask("A", 3), mask)
+    n_before = len(read_location(root.location("A", 3)))
+    run(root.root, ["0_3_spot_grid"])
+    err = capsys.readouterr().err
+    assert f"A/3: {root.mask('A', 3)}: not as step 0_2 drew it" in err and err.count("\n") == 2  # and A/5, which has no image
+    assert len(read_location(root.location("A", 3))) < 0.7 * n_before
 
 
 def change(layout: Layout, **values) -> None:

@@ -203,6 +203,21 @@ def test_raw_files_that_changed_since_the_conversion_are_named(copy, tmp_path, c
     assert "0_1_convert_raw of A/1" in line and f"{raw} has changed" in line and steps_named(line) == ["0_1_convert_raw", *PIPELINE]
 
 
+def test_a_scale_that_contradicts_the_spots_after_a_run_is_named(copy, tmp_path, capsys):
+    config = load_config(copy.config)
+    sample = config.samples["A"].model_copy(update={"pixel_size_um": {1: 7.0}})
+    set_config(copy, samples={"A": sample})
+    for script in ("main_3d", "main"):
+        line = refused(capsys, script, copy, tmp_path / "run")
+        assert "0_2_tissue_mask of A/1" in line and "7 um/px by samples.A.pixel_size_um" in line
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]", b"{}"])
+def test_a_damaged_recipe_is_none(copy, tmp_path, capsys, content):
+    copy.recipe("6_pt_construction", "A", 1).write_bytes(content)
+    assert stale.NO_RECIPE in refused(capsys, "main_3d", copy, tmp_path / "run")
+
+
 # the run ---------------------------------------------------------------------------------------------
 def test_a_network_of_before_a_new_registration_is_not_used(made, copy, tmp_path, capsys):
     set_config(copy, refinement="none")
@@ -221,6 +236,18 @@ def test_a_network_of_another_dataset_is_used(made, copy, tmp_path, capsys):
     trained = RunLayout(tmp_path / "run")
     shutil.copytree(made[1].root, trained.root)
     assert start("predict_3d", copy, trained.root, "--fold", "0") == 0
+
+
+def test_a_network_of_another_root_is_used_whatever_its_dataset_is_called(made, copy, tmp_path, capsys):
+    """Every root of configs/visium.yaml is called visium."""
+    trained = RunLayout(tmp_path / "lab1/runs/msagnet")
+    shutil.copytree(made[1].root, trained.root)
+    write_json(trained.identity, read_json(trained.identity) | {"root": "../.."})
+    stored = read_json(trained.fold_recipe(0))
+    write_json(trained.fold_recipe(0), stored | {"inputs": stored["inputs"] | {"gene_expression/genes.csv": "of lab 1"}})
+    assert start("predict_3d", copy, trained.root, "--fold", "0") == 0
+    write_json(trained.identity, read_json(trained.identity) | {"root": "../../../root"})
+    assert "genes.csv has changed" in refused(capsys, "predict_3d", copy, trained.root, "--fold", "0")
 
 
 def test_of_a_run_only_the_samples_of_this_dataset_count(made, copy, tmp_path, capsys):

@@ -84,8 +84,8 @@ def judged(outcome: Outcome, root: Path, old: dict[str, str]) -> dict:
     if outcome.code not in (0, 2) or "Traceback" in outcome.err:
         return {"outcome": "traceback", "detail": (outcome.err.strip().splitlines() or [f"exit {outcome.code}"])[-1]}
     gone = [name for name in old if not (root / name).is_file() and not name.startswith((".recipes", "runs/"))]
-    halves = [path.name for path in root.rglob(".*") if path.is_file() and path.name != ".lock"] + [path.name for path in root.rglob("*") if path.is_file() and not path.stat().st_size
-                                                                           and path.name not in ("status.lock", ".lock") and "tensorboard" not in path.parts]
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock" and "tensorboard" not in path.parts]
+    halves = [path.name for path in files if path.name.startswith(".") and path.name != ".files.json" or not path.stat().st_size]
     if gone or halves:
         return {"outcome": "lost file", "detail": f"gone {gone[:2]}, half-written {halves[:2]}"}
     if outcome.code == 2:

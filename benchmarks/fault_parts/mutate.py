@@ -91,7 +91,7 @@ def judged(root: Path, step: str, name: Path, how: str, outcome: Outcome, change
     if outcome.code == 2:
         if len(outcome.error_lines) != 1:
             return say("traceback", f"exit 2 with {len(outcome.error_lines)} lines")
-        of_all = name.name in OF_DATASET or name.parts[0] == "runs" or step == "0_3_spot_grid"
+        of_all = name.name in OF_DATASET or name.parts[0] == "runs" or step == "0_3_spot_grid" or step in TRAINING and "out of date" in outcome.err
         return say("one clear line" if of_all else "lost file", outcome.error_lines[0])
     lost = [other for other in changed if not (root / other).exists() and not of_section(other, name)]
     if stopped or lost:
@@ -101,7 +101,7 @@ def judged(root: Path, step: str, name: Path, how: str, outcome: Outcome, change
         return say("left out", (left_out or outcome.err.splitlines() or [""])[0])
     if not changed:
         return say("ok")
-    if how in UNNOTICED or name.parts[0] in MEASURED:
+    if how in UNNOTICED or name.parts[0] in MEASURED or "used as it is" in outcome.err:
         return say("valid", " ".join(changed[:3]))
     return say("silently wrong", " ".join(changed[:3]))
 
