@@ -17,7 +17,7 @@ from common.errors import DataError, LayerError
 from common.feature_recipe import PITCH_TOLERANCE, FeatureRecipe, difference, read_feature_recipe
 from common.geometry import SPOT_WINDOW_PX, section_geometry
 from common.layout import SIZES, Layout
-from common.recipe import file_digest
+from common.recipe import file_digest, stored_recipe
 from common.written import Written
 
 LEVELS = {512: "region", 1024: "global"}
@@ -623,6 +623,7 @@ class Kind:
     unit: str               # layer, pair, sample, dataset, run_2d or run_3d
     path: Callable          # (layout, *unit) -> Path
     check: Callable         # (root, path, sample, layer, …), raises Fault
+    by_hand: bool = False   # a person may correct it
 
 
 def kinds() -> list[Kind]:
@@ -633,12 +634,12 @@ def kinds() -> list[Kind]:
     crop, register = "1_cropped_multi_level_patch", "Step3.5_registertoMiddle_ANTs_points_contour_fast"
     pair, chain = "Step2_registration_ANTs", "Step3_registertoMiddle_ANTs"
     return [
-        Kind("0_1_convert_raw", "layer", lambda layout, *unit: layout.image(*unit) or layout.new_image(*unit, ".jpg"), image),
-        Kind("0_1_convert_raw", "layer", Layout.location, location),
-        Kind("0_1_convert_raw", "layer", Layout.counts, counts),
+        Kind("0_1_convert_raw", "layer", lambda layout, *unit: layout.image(*unit) or layout.new_image(*unit, ".jpg"), image, by_hand=True),
+        Kind("0_1_convert_raw", "layer", Layout.location, location, by_hand=True),
+        Kind("0_1_convert_raw", "layer", Layout.counts, counts, by_hand=True),
         Kind("0_2_tissue_mask", "layer", Layout.thumbnail_info, thumbnail_info),
         Kind("0_2_tissue_mask", "layer", Layout.thumbnail, thumbnail),
-        Kind("0_2_tissue_mask", "layer", Layout.mask, mask),
+        Kind("0_2_tissue_mask", "layer", Layout.mask, mask, by_hand=True),
         *sizes(crop, Layout.patches_csv, patches_csv),
         *sizes(crop, Layout.patches, cropped),
         Kind("2_find_512_pair", "layer", Layout.region_pairs_csv, pairs_csv(512, 224, "spots")),
@@ -699,9 +700,22 @@ def error_of(root: Root, kind: Kind, path: Path, unit: tuple) -> LayerError | No
     except Exception as error:  # bad bytes and other forms: every decoder raises its own
         found, expected = f"a file of another form ({type(error).__name__}: {error})", f"what {kind.step}.py writes"
     else:
-        return None
+        return altered(root.layout, kind, path, unit)
     script = "correct it, or run the script that made it" if kind.step == "0_1_convert_raw" else f"run {kind.step}.py"
     return LayerError(path, found, expected, f"{script} with --overwrite")
+
+
+def altered(layout: Layout, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
+    """The error of a file that keeps the contract and is not as its step wrote it: of what it lacks nothing may tell."""
+    if kind.by_hand or kind.unit.startswith("run") or not path.is_file():
+        return None
+    sample, layer = (*unit[:2], None, None)[:2]
+    recipe = stored_recipe(layout.recipe(kind.step, sample, layer)) or stored_recipe(layout.recipe(kind.step, sample, None))  # a step of samples
+    noted = (recipe or {}).get("outputs", {})
+    if noted.get(path.relative_to(layout.root).as_posix()) in (None, file_digest(path)):
+        return None
+    own = "; a list of yours: genes: FILE in dataset.yaml" if kind.unit == "dataset" else ""
+    return LayerError(path, "other bytes than were written", f"the output of {kind.step}.py", f"run {kind.step}.py with --overwrite{own}")
 
 
 def hold_to_contract(layout: Layout, config: Config, sample: str | None, layer: int | None, paths: list[Path]) -> None:

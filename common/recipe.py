@@ -7,6 +7,7 @@ that was killed has none and is made again. Beside it the content of the outputs
 import hashlib
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from common.imports import files_of
@@ -17,8 +18,16 @@ BLOCK_BYTES = 2**20
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file; of its size and 16 evenly spread 1-MiB blocks if it is larger than 256 MiB (whole-slide images)."""
-    size = path.stat().st_size
+    """SHA-256 of a file; of its size and 16 evenly spread 1-MiB blocks if it is larger than 256 MiB (whole-slide images).
+
+    Read once a process, and again only if the file was replaced or written to.
+    """
+    now = path.stat()
+    return _digest(path, now.st_size, now.st_ino, now.st_mtime_ns)
+
+
+@lru_cache(maxsize=65536)
+def _digest(path: Path, size: int, _inode: int, _changed: int) -> str:
     with open(path, "rb") as stream:
         if size <= SAMPLED_ABOVE_BYTES:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -50,13 +59,19 @@ def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code:
 
 def is_current(recipe: dict, recipe_path: Path, outputs: list[Path]) -> bool:
     """True if the same recipe was written down and every output is there."""
-    if not recipe_path.is_file() or not all(path.exists() for path in outputs):
+    stored = stored_recipe(recipe_path)
+    if stored is None or not all(path.exists() for path in outputs):
         return False
+    return {key: value for key, value in stored.items() if key != "outputs"} == recipe
+
+
+def stored_recipe(path: Path) -> dict | None:
+    """The recipe written down, or None if there is none that can be read."""
     try:
-        stored = json.loads(recipe_path.read_text())
+        value = json.loads(path.read_text()) if path.is_file() else None
     except ValueError:  # no JSON, or no text
-        return False
-    return isinstance(stored, dict) and {key: value for key, value in stored.items() if key != "outputs"} == recipe
+        return None
+    return value if isinstance(value, dict) and {"settings", "inputs", "code"} <= set(value) else None
 
 
 def with_outputs(recipe: dict, outputs: list[Path], root: Path) -> dict:

@@ -18,12 +18,11 @@ from common.cli import Context, Job, first_failure
 from common.config import Config
 from common.errors import DataError, LayerError
 from common.layout import PIPELINE, REPOSITORY, SCRIPTS, Layout, RunLayout, script_of
-from common.recipe import code_digest, file_digest, make_recipe
+from common.recipe import code_digest, file_digest, make_recipe, stored_recipe
 from common.runs import identity_of
 
 CONVERT = "0_1_convert_raw"
 NO_RECIPE = "no recipe of the files that are there"
-LOADED = ("6_pt_construction", "7_make_dataset", "4_build_3d_graph", "5_build_3d_final_format")  # what they write, a main loads
 SHOWN_UNITS = 3
 SHOWN_CHANGES = 3
 SHOWN_CHARACTERS = 60
@@ -149,8 +148,6 @@ def judge(step: str, job: Job, layout: Layout, digest: Callable[[Path], str]) ->
     now = make_recipe(step, job.inputs, job.settings, layout.root, code_digest(script_of(step)), digest)
     of_settings = settings_changes(stored["settings"], now["settings"])
     changes = [*of_settings, *inputs_changes(stored["inputs"], now["inputs"]), *missing]
-    if step in LOADED:  # what the other steps write is an input of a later one
-        changes += altered(stored, layout.root, digest)
     return Verdict(step, job.name, tuple(changes), stored["code"] != now["code"])
 
 
@@ -187,7 +184,7 @@ def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
         stored = stored_recipe(run.fold_recipe(fold))
         if stored is None:
             raise DataError(run.fold_recipe(fold), "no recipe", "the recipe of a finished fold", "run main_3d.py again")
-        damaged = altered(stored, run.root, file_digest)
+        damaged = altered(stored, run.root)
         if damaged:
             raise DataError(run.root, shortened(damaged, SHOWN_CHANGES), "what main_3d.py wrote",
                             "run main_3d.py again, with --overwrite")
@@ -212,15 +209,6 @@ def trained_elsewhere(run: RunLayout, layout: Layout) -> bool:
 
 
 # differences -----------------------------------------------------------------------------------------
-def stored_recipe(path: Path) -> dict | None:
-    """The recipe written down, or None if there is none that can be read."""
-    try:
-        value = json.loads(path.read_text()) if path.is_file() else None
-    except ValueError:  # no JSON, or no text
-        return None
-    return value if isinstance(value, dict) and {"settings", "inputs", "code"} <= set(value) else None
-
-
 def settings_changes(old: dict, new: dict, prefix: str = "") -> list[str]:
     """'n_genes 250 -> 2000' of every setting that differs; of nested settings the inner ones."""
     changes = []
@@ -259,10 +247,10 @@ def recorded_changes(inputs: dict[str, str | None], root: Path, digest: Callable
     return inputs_changes(inputs, now)
 
 
-def altered(stored: dict, root: Path, digest: Callable[[Path], str]) -> list[str]:
+def altered(stored: dict, root: Path) -> list[str]:
     """The outputs that are not as they were written."""
     noted = {name: (root / name, value) for name, value in stored.get("outputs", {}).items()}
-    return [f"{name} is not as it was written" for name, (path, value) in noted.items() if path.is_file() and digest(path) != value]
+    return [f"{name} is not as it was written" for name, (path, value) in noted.items() if path.is_file() and file_digest(path) != value]
 
 
 def steps_to_run(jobs: list[tuple[str, Job | None]], stale: set[tuple[str, str]], all_of_them: bool) -> list[str]:

@@ -258,6 +258,18 @@ def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, spoil, c
     assert not found or (found in faults[0] and f"run {script}.py" in faults[0])
 
 
+@pytest.mark.parametrize("file, change, script", [
+    (lambda l: l.genes, table(lambda t: t[:-2]), "5_1_find_high_expression"),  # cut off at the end of a line
+    (lambda l: l.background, table(lambda t: t[:-2]), "5_1_find_high_expression"),
+    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda value: value | {"scale_um_x": 1.01}), None),  # put there by hand: nothing is known of it
+])
+def test_a_good_file_that_is_not_as_it_was_written_is_named(layout, spoil, capsys, file, change, script):
+    spoil(file(layout), change)
+    _, _, faults = check(layout, capsys)
+    own = [line for line in faults if line.startswith(str(file(layout)))]
+    assert len(own) == (script is not None) and all("other bytes" in line and f"run {script}.py with --overwrite" in line for line in own)
+
+
 def test_a_location_that_was_changed_is_told_by_what_was_made_from_it(layout, spoil, capsys):
     spoil(layout.location("S", 2), cell("barcode", 0, "new"))
     _, _, faults = check(layout, capsys)

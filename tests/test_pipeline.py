@@ -492,7 +492,7 @@ def test_a_graph_that_was_changed_after_it_was_written_is_not_trained_on(tiny, t
     graph["spot", "cross", "spot"]["edge_attr"][0, 3] *= 2  # of the right form
     write_pt(layout.graph_3d("A"), graph)
     assert load_script("main_3d").main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--gpu", "cpu"]) == 2
-    assert "3D_graph_data/A.pt is not as it was written" in capsys.readouterr().err
+    assert "3D_graph_data/A.pt: found other bytes than were written" in capsys.readouterr().err
 
 
 def test_an_encoder_of_its_own_is_trained_and_kept(tiny, tmp_path, capsys):
