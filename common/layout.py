@@ -273,6 +273,11 @@ class RunLayout:
     def background(self) -> Path:
         return background_beside(self.genes)
 
+    def folds(self) -> list[int]:
+        """Folds that have a folder."""
+        names = (path.name.removeprefix("fold_") for path in self.root.glob("fold_*") if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
     def checkpoint(self, fold: int) -> Path:
         return self.root / f"fold_{fold}" / "checkpoint.pt"
 

@@ -63,7 +63,7 @@ def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) ->
     """Take the folder for a run of this identity (script, method, dataset, folds, …), and write it down.
 
     Another result there is kept: the folder is renamed to `<save_path>_before_<n>`; with `overwrite` its predictions
-    are deleted. Raises DataError for a folder that cannot be renamed, or with such files in it that are not of a run.
+    and folds are deleted. Raises DataError for a folder that cannot be renamed, or with such files in it that are not of a run.
     """
     root = os.path.relpath(layout.root.resolve(), run.root.resolve())  # stays the same if a root is moved with its runs
     mine = json.loads(json.dumps(identity | {"root": root}))
@@ -72,6 +72,7 @@ def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) ->
     if differing and overwrite:
         for sample in run.imputed_samples():
             clear_predictions(run, sample)
+        clear_folds(run)
     elif differing:
         aside = rename_aside(run, layout)
         reasons = "; ".join(said(key, there, mine) for key in differing)
@@ -132,6 +133,15 @@ def rename_aside(run: RunLayout, layout: Layout) -> Path:
         raise DataError(run.root, f"another result, not to be renamed ({error})", "a folder that can be", fix) from None
     root.mkdir()  # --save_path may be a link to it
     return free
+
+
+def clear_folds(run: RunLayout) -> None:
+    """Delete what the folds of another result left; a file of a person stays, and its folder."""
+    for fold in run.folds():
+        for path in (run.fold_recipe(fold), run.fold_result(fold), run.checkpoint(fold)):
+            path.unlink(missing_ok=True)
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 # predictions -----------------------------------------------------------------------------------------

@@ -264,6 +264,18 @@ def test_another_result_is_kept_aside_unless_overwritten(tmp_path, capsys, chang
     assert (tmp_path / "run_before_2").is_dir()
 
 
+def test_overwriting_a_run_of_more_folds_leaves_no_checkpoint_of_it(tmp_path):
+    layout, run = Layout(tmp_path / "root"), RunLayout(tmp_path / "run")
+    finished(run, IDENTITY | {"folds": FOLDS * 3}, layout=layout)
+    for fold in range(3):
+        for path in (run.checkpoint(fold), run.fold_result(fold), run.fold_recipe(fold)):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("old")
+    (run.checkpoint(2).parent / "notes.txt").write_text("a person's")
+    runs.take(run, layout, True, **IDENTITY)
+    assert run.folds() == [2] and [path.name for path in run.checkpoint(2).parent.iterdir()] == ["notes.txt"]
+
+
 def test_a_run_of_an_earlier_version_is_known_by_its_splits(tmp_path):
     layout, run = Layout(tmp_path / "root"), RunLayout(tmp_path / "run")
     finished(run, layout=layout)
