@@ -6,6 +6,7 @@ that was killed has none and is made again. Beside it the content of the outputs
 """
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,19 +16,23 @@ from common.layout import REPOSITORY
 
 SAMPLED_ABOVE_BYTES = 256 * 2**20
 BLOCK_BYTES = 2**20
+SETTLED_AFTER_NS = 2 * 10**9
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file; of its size and 16 evenly spread 1-MiB blocks if it is larger than 256 MiB (whole-slide images).
 
-    Read once a process, and again only if the file was replaced or written to.
+    Read once a process, and again only if the file was replaced or written to: another size, inode or time of change. A
+    file of the last seconds is always read: two changes may have one time.
     """
     now = path.stat()
-    return _digest(path, now.st_size, now.st_ino, now.st_mtime_ns)
+    settled = time.time_ns() - now.st_ctime_ns > SETTLED_AFTER_NS
+    digest = _digest if settled else _digest.__wrapped__
+    return digest(path, now.st_size, now.st_ino, now.st_ctime_ns)
 
 
 @lru_cache(maxsize=65536)
-def _digest(path: Path, size: int, _inode: int, _changed: int) -> str:
+def _digest(path: Path, size: int, _inode: int, _changed_ns: int) -> str:
     with open(path, "rb") as stream:
         if size <= SAMPLED_ABOVE_BYTES:
             return hashlib.file_digest(stream, "sha256").hexdigest()

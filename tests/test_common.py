@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -295,8 +296,12 @@ def test_another_step_code_setting_or_input_is_not_current(made, change):
     assert not recipe.is_current(make(**change), file, outputs)
 
 
-def test_changed_content_of_the_same_size_and_time_is_not_current(made, tmp_path):
+@pytest.mark.parametrize("settled_after_s", [2, -1])
+def test_changed_content_of_the_same_size_and_time_is_not_current(made, tmp_path, monkeypatch, settled_after_s):
     make, file, outputs = made
+    monkeypatch.setattr(recipe, "SETTLED_AFTER_NS", settled_after_s * 10**9)
+    make()  # -1: its digests are kept
+    time.sleep(0.05)
     source = tmp_path / "in.txt"
     before = source.stat()
     source.write_text("aaab")

@@ -300,6 +300,9 @@ def test_labels_of_another_gene_list_are_refused(tiny, tmp_path, capsys):
     layout = Layout(copy_of(tiny.root, tmp_path / "root"))
     genes = read_table(layout.genes)
     write_table(layout.genes, genes.iloc[::-1].assign(rank=range(1, len(genes) + 1)))
+    assert load_script("7_make_dataset").main(["--root_path", str(layout.root), "--layer", "2"]) == 2
+    assert "genes.csv: found other bytes than were written" in capsys.readouterr().err
+    take_as_made(layout, "5_1_find_high_expression")
     for main in ("main", "main_3d"):
         assert load_script(main).main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--gpu", "cpu"]) == 2
         assert "5_2_get_label_of_other_resolution of A/1, A/2, A/3 out of date (gene_expression/genes.csv has changed)" in capsys.readouterr().err
