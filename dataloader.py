@@ -5,8 +5,6 @@ INPUT   npy_information/<sample>/<layer>.npy   structured (n_spots,): barcode, p
 OUTPUT  SampleGraph: every spot of one layer (2D), or of all layers of a tissue block (dataloader_3d.py). The whole graph is in every forward pass.
 """
 import sys
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,74 +12,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from common.check import hold_to_contract
-from common.cli import Context, first_failure, set_status
+from common.contract.walk import hold_to_contract
 from common.errors import DataError, LayerError
-from common.feature_recipe import FeatureRecipe, difference
+from common.feature_recipe import difference
+from common.gene_list import read_genes
 from common.io import open_patches, read_npy, read_pt
+from common.jobs import Context
 from common.layout import SCRIPTS, Layout
-from data_preprocessing.expression import read_genes
+from common.status import first_failure, set_status
 from models.cross_attention import patch_neighbourhoods
-from models.encoder import grouped, standardise_per_slide
-from models.views import spot_views
-
-
-@dataclass(frozen=True)
-class SampleGraph:
-    """Spots, regions and globals of the layers of one sample. n spots, R regions, Q globals, D features, G genes."""
-    sample: str
-    barcode: np.ndarray        # (n,) str
-    pixel: np.ndarray          # (n, 2) level-0 px of the own layer
-    array: np.ndarray          # (n, 2) column and row on the spot array
-    registered: np.ndarray     # (n, 2) level-0 px of the middle layer (2D: of the own one)
-    layer: Tensor              # (n,) int64
-    position: Tensor           # (n, 2) float32, the same in pitches
-    label: Tensor              # (n, G) float32; 0 where has_label is False
-    has_label: Tensor          # (n,) bool
-    feature_sets: dict[str, int]  # width of each feature set: the columns of the three features below
-    feature: Tensor            # (n, D) float32, standardised per slide
-    region_feature: Tensor     # (R, D)
-    global_feature: Tensor     # (Q, D)
-    region_label: Tensor       # (R, G)
-    global_label: Tensor       # (Q, G)
-    region_has_label: Tensor   # (R,) bool
-    global_has_label: Tensor   # (Q,) bool
-    region_layer: Tensor       # (R,) int64
-    global_layer: Tensor       # (Q,) int64
-    region_of_spot: Tensor     # (n,) int64
-    global_of_spot: Tensor     # (n,) int64
-    global_of_region: Tensor   # (R,) int64
-    region_keys: Tensor        # (R, 9) the region and its neighbours, -1 where none
-    global_keys: Tensor        # (Q, 9)
-    spot_edges: Tensor         # (2, E) source -> target; 3D: cross and within together
-    spot_edge_attr: Tensor     # (E, 5) weight, iou, cosine, distance_pitches, layer_difference; 2D: (E, 1) 2.1 - distance_pitches
-    region_edges: Tensor       # (2, E')
-    region_edge_attr: Tensor   # (E', 1)
-    global_edges: Tensor       # (2, E'')
-    global_edge_attr: Tensor   # (E'', 1)
-    feature_recipe: FeatureRecipe = field(default_factory=dict)  # how each feature set was made
-
-    @property
-    def n_spots(self) -> int:
-        return len(self.layer)
-
-    @property
-    def n_genes(self) -> int:
-        return self.label.shape[1]
-
-    def labelled_layers(self) -> list[int]:
-        """Layers that have measured expression, in z order."""
-        return sorted(int(l) for l in torch.unique(self.layer[self.has_label]))
-
-    def in_layers(self, layers: list[int]) -> Tensor:
-        """(n,) bool: labelled spots of these layers."""
-        return torch.isin(self.layer, torch.tensor(layers, device=self.layer.device)) & self.has_label
-
-    @cached_property
-    def views(self) -> dict[str, np.ndarray]:
-        """Position and looks of every spot, for the Gaussian process: {"position": (n, 2) pitches, "image": ..., "stain": ...}."""
-        features = {group: feature.numpy() for group, feature in grouped(self.feature, self.feature_sets).items()}
-        return spot_views(self.position.numpy(), self.layer.numpy(), features)
+from models.encoder import standardise_per_slide
+from models.sample import SampleGraph
 
 
 def make_graph(sample: str, records: np.ndarray, graph: dict, layer: Tensor, registered: np.ndarray, spot_edges: Tensor,

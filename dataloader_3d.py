@@ -9,13 +9,15 @@ import sys
 import numpy as np
 import torch
 
-from common.check import hold_to_contract
-from common.cli import Context, set_status
 from common.config import Config
+from common.contract.walk import hold_to_contract
 from common.errors import DataError, LayerError
 from common.io import read_json, read_npy, read_pt
+from common.jobs import Context
 from common.layout import Layout
-from dataloader import SampleGraph, check_finite, check_recipe, make_graph, refuse_left_out
+from common.status import set_status
+from dataloader import check_finite, check_recipe, make_graph, refuse_left_out
+from models.sample import SampleGraph
 
 
 def load_sample(layout: Layout, sample: str, loaded: list[SampleGraph] = ()) -> SampleGraph:

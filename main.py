@@ -21,13 +21,16 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli, options, runs, stale
+from common import cli, jobs, locks, options, run_folder, stale
 from common.config import absent_of_folds, save_config
+from common.device import start_torch
 from common.errors import DataError
+from common.exit_codes import guarded_training
 from common.feature_recipe import check_trained_with, trained_with
 from common.io import read_pt, weights_of, write_json, write_pt, write_table
 from common.layout import SCRIPTS, RunLayout
 from common.recipe import file_digest
+from common.workers import n_cores
 
 TRAINED = ("msagnet", "reference")
 METHODS = (*TRAINED, "stnet", "ridge", "mean")
@@ -52,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=options.positive_int, default=32, help="width of the network")
     parser.add_argument("--reference_width", type=options.positive_int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
     parser.add_argument("--seed", type=options.seed, default=0, help="seed of every random draw")
-    parser.add_argument("--num_workers", type=options.positive_int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
+    parser.add_argument("--num_workers", type=options.positive_int, default=n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 
@@ -122,8 +125,9 @@ def layer_anndata(graph, expression, genes: list[str], background: list[str], de
     import anndata
     import numpy as np
     import pandas as pd
-    from data_preprocessing.expression import to_log1p
-    from outputs import finite, n_background
+
+    from common.normalisation import n_background, to_log1p
+    from evaluation.outputs import finite
     obs = pd.DataFrame({"sample": graph.sample, "layer": int(graph.layer[0]), "known": False}, index=graph.barcode.astype(str))
     adata = anndata.AnnData(expression.astype(np.float32), obs=obs, var=pd.DataFrame(index=genes), uns={"asign": uns})
     adata.obsm["spatial"] = graph.pixel.astype(np.float64)
@@ -142,7 +146,8 @@ def tested_of(fold, graphs: list) -> list:
 def baseline_predictions(graphs: list, pools: list, tested: list, settings) -> dict[str, list]:
     """{method: [(n_spots, n_genes) of each tested graph]}: the mean profile of training, ridge, ST-Net's head."""
     import numpy as np
-    from models import baselines_2d
+
+    from evaluation import baselines_2d
     used = [(graph.feature[pool].numpy(), graph.label[pool].numpy()) for graph, pool in zip(graphs, pools) if pool.any()]
     feature, label = (np.concatenate(parts) for parts in zip(*used))
     profile = np.mean([one.mean(axis=0) for _, one in used], axis=0, keepdims=True)
@@ -161,13 +166,15 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
     import numpy as np
     import torch
     from torch.utils.tensorboard import SummaryWriter
-    import evaluation
-    import training
-    import training_2d
+
+    from common.normalisation import NORMALISATION, n_background
     from dataloader import Pictures
-    from outputs import NORMALISATION, background_of, depths, n_background
+    from evaluation.outputs import background_of, depths
+    from evaluation.scores import ceilings, score_layers
+    from training import two_d
+    from training.loop import check_labelled
     pools, of_data = [graph.in_layers(fold.training_layers[graph.sample]) for graph in graphs], trained_with(config, graphs[0].feature_recipe, graphs[0].feature_sets)
-    training.check_labelled(f"fold {fold.index}", sum(int(pool.sum()) for pool in pools), f"training layers {fold.training_layers}")
+    check_labelled(f"fold {fold.index}", sum(int(pool.sum()) for pool in pools), f"training layers {fold.training_layers}")
     tested = tested_of(fold, graphs)
     started = time.perf_counter()
     predicted = baseline_predictions(graphs, pools, tested, settings) if tested else {}
@@ -181,42 +188,44 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
         if args.method == "msagnet":
             encoder = make_encoder(args.encoder, args.encoder_weights)
             pictures_of = lambda graph: Pictures(layout, graph) if encoder else None
-            model = training_2d.train(graphs, pools, settings, device, log, encoder, [pictures_of(graph) for graph in graphs])
+            model = two_d.train(graphs, pools, settings, device, log, encoder, [pictures_of(graph) for graph in graphs])
             save_checkpoint(run_layout.checkpoint(fold.index), model, settings, genes, of_data, args.encoder, depth, background)
-            predicted["msagnet"] = [training_2d.predict(model, graph, device, pictures_of(graph)) for graph in tested]
+            predicted["msagnet"] = [two_d.predict(model, graph, device, pictures_of(graph)) for graph in tested]
         elif args.method == "reference":
-            import training_reference
-            model, projection = training_reference.train(graphs, pools, False, args.reference_width, args.seed, device, log)
-            write_pt(run_layout.checkpoint(fold.index), training_reference.checkpoint(model, projection) | {"genes": genes, "trained_with": of_data})
-            predicted["reference"] = [training_reference.predict(model, graph, torch.zeros_like(graph.has_label), projection) for graph in tested]
+            from training import reference_recipe
+            model, projection = reference_recipe.train(graphs, pools, False, args.reference_width, args.seed, device, log)
+            write_pt(run_layout.checkpoint(fold.index), reference_recipe.checkpoint(model, projection) | {"genes": genes, "trained_with": of_data})
+            predicted["reference"] = [reference_recipe.predict(model, graph, torch.zeros_like(graph.has_label), projection) for graph in tested]
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {}}
     for k, graph in enumerate(tested):
         layer = int(graph.layer[0])
         uns = {"method": args.method, "training_layers": fold.training_layers, "normalisation": NORMALISATION}
         adata = layer_anndata(graph, predicted[args.method][k], genes, background, depth, uns)
-        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
-        for method, layers in evaluation.score_layers(graph, graph.labelled_layers(), {name: values[k] for name, values in predicted.items()}).items():
+        run_folder.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
+        for method, layers in score_layers(graph, graph.labelled_layers(), {name: values[k] for name, values in predicted.items()}).items():
             result["scores"].setdefault(method, {}).update(layers)
         result["n_spots"] |= {f"{graph.sample}/{one}": int(graph.has_label.sum()) for one in graph.labelled_layers()}
-        result["ceiling"] |= evaluation.ceilings(layout, graph, graph.labelled_layers())
+        result["ceiling"] |= ceilings(layout, graph, graph.labelled_layers())
     return result
 
 
-def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> int:
+def run_checkpoint(args: argparse.Namespace, context: jobs.Context, device) -> int:
     """Predict every layer of the root with a network that is there, into a run folder of its own."""
     import pandas as pd
-    import training_2d
-    from data_preprocessing.expression import read_genes
+
+    from common.gene_list import read_genes
+    from common.normalisation import NORMALISATION
     from dataloader import Pictures, load_layers
-    from outputs import NORMALISATION, check_background
+    from evaluation.outputs import check_background
+    from training import two_d
     model, saved = load_checkpoint(Path(args.checkpoint))
     graphs = load_layers(context, "main")
     for graph in graphs:
         check_trained_with(saved, Path(args.checkpoint), graph.feature_recipe, graph.feature_sets, context.config, graph.sample)
     digest = file_digest(Path(args.checkpoint))
-    run_layout = runs.choose(context.layout, args.save_path, "msagnet_2d_predicted")
-    cli.hold(run_layout.root)
-    runs.take(run_layout, context.layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
+    run_layout = run_folder.choose(context.layout, args.save_path, "msagnet_2d_predicted")
+    locks.hold(run_layout.root)
+    run_folder.take(run_layout, context.layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
               checkpoint_sha256=digest)
     own = read_genes(context.layout)
     if any(graph.has_label.any() for graph in graphs):
@@ -226,9 +235,9 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
     uns = {"method": "msagnet", "checkpoint_sha256": digest, "normalisation": NORMALISATION}
     for graph in graphs:
-        expression = training_2d.predict(model, graph, device, Pictures(context.layout, graph) if saved["encoder"] else None)
+        expression = two_d.predict(model, graph, device, Pictures(context.layout, graph) if saved["encoder"] else None)
         adata = layer_anndata(graph, expression, saved["genes"], saved["background"], saved["depth"], uns, own)
-        runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, int(graph.layer[0])), adata)
+        run_folder.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, int(graph.layer[0])), adata)
         print(f"main  {graph.sample}/{int(graph.layer[0])}: {len(expression)} spots, {len(saved['genes'])} genes")
     print(f"wrote {run_layout.root}")
     return 0
@@ -236,35 +245,37 @@ def run_checkpoint(args: argparse.Namespace, context: cli.Context, device) -> in
 
 def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
-    context = cli.open_context(args)
+    context = jobs.open_context(args)
     layout, config = context.layout, context.config
-    device = cli.start_torch(args.seed, args.gpu)
+    device = start_torch(args.seed, args.gpu)
     stale.require_current(context, SCRIPTS["data_preprocessing"])
     if args.checkpoint:
         return run_checkpoint(args, context, device)
-    import evaluation
-    import training
     from dataloader import load_layers
-    from outputs import keep_genes
+    from evaluation import runs
+    from evaluation.outputs import keep_genes
+    from evaluation.scores import check_gene_choice
+    from training.folds import groups_of, make_folds
+    from training.settings import Settings
 
     graphs = load_layers(context, "main")
     labelled = labelled_of(graphs)
-    groups = training.groups_of(list(labelled), config.folds)
-    folds = training.make_folds(labelled, layers_that_train(config, graphs, cli.parse_layers(args.training_layers, "--training_layers"), len(groups) > 1), groups)
+    groups = groups_of(list(labelled), config.folds)
+    folds = make_folds(labelled, layers_that_train(config, graphs, cli.parse_layers(args.training_layers, "--training_layers"), len(groups) > 1), groups)
     for line in absent_of_folds(list(labelled), config.folds):
         print(f"main  {line}")
     if len(folds) == 1:
-        evaluation.check_gene_choice(layout, config, folds[0].training_layers)
+        check_gene_choice(layout, config, folds[0].training_layers)
     elif config.genes_from == "known":
         print("main  the genes were chosen on the known layers of all samples, those that a fold tests too")
     steps_an_epoch = max(1, sum(-(-int(graph.has_label.sum()) // args.batch_size) for graph in graphs))
-    settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
+    settings = Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=1 if args.encoder else args.members, seed=args.seed,
                                  validate_every=min(steps_an_epoch, args.max_iterations) if args.encoder else 10)
 
-    run_layout = runs.choose(layout, args.save_path, f"{args.method}_2d")
-    cli.hold(run_layout.root)
-    runs.take(run_layout, layout, args.overwrite, script="main", dataset=config.dataset, method=args.method,
+    run_layout = run_folder.choose(layout, args.save_path, f"{args.method}_2d")
+    locks.hold(run_layout.root)
+    run_folder.take(run_layout, layout, args.overwrite, script="main", dataset=config.dataset, method=args.method,
               folds=[asdict(fold) for fold in folds])
     for path in (run_layout.metrics_json, run_layout.splits):
         path.unlink(missing_ok=True)  # nothing old beside new checkpoints
@@ -274,25 +285,25 @@ def run(args: argparse.Namespace) -> int:
     inputs = [layout.genes, layout.background, *(path(graph.sample, int(graph.layer[0])) for graph in graphs for path in (layout.npy, layout.graph))]
     inputs += [Path(args.encoder_weights)] if args.encoder_weights else []
     others = {"method": args.method, "encoder": args.encoder, "reference_width": args.reference_width, "device": device.type}
-    recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
+    recipes = [runs.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     imputed_of = lambda fold: [run_layout.imputed(graph.sample, int(graph.layer[0])) for graph in tested_of(fold, graphs)]
     outputs = lambda fold: imputed_of(fold) + ([run_layout.checkpoint(fold.index)] if args.method in TRAINED else [])
-    todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
+    todo = runs.pending(run_layout, folds, recipes, outputs, args.overwrite)
     work = lambda fold: run_fold(fold, args, graphs, config, layout, run_layout, settings, device, genes)
-    results = evaluation.run_folds("main", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
+    results = runs.run_folds("main", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds]})
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "training_layers": {f"fold_{fold.index}": fold.training_layers for fold in folds},
               "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
-    evaluation.finish(run_layout, folds, results, recipe, started, device, len(genes), config.genes_from)
+    runs.finish(run_layout, folds, results, recipe, started, device, len(genes), config.genes_from)
     print(f"\nwrote {run_layout.root}")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.guarded_training(lambda: run(args))
+    return guarded_training(lambda: run(args))
 
 
 if __name__ == "__main__":

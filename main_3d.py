@@ -18,13 +18,17 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli, options, runs, stale
+from common import cli, jobs, locks, options, run_folder, stale
+from common.config import absent_of_folds, save_config
+from common.device import start_torch
 from common.errors import DataError
+from common.exit_codes import guarded_training
 from common.feature_recipe import trained_with
 from common.io import read_csr, write_json, write_pt
-from common.config import absent_of_folds, save_config
 from common.layout import PIPELINE, RunLayout
 from common.recipe import file_digest
+from common.status import set_status
+from common.workers import n_cores
 
 NETWORK_PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")
 TRAINED = ("msagnet", "reference")
@@ -47,14 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--without", nargs="*", choices=NETWORK_PARTS, default=[], help="parts of the network to leave out (ablation)")
     parser.add_argument("--reference_width", type=options.positive_int, default=128, help="width of --method reference; released: 1024, which wants a GPU")
     parser.add_argument("--seed", type=options.seed, default=0, help="seed of every random draw")
-    parser.add_argument("--num_workers", type=options.positive_int, default=cli.n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
+    parser.add_argument("--num_workers", type=options.positive_int, default=n_cores(), help="folds trained side by side on the CPU, one thread each (default: the cores)")
     parser.add_argument("--gpu", default=None, help="GPU number, or 'cpu' (default: 0 if there is one, else cpu)")
     return parser
 
 
 def enough_known(graphs: list, known: dict[str, list[int]], layout) -> list:
     """The samples without those of which known layers have too few labelled spots; these are reported. Raises DataError if none is left."""
-    from training import check_labelled
+    from training.loop import check_labelled
     kept, error = [], None
     for graph in graphs:
         try:
@@ -63,7 +67,7 @@ def enough_known(graphs: list, known: dict[str, list[int]], layout) -> list:
             kept.append(graph)
         except DataError as one:
             error = one
-            cli.set_status(layout, "main_3d", graph.sample, f"left out: {error}")
+            set_status(layout, "main_3d", graph.sample, f"left out: {error}")
             print(f"main_3d  {graph.sample}: left out: {error}", file=sys.stderr)
     if not kept:
         raise error
@@ -77,9 +81,10 @@ def run_fold(fold, method: str, reference_width: int, graphs: list, processes: d
     and the kernels of the test samples.
     """
     from torch.utils.tensorboard import SummaryWriter
-    import evaluation
-    import training
-    import training_reference
+
+    from evaluation.scores import ceilings, floor_predictions, score_layers
+    from training import reference_recipe, three_d
+    from training.process import gaussian_process
     pools, started = fold.pools(graphs), time.perf_counter()
     if method in TRAINED:
         with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
@@ -87,11 +92,11 @@ def run_fold(fold, method: str, reference_width: int, graphs: list, processes: d
                 for name, value in values.items():
                     writer.add_scalar(name, value, iteration)
             if method == "msagnet":
-                model = training.train(graphs, pools, processes, settings, device, log)
+                model = three_d.train(graphs, pools, processes, settings, device, log)
                 saved = {"state": {name: value.cpu() for name, value in model.state_dict().items()}, "architecture": model.architecture.as_dict()}
             else:
-                model, projection = training_reference.train(graphs, [pools[graph.sample] for graph in graphs], True, reference_width, settings.seed, device, log)
-                saved = training_reference.checkpoint(model, projection)
+                model, projection = reference_recipe.train(graphs, [pools[graph.sample] for graph in graphs], True, reference_width, settings.seed, device, log)
+                saved = reference_recipe.checkpoint(model, projection)
         write_pt(run_layout.checkpoint(fold.index), saved | {
             "settings": asdict(settings) | {"without": list(settings.without)}, "genes": genes, "trained_with": trained_with(config, graphs[0].feature_recipe, graphs[0].feature_sets),
             "known_layers": fold.known_layers, "training_layers": fold.training_layers})
@@ -102,31 +107,34 @@ def run_fold(fold, method: str, reference_width: int, graphs: list, processes: d
         if not targets:
             continue
         known = fold.known_layers[graph.sample]
-        predictions = evaluation.floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
-        predictions["gp"] = training.gaussian_process(graph, processes[graph.sample])["expression"]
+        predictions = floor_predictions(graph, known, read_csr(layout.spot_iou(graph.sample), "1_get_iou.py"))
+        predictions["gp"] = gaussian_process(graph, processes[graph.sample])["expression"]
         if method == "reference":
-            predictions["reference"] = training_reference.predict(model, graph, graph.in_layers(known), projection)
+            predictions["reference"] = reference_recipe.predict(model, graph, graph.in_layers(known), projection)
         if method == "msagnet":
-            predictions["msagnet"] = training.predict(model, graph, processes[graph.sample], known, device)["expression"]
-        for name, layers in evaluation.score_layers(graph, targets, predictions).items():
+            predictions["msagnet"] = three_d.predict(model, graph, processes[graph.sample], known, device)["expression"]
+        for name, layers in score_layers(graph, targets, predictions).items():
             result["scores"].setdefault(name, {}).update(layers)
         result["n_spots"] |= {f"{graph.sample}/{layer}": int(graph.in_layers([layer]).sum()) for layer in targets}
-        result["ceiling"] |= evaluation.ceilings(layout, graph, targets)
+        result["ceiling"] |= ceilings(layout, graph, targets)
     return result
 
 
 def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
-    context = cli.open_context(args)
+    context = jobs.open_context(args)
     layout, config = context.layout, context.config
-    device = cli.start_torch(args.seed, args.gpu)
+    device = start_torch(args.seed, args.gpu)
     stale.require_current(context, PIPELINE)
-    import evaluation
-    import training
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
-    from outputs import keep_genes
+    from evaluation import runs
+    from evaluation.outputs import keep_genes
+    from evaluation.scores import check_gene_choice
+    from training.folds import groups_of, make_folds
+    from training.process import fit_process, left_out_lines
+    from training.settings import Settings
 
-    settings = training.Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
+    settings = Settings(base_lr=args.base_lr, batch_size=args.batch_size, max_iterations=args.max_iterations, lr_decay=args.lr_decay,
                                  optimizer=args.optimizer, rank=args.rank, width=args.width, members=args.members, without=tuple(sorted(args.without)), seed=args.seed)
     graphs = load_graphs(context, "main_3d")
     given = cli.parse_layers(args.known_layers)
@@ -134,17 +142,17 @@ def run(args: argparse.Namespace) -> int:
     known = {graph.sample: known_layers_of(config, graph, given, refused[graph.sample]) for graph in graphs}
     graphs = enough_known(graphs, known, layout)
     known = {graph.sample: known[graph.sample] for graph in graphs}
-    evaluation.check_gene_choice(layout, config, known)
-    groups = training.groups_of(list(known), config.folds)
-    folds = training.make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
+    check_gene_choice(layout, config, known)
+    groups = groups_of(list(known), config.folds)
+    folds = make_folds({graph.sample: graph.labelled_layers() for graph in graphs}, known, groups)
     for line in absent_of_folds(list(known), config.folds):
         print(f"main_3d  {line}")
-    for line in training.left_out_lines(graphs, known, folds if args.method == "msagnet" else []):
+    for line in left_out_lines(graphs, known, folds if args.method == "msagnet" else []):
         print(f"main_3d  {line}")
 
-    run_layout = runs.choose(layout, args.save_path, args.method)
-    cli.hold(run_layout.root)
-    runs.take(run_layout, layout, args.overwrite, script="main_3d", dataset=config.dataset, method=args.method,
+    run_layout = run_folder.choose(layout, args.save_path, args.method)
+    locks.hold(run_layout.root)
+    run_folder.take(run_layout, layout, args.overwrite, script="main_3d", dataset=config.dataset, method=args.method,
               folds=[asdict(fold) for fold in folds])
     for path in (run_layout.metrics_json, run_layout.splits):
         path.unlink(missing_ok=True)  # nothing old beside new checkpoints
@@ -153,18 +161,18 @@ def run(args: argparse.Namespace) -> int:
 
     inputs = [layout.genes, layout.background, *(path(sample) for sample in sorted(known) for path in (layout.graph_3d, layout.npy_3d, layout.spot_iou))]
     others = {"method": args.method, "reference_width": args.reference_width, "device": device.type, "known_layers": known, "dataset": config.dataset}
-    recipes = [evaluation.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
+    recipes = [runs.fold_recipe(Path(__file__), layout.root, inputs, fold, settings, others) for fold in folds]
     outputs = lambda fold: [run_layout.checkpoint(fold.index)] if args.method in TRAINED else []
-    todo = evaluation.pending(run_layout, folds, recipes, outputs, args.overwrite)
-    processes = {graph.sample: training.fit_process(graph, known[graph.sample]) for graph in graphs if todo and known[graph.sample]}  # seconds each
+    todo = runs.pending(run_layout, folds, recipes, outputs, args.overwrite)
+    processes = {graph.sample: fit_process(graph, known[graph.sample]) for graph in graphs if todo and known[graph.sample]}  # seconds each
     work = lambda fold: run_fold(fold, args.method, args.reference_width, graphs, processes, config, layout, run_layout, settings, device, genes)
-    results = evaluation.run_folds("main_3d", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
+    results = runs.run_folds("main_3d", run_layout, folds, recipes, todo, work, args.num_workers if device.type == "cpu" else 1)
 
     write_json(run_layout.splits, {"method": args.method, "folds": [asdict(fold) for fold in folds],
                                    "kernels": {sample: kernel for result in results for sample, kernel in result["kernels"].items()}})
     recipe = {"method": args.method, "seed": args.seed, "config_sha256": file_digest(run_layout.config), "genes_sha256": file_digest(run_layout.genes),
               "known_layers": known, "target_layers": {name: layers for fold in folds for name, layers in fold.target_layers.items()}}
-    evaluation.finish(run_layout, folds, results, recipe, started, device, len(genes), config.genes_from)
+    runs.finish(run_layout, folds, results, recipe, started, device, len(genes), config.genes_from)
     for sample, layers in refused.items():
         for layer in layers:
             print(f"{sample}/{layer}: its registration was refused: do not trust what is said of this layer; see {layout.quality(sample)}")
@@ -174,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.guarded_training(lambda: run(args))
+    return guarded_training(lambda: run(args))
 
 
 if __name__ == "__main__":

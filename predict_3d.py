@@ -22,8 +22,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from common import cli, options, runs, stale
+from common import cli, jobs, locks, options, run_folder, stale
+from common.device import start_torch
 from common.errors import DataError, LayerError
+from common.exit_codes import guarded
 from common.feature_recipe import check_trained_with
 from common.io import read_csr, read_json, read_pt, read_table, reading, weights_of
 from common.layout import PIPELINE
@@ -76,8 +78,9 @@ def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known, c
     import numpy as np
     import pandas as pd
     from scipy.spatial import cKDTree
-    from data_preprocessing.expression import to_log1p
-    from outputs import finite
+
+    from common.normalisation import to_log1p
+    from evaluation.outputs import finite
     rows = graph.layer.numpy() == layer
     labelled = graph.has_label.numpy()[rows]
     obs = pd.DataFrame({"sample": graph.sample, "layer": layer, "known": known[rows]}, index=graph.barcode[rows].astype(str))
@@ -112,21 +115,23 @@ def whole_sample(layers: list[int], parts: list, uns: dict):
 
 
 def run(args: argparse.Namespace) -> int:
-    context = cli.open_context(args)
+    context = jobs.open_context(args)
     layout, config = context.layout, context.all_samples
-    device = cli.start_torch(0, args.gpu)
+    device = start_torch(0, args.gpu)
     import numpy as np
-    import evaluation
-    import training
-    import training_reference
-    from data_preprocessing.expression import read_genes
+
+    from common.gene_list import read_genes
+    from common.normalisation import NORMALISATION, n_background
     from data_preprocessing_3d.neighbours import registered_frame
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
+    from evaluation.outputs import background_of, check_background, depths
+    from evaluation.scores import floor_predictions
     from models import gp, known_spots
-    from outputs import NORMALISATION, background_of, check_background, depths, n_background
-    run_layout = runs.find(layout, args.save_path, only_3d=True)
+    from training import reference_recipe, three_d
+    from training.process import fit_process, gaussian_process
+    run_layout = run_folder.find(layout, args.save_path, only_3d=True)
     splits = read_json(run_layout.splits, "main_3d.py")
-    cli.hold(run_layout.root)
+    locks.hold(run_layout.root)
     with reading(run_layout.splits, "main_3d.py"):
         method = splits["method"]
         fold_of = {sample: fold["index"] for fold in splits["folds"] for sample in fold["test_samples"]}
@@ -161,18 +166,18 @@ def run(args: argparse.Namespace) -> int:
         if method == "msagnet":
             path = run_layout.checkpoint(index)
             model = network_of(read_checkpoint(path, genes, graph, config), path)
-            predicted = training.predict(model, graph, training.fit_process(graph, known, kernel), known, device, with_sd=True)  # (n_spots, n_genes) each
+            predicted = three_d.predict(model, graph, fit_process(graph, known, kernel), known, device, with_sd=True)  # (n_spots, n_genes) each
             uns["checkpoint_sha256"] = file_digest(path)
         elif method == "reference":
             path = run_layout.checkpoint(index)
-            model, projection = training_reference.from_checkpoint(read_checkpoint(path, genes, graph, config))
-            predicted = {"expression": training_reference.predict(model, graph, graph.in_layers(known), projection)}
+            model, projection = reference_recipe.from_checkpoint(read_checkpoint(path, genes, graph, config))
+            predicted = {"expression": reference_recipe.predict(model, graph, graph.in_layers(known), projection)}
             uns["checkpoint_sha256"] = file_digest(path)
         elif method == "gp":
-            predicted = training.gaussian_process(graph, training.fit_process(graph, known, kernel), with_sd=True)
+            predicted = gaussian_process(graph, fit_process(graph, known, kernel), with_sd=True)
         else:
             iou = read_csr(layout.spot_iou(graph.sample), "1_get_iou.py")
-            predicted = {"expression": evaluation.floor_predictions(graph, known, iou)[method]}
+            predicted = {"expression": floor_predictions(graph, known, iou)[method]}
         given = graph.in_layers(known).numpy()
         used = known_spots.used(graph, given) if method in ("msagnet", "gp") else given
         uns |= {"known_spots": int(given.sum()), "known_spots_used": int(used.sum())}
@@ -182,10 +187,10 @@ def run(args: argparse.Namespace) -> int:
         parts = [layer_anndata(graph, layer, predicted, genes, used, config, pixel_um, depth, n_other, uns | {"registration_accepted": layer not in refused})
                  for layer in layers]
         for layer, adata in zip(layers, parts):
-            runs.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
+            run_folder.write_prediction(run_layout, graph.sample, run_layout.imputed(graph.sample, layer), adata)
         if parts:
             whole = whole_sample(layers, parts, uns)
-            runs.write_prediction(run_layout, graph.sample, run_layout.imputed_sample(graph.sample), whole)
+            run_folder.write_prediction(run_layout, graph.sample, run_layout.imputed_sample(graph.sample), whole)
         print(f"predict_3d  {graph.sample}: layers {', '.join(map(str, layers)) or 'none of those chosen'} -> {run_layout.root}")
         return True
 
@@ -202,7 +207,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.guarded(lambda: run(args))
+    return guarded(lambda: run(args))
 
 
 if __name__ == "__main__":

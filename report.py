@@ -16,8 +16,9 @@ from collections.abc import Callable
 from html import escape
 from importlib import resources
 
-from common import cli, runs
+from common import cli, jobs, run_folder
 from common.errors import DataError, LayerError
+from common.exit_codes import guarded
 from common.io import atomic_path
 
 MAPS_HELP = """<p>Each gene has one colour scale for all sections. Measurements are noisy, predictions are smoother: compare patterns, not
@@ -86,15 +87,15 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def work() -> int:
-        context = cli.open_context(args)
+        context = jobs.open_context(args)
         from report_parts.gather import read_run
-        run_layout = runs.find(context.layout, args.save_path)
+        run_layout = run_folder.find(context.layout, args.save_path)
         text = page(read_run(context, run_layout), args.genes)
         with atomic_path(run_layout.report) as temporary:
             temporary.write_text(text, encoding="utf-8")
         print(run_layout.report)
         return 0
-    return cli.guarded(work)
+    return guarded(work)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ Outcomes
 
     python benchmarks/faults.py --part mutate --work_path /dev/shm/faults --n 30
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import importlib

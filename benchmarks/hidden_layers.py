@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from common.config import load_config, save_config
 from common.errors import DataError
 from common.layout import Layout, background_beside
-from data_preprocessing.expression import depth_of
+from common.normalisation import depth_of
 
 MADE_HERE = ".made_by_the_benchmark_hidden"  # the folder is deleted when it is made again
 QUARTERS = ("most confident quarter", "least confident quarter")

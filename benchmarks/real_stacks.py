@@ -17,7 +17,9 @@ Others are made again, with their dataset root and their run.
 
     python benchmarks/real_stacks.py --part stacks --raw_path ../data --work_path ../stacks --n_seeds 5
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import hashlib
@@ -33,12 +35,14 @@ import pandas as pd
 from scipy.stats import norm
 
 from benchmarks import hidden_layers
-from common import cli, stale
+from common import cli, jobs, stale
 from common.config import load_config
+from common.device import start_torch
+from common.exit_codes import guarded
 from common.io import atomic_path, read_h5ad, read_json, read_table, write_table
 from common.layout import PIPELINE, REPOSITORY, Layout, RunLayout, script_of
 from common.recipe import code_digest, file_digest
-from models.metrics import layer_metrics, pooled_metrics
+from evaluation.metrics import layer_metrics, pooled_metrics
 
 STACKS = {  # name: raw folder, Snakemake's settings, sample, known layer, target layers
     "HER2-C": ("her2st", ["samples=C", "layers=2,3,4"], "C", 2, (3, 4)),
@@ -94,7 +98,7 @@ def root_of(stack: str, raw_path: Path, work_path: Path) -> Path:
 
 def is_current(root: Path) -> bool:
     """True if every recipe of the root is that of now, the code too."""
-    context = cli.open_context(cli.make_parser(__doc__, done=False).parse_args(["--root_path", str(root)]))
+    context = jobs.open_context(cli.make_parser(__doc__, done=False).parse_args(["--root_path", str(root)]))
     verdicts, _ = stale.verdicts_of(context, PIPELINE)
     return not any(one.changes or one.other_code for one in verdicts)
 
@@ -198,9 +202,11 @@ def her2_config(raw: Path):
 def counts_graph(raw: Path, sample: str):
     """A sample without images: labels, and array positions of every layer about their centroid, in pitches."""
     import torch
-    from data_preprocessing.expression import columns_of, layer_mean, normalise, ranked, shared_genes
+
+    from common.normalisation import normalise
+    from data_preprocessing.expression import columns_of, layer_mean, ranked, shared_genes
     from data_preprocessing.readers import her2st
-    from dataloader import SampleGraph
+    from models.sample import SampleGraph
     config = her2_config(raw)
     layers = config.samples[sample].layers
     read = [her2st.read_layer(raw, config, sample, layer) for layer in layers]
@@ -225,27 +231,29 @@ def counts_graph(raw: Path, sample: str):
 
 def run_counts(args: argparse.Namespace, sample: str, seed: int) -> list[dict]:
     """One sample without images: MSAGNet (no levels: there are no patches), and with the first seed the floors and the Gaussian process."""
-    import evaluation
-    import training
-    from models import baselines, metrics
-    device = cli.start_torch(seed, "cpu")
+    from evaluation import baselines, metrics
+    from evaluation.scores import score_layers
+    from training import three_d
+    from training.process import fit_process, gaussian_process
+    from training.settings import Settings
+    device = start_torch(seed, "cpu")
     warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
     graph = counts_graph(Path(args.raw_path) / "her2st", sample)
     known, *targets = graph.labelled_layers()
-    process = training.fit_process(graph, [known])
+    process = fit_process(graph, [known])
     started = time.perf_counter()
-    model = training.train([graph], {sample: graph.in_layers([known])}, {sample: process}, training.Settings(seed=seed, without=("levels",)), device)
+    model = three_d.train([graph], {sample: graph.in_layers([known])}, {sample: process}, Settings(seed=seed, without=("levels",)), device)
     seconds = time.perf_counter() - started
-    predictions = {"msagnet": training.predict(model, graph, process, [known], device)["expression"]}
+    predictions = {"msagnet": three_d.predict(model, graph, process, [known], device)["expression"]}
     if seed == 0:
         rows = graph.in_layers([known]).numpy()
         label, position = graph.label.numpy()[rows], graph.position.numpy()
         predictions = {"mean": baselines.mean(label, graph.n_spots), "nearest": baselines.nearest(label, position[rows], position),
-                       "kernel": baselines.kernel(label, position[rows], position), "gp": training.gaussian_process(graph, process)["expression"],
+                       "kernel": baselines.kernel(label, position[rows], position), "gp": gaussian_process(graph, process)["expression"],
                        **predictions}
     n_spots = {f"{sample}/{layer}": int(graph.in_layers([layer]).sum()) for layer in targets}
     return [{"stack": f"HER2-{sample}, counts", "seed": seed, "without": "", "method": method, **metrics.pooled_metrics(layers, n_spots),
-             **({"seconds": seconds} if method == "msagnet" else {})} for method, layers in evaluation.score_layers(graph, targets, predictions).items()]
+             **({"seconds": seconds} if method == "msagnet" else {})} for method, layers in score_layers(graph, targets, predictions).items()]
 
 
 def cases_of(args: argparse.Namespace) -> list[tuple[str, int, str, Callable[[], list[dict]]]]:
@@ -320,7 +328,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.guarded(lambda: run(args))
+    return guarded(lambda: run(args))
 
 
 if __name__ == "__main__":

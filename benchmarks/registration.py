@@ -16,7 +16,9 @@ Finished cases are kept: a run that was stopped goes on where it stood, unless t
 
     python benchmarks/registration.py --part a --raw_path ../data --num_workers 2
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import time
@@ -27,15 +29,16 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.cli import guarded, map_workers
 from common.config import load_config
 from common.errors import DataError
+from common.exit_codes import guarded
 from common.geometry import section_geometry
 from common.io import atomic_path, read_json, read_picture, read_table, write_table
 from common.layout import REPOSITORY, Layout
 from common.options import positive_int
 from common.recipe import code_digest
 from common.slide import open_slide
+from common.workers import map_workers
 from data_preprocessing.stain import colours
 from data_preprocessing.tissue import background_colour, tissue_mask
 from registration.sections import Section, make_views

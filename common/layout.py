@@ -249,7 +249,7 @@ class RunLayout:
 
     @property
     def identity(self) -> Path:
-        """Whose result the folder holds (common/runs.py)."""
+        """Whose result the folder holds (common/run_folder.py)."""
         return self.root / "run.json"
 
     def files(self) -> tuple[Path, ...]:

@@ -14,12 +14,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 
-from common.cli import Context, Job, first_failure
 from common.config import Config
 from common.errors import DataError, LayerError
+from common.jobs import Context, Job
 from common.layout import PIPELINE, REPOSITORY, SCRIPTS, Layout, RunLayout, script_of
 from common.recipe import code_digest, file_digest, make_recipe, stored_recipe
-from common.runs import identity_of
+from common.run_folder import identity_of
+from common.status import first_failure
 
 CONVERT = "0_1_convert_raw"
 NO_RECIPE = "no recipe of the files that are there"

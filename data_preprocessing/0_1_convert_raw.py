@@ -19,7 +19,9 @@ Spots and counts are intersected; the line of a layer says how many of each were
     python data_preprocessing/0_1_convert_raw.py --format her2st --raw_path her2st --root_path data/her2st --sample C --layer 2 --layer 3
     python data_preprocessing/0_1_convert_raw.py --format visium --raw_path DIR --root_path data/mine
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import os
@@ -27,18 +29,34 @@ import shutil
 from collections.abc import Container
 from types import ModuleType
 
-from common import cli
-from common.config import absent_of_folds, Config, load_config, resolve, SampleConfig
+from common import cli, jobs, locks
+from common.config import Config, SampleConfig, absent_of_folds, load_config, resolve
 from common.errors import DataError, LayerError
-from common.geometry import agreed, check_scale, config_sources, image_sources, no_source, pitches_of, spot_sources, stated_geometry
+from common.exit_codes import guarded
+from common.geometry import (
+    agreed,
+    check_scale,
+    config_sources,
+    image_sources,
+    no_source,
+    pitches_of,
+    spot_sources,
+    stated_geometry,
+)
 from common.io import write_h5ad, write_picture, write_table
 from common.layout import REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
 from common.slide import stated_pixel_size_um
+from common.status import read_status, set_status
 from common.written import Written, content
 from data_preprocessing import archive
-from data_preprocessing.listing import (well_named, with_earlier, with_layers_of_both, with_sources_of,
-                                        with_sources_of_a_person)
+from data_preprocessing.listing import (
+    well_named,
+    with_earlier,
+    with_layers_of_both,
+    with_sources_of,
+    with_sources_of_a_person,
+)
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
 STEP = "0_1_convert_raw"
@@ -55,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.guarded(lambda: convert(args))
+    return guarded(lambda: convert(args))
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -64,15 +82,15 @@ def convert(args: argparse.Namespace) -> int:
     if context.config.raw_format == "asign":
         return convert_archive(context, raw)
     units = [(sample, layer) for sample in sorted(context.config.samples) for layer in context.config.layers_of(sample)]
-    code = cli.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, raw, *unit, bad.get(unit)))
+    code = jobs.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, raw, *unit, bad.get(unit)))
     for sample, layer in units:
         name = f"{sample}/{layer}"
-        if context.layout.image(sample, layer) is None and cli.read_status(context.layout)[name][STEP] == "ok":
-            cli.set_status(context.layout, STEP, name, "no image")
+        if context.layout.image(sample, layer) is None and read_status(context.layout)[name][STEP] == "ok":
+            set_status(context.layout, STEP, name, "no image")
     return code
 
 
-def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[str, int], LayerError]]:
+def open_raw(args: argparse.Namespace) -> tuple[jobs.Context, Path, dict[tuple[str, int], LayerError]]:
     """Check config and raw folder, create the root and its dataset.yaml: (context, raw folder, bad layers). Raises DataError."""
     if not (args.format or args.config):
         raise DataError("command line", "neither --format nor --config", "one of them", f"add --format {'|'.join(sorted(READERS))}")
@@ -105,13 +123,13 @@ def open_raw(args: argparse.Namespace) -> tuple[cli.Context, Path, dict[tuple[st
     new = resolve(without_the_unlisted(whole), layout, file)
     new = with_sources_of(new, of_raw, *earlier).model_copy(update={"raw_format": form, "raw_path": str(raw)})
     chosen = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers]
-    cli.hold(layout.root / "imgs")
+    locks.hold(layout.root / "imgs")
     now = write_merged(layout, STEP, new, file, chosen if args.sample or args.layer else [])
     by_layer = listed if form == "asign" else restricted  # of an archive whole samples
     converted = with_layers_of_both(now, by_layer, restricted)
     converted = converted.model_copy(update={"n_genes": new.n_genes})  # an archive: those of its labels
     say_what_is_what(converted, bad)
-    return cli.Context(converted, layout, args, now), raw, bad
+    return jobs.Context(converted, layout, args, now), raw, bad
 
 
 def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
@@ -203,7 +221,7 @@ def without_the_unlisted(config: Config) -> Config:
     return config.model_copy(update={"samples": samples, "folds": folds})
 
 
-def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: LayerError | None = None) -> cli.Job:
+def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: LayerError | None = None) -> jobs.Job:
     """The conversion of one layer. Raises what is already known to be wrong with it."""
     if wrong is not None:
         raise wrong
@@ -232,22 +250,22 @@ def layer_job(context: cli.Context, raw: Path, sample: str, layer: int, wrong: L
             make_the_only_image(layout, sample, layer, outputs["image"], written)
         return summary(found)
 
-    return cli.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
+    return jobs.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
                    settings={"format": config.raw_format, "copy": context.args.copy})
 
 
-def convert_archive(context: cli.Context, raw: Path) -> int:
+def convert_archive(context: jobs.Context, raw: Path) -> int:
     """Convert processed archives, a sample at a time. Raises DataError; returns the exit code."""
     layout, config, samples = context.layout, context.config, sorted(context.config.samples)
     archive.write_genes(layout, config, config.n_genes)
 
-    def sample_job(sample: str) -> cli.Job:
+    def sample_job(sample: str) -> jobs.Job:
         names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
         pictures = [len(list(asign.picture_folder(raw, name).glob("*.png"))) for name in names.values()]  # how many: there are too many to read
-        return cli.Job(sample, None, [layout.genes, *asign.sample_files(raw, sample)], archive.outputs(layout, config, raw, sample),
+        return jobs.Job(sample, None, [layout.genes, *asign.sample_files(raw, sample)], archive.outputs(layout, config, raw, sample),
                        lambda: archive.write_sample(raw, layout, config, sample),
                        {"format": "asign", "pitch_px": config.pitch_px, "layers": names, "pictures": pictures})
-    return cli.run_jobs(STEP, __file__, context, [(sample, None) for sample in samples], lambda unit: sample_job(unit[0]))
+    return jobs.run_jobs(STEP, __file__, context, [(sample, None) for sample in samples], lambda unit: sample_job(unit[0]))
 
 
 def place_image(source: Path, target: Path, copy: bool, written: Written) -> None:

@@ -17,13 +17,15 @@ is written all the same. Source: own (data_preprocessing/tissue.py, data_preproc
 
     python data_preprocessing/0_2_tissue_mask.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 import numpy as np
 
-from common import cli
+from common import cli, jobs
 from common.errors import LayerError
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
@@ -38,7 +40,7 @@ STEP = "0_2_tissue_mask"
 MAX_SIDE_PX = 2048
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """Overview of one layer. If it is left out, no overview of an earlier run stays."""
     layout, refuse, um_per_px = context.layout, context.config.refuse_flipped_spots, None
     if layout.image(sample, layer) is not None:
@@ -54,7 +56,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
             for path in (layout.thumbnail(sample, layer), layout.thumbnail_info(sample, layer)):
                 path.unlink(missing_ok=True)
             raise
-    return cli.Job(sample, layer, inputs, outputs, work, {"refuse_flipped_spots": refuse, "um_per_px": um_per_px})
+    return jobs.Job(sample, layer, inputs, outputs, work, {"refuse_flipped_spots": refuse, "um_per_px": um_per_px})
 
 
 def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
@@ -111,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ Source: own (data_preprocessing/grid.py).
 
     python data_preprocessing/0_3_spot_grid.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 import numpy as np
 
-from common import cli
+from common import cli, jobs
 from common.errors import LayerError
 from common.geometry import Geometry, check_lattice
 from common.io import read_json, read_picture, write_picture, write_table
@@ -31,11 +33,11 @@ STEP = "0_3_spot_grid"
 MADE_BY = "0_2_tissue_mask.py"
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The spots of one layer. If it is left out, no spots of an earlier run stay."""
     layout, config = context.layout, context.config
     if is_measured(layout, sample, layer):
-        return cli.Job(sample, layer, [], [], lambda: "measured, its spots stay as they are")
+        return jobs.Job(sample, layer, [], [], lambda: "measured, its spots stay as they are")
     inputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.thumbnail_info(sample, layer)]
     outputs = [layout.location(sample, layer), layout.grid_picture(sample, layer)]
     geometry, pitch_um = context.geometry(sample, layer), config.grid_pitch_um or config.pitch_um
@@ -47,7 +49,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
             written_by_us(layout, sample, layer).remove([layout.location(sample, layer)])
             layout.grid_picture(sample, layer).unlink(missing_ok=True)
             raise
-    return cli.Job(sample, layer, inputs, outputs, work, {"array": config.array, "pitch_px": geometry.px_of(pitch_um)})
+    return jobs.Job(sample, layer, inputs, outputs, work, {"array": config.array, "pitch_px": geometry.px_of(pitch_um)})
 
 
 def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
@@ -78,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,19 @@ The same seed gives the same bytes, whatever --num_workers. Source: made up; siz
 
     python data_preprocessing/0_make_demo.py --root_path demo_data --seed 0
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from dataclasses import dataclass
 
 import numpy as np
 
-from common import cli
+from common import cli, jobs, locks
 from common.config import Config, SampleConfig, load_config, resolve
 from common.errors import DataError
+from common.exit_codes import guarded
 from common.geometry import check_scale, dataset_geometry
 from common.io import atomic_path, write_h5ad, write_npz, write_table
 from common.layout import REPOSITORY, Layout
@@ -300,7 +303,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.guarded(lambda: make_demo(args))
+    return guarded(lambda: make_demo(args))
 
 
 def make_demo(args: argparse.Namespace) -> int:
@@ -319,15 +322,15 @@ def make_demo(args: argparse.Namespace) -> int:
     names = [chr(ord("A") + k) for k in range(args.n_samples)]
     folds = [fold for fold in ([name for name in fold if name in names] for fold in config.folds or []) if fold]
     samples = {name: SampleConfig(layers=list(range(1, args.n_layers + 1))) for name in names}
-    cli.hold(layout.root / "imgs")
+    locks.hold(layout.root / "imgs")
     config = resolve(config.model_copy(update={"samples": samples, "folds": folds if len(folds) > 1 else None}), layout, file)
     write_merged(layout, STEP, config, file)  # what is drawn goes by the options and --config alone
-    context = cli.Context(config, layout, args, config)
+    context = jobs.Context(config, layout, args, config)
     units = [(sample, layer) for sample in names for layer in config.layers_of(sample)]
-    return cli.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, *unit))
+    return jobs.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, *unit))
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The making of one layer."""
     config, layout, args, geometry = context.config, context.layout, context.args, dataset_geometry(context.config)
     outputs = [layout.new_image(sample, layer, ".tiff"), layout.truth(sample, layer, ".npz"), layout.truth(sample, layer, ".h5ad")]
@@ -335,7 +338,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         outputs += [layout.location(sample, layer), layout.counts(sample, layer)]
     settings = {"format": FORMAT, "seed": args.seed, "size_px": args.size_px, "layers": config.layers_of(sample),
                 "pitch_px": geometry.pitch_px, "um_per_px": geometry.um_per_px, "section_thickness_um": config.section_thickness_um}
-    return cli.Job(sample, layer, inputs=[], outputs=outputs, settings=settings,
+    return jobs.Job(sample, layer, inputs=[], outputs=outputs, settings=settings,
                    work=lambda: make_layer(config, layout, args.seed, args.size_px, sample, layer))
 
 

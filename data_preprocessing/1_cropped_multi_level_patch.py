@@ -11,7 +11,9 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/1_cropped_multi_level_patch.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from common import cli
+from common import cli, jobs
 from common.errors import LayerError
 from common.io import read_location, write_patches, write_table
 from common.layout import SIZES
@@ -40,7 +42,7 @@ def count_inside(location: pd.DataFrame, slide_px: tuple[int, int]) -> int:
     return int((location["pixel_x"].between(0, slide_px[0]) & location["pixel_y"].between(0, slide_px[1])).sum())
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The patches of one layer."""
     layout, geometry = context.layout, context.geometry(sample, layer)
     image = layout.image(sample, layer) or layout.new_image(sample, layer, ".jpg")
@@ -62,7 +64,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         beyond = f", {len(location) - n_inside} spots beyond the slide" if n_inside < len(location) else ""
         return ", ".join(f"{len(table)} of {size} px" for size, table in tables.items()) + beyond
 
-    return cli.Job(sample, layer, inputs=[image, spots], outputs=outputs, work=work, settings={"window_px": window_px})
+    return jobs.Job(sample, layer, inputs=[image, spots], outputs=outputs, work=work, settings={"window_px": window_px})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,23 @@ A spot belongs to the grid cell its centre lies in. Source: Zhu et al., CVPR 202
 
     python data_preprocessing/2_find_512_pair.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
-from common import cli
+from common import cli, jobs
 from data_preprocessing.patches import REGION, pair_level
 
 STEP = "2_find_512_pair"
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The spots of each region of one layer."""
     layout = context.layout
     inputs = [layout.location(sample, layer), layout.patches_csv(REGION, sample, layer)]
-    return cli.Job(sample, layer, inputs, [layout.region_pairs_csv(sample, layer)], lambda: pair_level(layout, REGION, sample, layer))
+    return jobs.Job(sample, layer, inputs, [layout.region_pairs_csv(sample, layer)], lambda: pair_level(layout, REGION, sample, layer))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

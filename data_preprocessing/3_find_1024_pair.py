@@ -9,21 +9,23 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/3_find_1024_pair.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
-from common import cli
+from common import cli, jobs
 from data_preprocessing.patches import GLOBAL, REGION, pair_level
 
 STEP = "3_find_1024_pair"
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The regions of each global patch of one layer."""
     layout = context.layout
     inputs = [layout.patches_csv(REGION, sample, layer), layout.patches_csv(GLOBAL, sample, layer)]
-    return cli.Job(sample, layer, inputs, [layout.global_pairs_csv(sample, layer)], lambda: pair_level(layout, GLOBAL, sample, layer))
+    return jobs.Job(sample, layer, inputs, [layout.global_pairs_csv(sample, layer)], lambda: pair_level(layout, GLOBAL, sample, layer))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,23 @@ Source: Zhu et al., CVPR 2025 (backbone).
 
     python data_preprocessing/4_feature_extraction.py --root_path data/her2st --num_workers 2
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from functools import lru_cache
 
 import numpy as np
 
-from common import cli
+from common import cli, jobs
 from common.config import Config
+from common.device import choose_device, keep_freed_memory
 from common.geometry import SPOT_WINDOW_PX, Geometry
 from common.io import open_patches, write_features
 from common.layout import SIZES
 from common.slide import Slide, open_slide
+from common.workers import n_cores
 from data_preprocessing import stain
 from data_preprocessing.backbone import Backbone, Windows, extract, load_backbone
 
@@ -42,13 +46,13 @@ def open_backbone(name: str, weights: str | None, gpu: str | None, workers: int)
     Raises DataError.
     """
     import torch
-    cli.keep_freed_memory()
+    keep_freed_memory()
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    device = cli.choose_device(gpu)
-    return load_backbone(name, weights, device, max(1, cli.n_cores() // workers) if device.type == "cpu" else 1)
+    device = choose_device(gpu)
+    return load_backbone(name, weights, device, max(1, n_cores() // workers) if device.type == "cpu" else 1)
 
 
 def feature_sets(config: Config, geometry: Geometry, size: int, img, centre: np.ndarray, slide: Slide | None,
@@ -70,7 +74,7 @@ def feature_sets(config: Config, geometry: Geometry, size: int, img, centre: np.
     return sets, about
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The features of one layer's patches."""
     layout, config, args, geometry = context.layout, context.config, context.args, context.geometry(sample, layer)
     weights = [Path(config.backbone_weights)] if config.backbone_weights else []
@@ -91,7 +95,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
 
     settings = {"features": sorted(config.features), "backbone": config.backbone, "window_px": {size: geometry.window_px(size) for size in SIZES},
                 "spot_window_um": geometry.window_um(SPOT_WINDOW_PX)}
-    return cli.Job(sample, layer, inputs=[layout.patches(size, sample, layer) for size in SIZES] + weights + ([image] if looks_around else []),
+    return jobs.Job(sample, layer, inputs=[layout.patches(size, sample, layer) for size in SIZES] + weights + ([image] if looks_around else []),
                    outputs=[layout.features(size, sample, layer) for size in SIZES], work=work, settings=settings)
 
 
@@ -103,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ Source: Zhu et al., CVPR 2025 (250 genes of highest mean).
 
     python data_preprocessing/5_1_find_high_expression.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataclasses import dataclass
@@ -22,20 +24,23 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from common import cli, io
+from common import cli, io, jobs
 from common.errors import DataError, LayerError
+from common.gene_list import read_background, read_gene_list
+from common.known_layers import known_layers
 from common.layout import background_beside
+from common.status import set_status
 from data_preprocessing import expression
 
 STEP = "5_1_find_high_expression"
 N_NAMED = 5  # genes left out that are named
 
 
-def layers_to_read(context: cli.Context) -> list[tuple[str, int]]:
+def layers_to_read(context: jobs.Context) -> list[tuple[str, int]]:
     """(sample, layer) of every layer whose counts take part in the choice. Raises DataError if there is none."""
     config, layout = context.config, context.layout
     if config.genes_from == "known":
-        units = [(sample, layer) for sample in sorted(config.samples) for layer in expression.known_layers(config, layout, sample)]
+        units = [(sample, layer) for sample in sorted(config.samples) for layer in known_layers(config, layout, sample)]
     else:
         units = [(sample, layer) for sample in sorted(config.samples) for layer in config.layers_of(sample)]
     units = [unit for unit in units if layout.counts(*unit).is_file()]
@@ -45,7 +50,7 @@ def layers_to_read(context: cli.Context) -> list[tuple[str, int]]:
     return units
 
 
-def read_layers(context: cli.Context, units: list[tuple[str, int]]) -> dict[tuple[str, int], object]:
+def read_layers(context: jobs.Context, units: list[tuple[str, int]]) -> dict[tuple[str, int], object]:
     """Counts of the layers; one that cannot be read is reported and left out. Raises DataError if none is left."""
     layers = {}
     for sample, layer in units:
@@ -54,10 +59,10 @@ def read_layers(context: cli.Context, units: list[tuple[str, int]]) -> dict[tupl
             adata = io.read_h5ad(path, "0_1_convert_raw.py")
             expression.check_counts(adata, path)
         except LayerError as error:
-            cli.set_status(context.layout, STEP, f"{sample}/{layer}", f"left out: {error}")
+            set_status(context.layout, STEP, f"{sample}/{layer}", f"left out: {error}")
             print(f"{STEP}  {sample}/{layer}: left out: {error}", file=sys.stderr)
             continue
-        cli.set_status(context.layout, STEP, f"{sample}/{layer}", "ok")
+        set_status(context.layout, STEP, f"{sample}/{layer}", "ok")
         layers[sample, layer] = adata
     if not layers:
         raise DataError(context.layout.root, "counts that cannot be read", "counts/<sample>/<layer>.h5ad", "run 0_1_convert_raw.py again")
@@ -90,14 +95,14 @@ def choose_genes(layers: dict, config) -> Choice:
         chosen_by, table = "hvg_seurat", ranking[ranking["gene"].isin(variable)]
     else:
         file = Path(config.genes)
-        listed = expression.read_gene_list(file)
+        listed = read_gene_list(file)
         chosen_by, table = f"file:{file.name}", ranking[ranking["gene"].isin(listed)]
         left_out = [gene for gene in listed if gene not in set(eligible)]
         if table.empty:
             raise DataError(file, f"none of its {len(listed)} genes in all {len(layers)} layers", "gene names as in the counts",
                             f"write names like {eligible[0]}")
         if background_beside(file).is_file():
-            background = expression.read_background(background_beside(file))
+            background = read_background(background_beside(file))
     table = with_rank(table).assign(chosen_by=chosen_by, genes_from=config.genes_from, n_layers=len(layers))
     return Choice(table, with_rank(background), len(shared), left_out)
 
@@ -118,9 +123,9 @@ def demand_enough(table: pd.DataFrame, config) -> None:
 
 def unmeasured_genes(file: Path) -> Choice:
     """The list as it is, where nothing was measured; its background is the one beside it, else the list itself."""
-    genes = expression.read_gene_list(file)
+    genes = read_gene_list(file)
     table, beside = with_rank(pd.DataFrame({"gene": genes, "mean": 0.0})), background_beside(file)
-    background = expression.read_background(beside) if beside.is_file() else table
+    background = read_background(beside) if beside.is_file() else table
     table = table.assign(chosen_by=f"file:{file.name}", genes_from="list", n_layers=0)
     return Choice(table, with_rank(background), 0, [])
 
@@ -136,7 +141,7 @@ def left_out_line(names: list[str]) -> str:
     return f"; {len(names)} of the list left out, not in every layer or excluded: {shown}" if names else ""
 
 
-def dataset_job(context: cli.Context) -> cli.Job:
+def dataset_job(context: jobs.Context) -> jobs.Job:
     config, layout = context.config, context.layout
     units = layers_to_read(context)
     inputs = [layout.counts(*unit) for unit in units]
@@ -159,7 +164,7 @@ def dataset_job(context: cli.Context) -> cli.Job:
                 f"background of {len(choice.background)} genes{left_out_line(choice.left_out)}")
 
     settings = config.model_dump(include={"genes", "n_genes", "exclude_prefixes", "genes_from"})
-    return cli.Job(None, None, inputs, [layout.genes, layout.background], work, settings)
+    return jobs.Job(None, None, inputs, [layout.genes, layout.background], work, settings)
 
 
 def build_parser():
@@ -168,7 +173,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_dataset(STEP, __file__, args, dataset_job)
+    return jobs.run_dataset(STEP, __file__, args, dataset_job)
 
 
 if __name__ == "__main__":

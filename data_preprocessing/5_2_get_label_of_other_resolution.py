@@ -12,14 +12,17 @@ Source: Zhu et al., CVPR 2025 (multi-level labels).
 
     python data_preprocessing/5_2_get_label_of_other_resolution.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pandas as pd
 
-from common import cli, io
+from common import cli, io, jobs
 from common.errors import LayerError
+from common.gene_list import read_background, read_genes
 from common.layout import SIZES
 from data_preprocessing import expression
 from data_preprocessing.patches import read_patch_table
@@ -41,18 +44,18 @@ def count_members(counts, of_background: np.ndarray, n_background: int, owner: n
                            var=pd.DataFrame(index=genes))
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     layout, config = context.layout, context.config
     counts_file = layout.counts(sample, layer)
     if not counts_file.is_file():
-        return cli.Job(sample, layer, [counts_file], [], lambda: "no counts, so no labels")
+        return jobs.Job(sample, layer, [counts_file], [], lambda: "no counts, so no labels")
     inputs = [layout.genes, layout.background, counts_file, layout.location(sample, layer),
               layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
     outputs = [layout.member_counts(size, sample, layer) for size in SIZES]
 
     def work() -> str:
-        genes = expression.read_genes(layout)
-        background = expression.read_background(layout.background)["gene"].tolist()
+        genes = read_genes(layout)
+        background = read_background(layout.background)["gene"].tolist()
         adata = io.read_h5ad(counts_file, "0_1_convert_raw.py")
         expression.check_counts(adata, counts_file)
         location = io.read_location(layout.location(sample, layer))
@@ -78,7 +81,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         patches = f"{len(owners[512][1])} regions, {len(owners[1024][1])} globals"
         return f"{len(barcodes)} of {len(location)} spots have counts, {patches}{absent}"
 
-    return cli.Job(sample, layer, inputs, outputs, work)
+    return jobs.Job(sample, layer, inputs, outputs, work)
 
 
 def build_parser():
@@ -87,7 +90,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,24 @@ Source: ST-Net (He et al. 2020), as in Zhu et al., CVPR 2025.
 
     python data_preprocessing/5_3_normalization.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import cli, io
+from common import cli, io, jobs
 from common.errors import LayerError
 from common.layout import SIZES
-from data_preprocessing.expression import normalise
+from common.normalisation import normalise
 
 STEP = "5_3_normalization"
 MADE_BY = "5_2_get_label_of_other_resolution.py"
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     layout = context.layout
     if not layout.counts(sample, layer).is_file():
-        return cli.Job(sample, layer, [layout.counts(sample, layer)], [], lambda: "no counts, so no labels")
+        return jobs.Job(sample, layer, [layout.counts(sample, layer)], [], lambda: "no counts, so no labels")
     inputs = [layout.member_counts(size, sample, layer) for size in SIZES]
     outputs = [layout.expression(size, sample, layer) for size in SIZES]
 
@@ -39,7 +41,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
             rows.append(adata.n_obs)
         return f"{rows[0]} spots, {rows[1]} regions, {rows[2]} globals x {adata.n_vars} genes"
 
-    return cli.Job(sample, layer, inputs, outputs, work)
+    return jobs.Job(sample, layer, inputs, outputs, work)
 
 
 def build_parser():
@@ -48,7 +50,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

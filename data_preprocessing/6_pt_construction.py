@@ -16,14 +16,17 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/6_pt_construction.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from common import cli, io
+from common import cli, io, jobs
 from common.errors import LayerError
 from common.feature_recipe import FeatureRecipe, difference, read_feature_recipe
+from common.gene_list import read_genes
 from data_preprocessing import expression
 from data_preprocessing.graph import build_graph
 from data_preprocessing.patches import read_patch_table
@@ -57,7 +60,7 @@ def recipe_of_levels(layout, sample: str, layer: int) -> FeatureRecipe:
     return of_spots
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     layout, pitch_px = context.layout, context.geometry(sample, layer).pitch_px
     target = layout.graph(sample, layer)
     inputs = [layout.genes, layout.location(sample, layer), layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
@@ -65,7 +68,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
     inputs.append(layout.features(224, sample, layer))
 
     def work() -> str:
-        genes = expression.read_genes(layout)
+        genes = read_genes(layout)
         location = io.read_location(layout.location(sample, layer))
         levels = {level: read_level(layout, size, sample, layer, genes) for level, size in (("region", 512), ("global", 1024))}
         owners = expression.read_memberships(layout, sample, layer, location)
@@ -76,7 +79,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         sizes = [f"{len(graph[level]['pos'])} {level}s with {graph[level, 'near', level]['edge_index'].shape[1]} edges" for level in ("spot", *levels)]
         return f"{', '.join(sizes)}; {int(graph['region']['has_label'].sum())} regions labelled"
 
-    return cli.Job(sample, layer, inputs, [target], work,
+    return jobs.Job(sample, layer, inputs, [target], work,
                    {"pitch_px": pitch_px, "has_counts": layout.counts(sample, layer).is_file()})
 
 
@@ -86,7 +89,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

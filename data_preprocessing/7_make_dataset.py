@@ -10,13 +10,16 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing/7_make_dataset.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from common import cli, io
+from common import cli, io, jobs
 from common.errors import LayerError
+from common.gene_list import read_genes
 from data_preprocessing import expression
 from data_preprocessing.records import spot_records
 
@@ -37,14 +40,14 @@ def read_labels(layout, sample: str, layer: int, barcodes: list[str], genes: lis
     return label, has_label
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     layout = context.layout
     target = layout.npy(sample, layer)
     inputs = [layout.genes, layout.location(sample, layer), layout.features(224, sample, layer), layout.region_pairs_csv(sample, layer),
               layout.global_pairs_csv(sample, layer), layout.expression(224, sample, layer)]
 
     def work() -> str:
-        genes = expression.read_genes(layout)
+        genes = read_genes(layout)
         location = io.read_location(layout.location(sample, layer))
         barcodes = location["barcode"].tolist()
         feature = expression.read_feature(layout.features(224, sample, layer), barcodes)  # (n_spots, D)
@@ -54,7 +57,7 @@ def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
         io.write_npy(target, records)
         return f"{len(records)} spots, {int(has_label.sum())} with a label, feature width {feature.shape[1]}, {len(genes)} genes"
 
-    return cli.Job(sample, layer, inputs, [target], work, {"has_counts": layout.counts(sample, layer).is_file()})
+    return jobs.Job(sample, layer, inputs, [target], work, {"has_counts": layout.counts(sample, layer).is_file()})
 
 
 def build_parser():
@@ -63,7 +66,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ import pandas as pd
 
 from common.config import Config
 from common.errors import DataError, LayerError
+from common.gene_list import read_gene_list, read_genes
 from common.geometry import REFERENCE_PITCH_PX, dataset_geometry
 from common.io import write_csr, write_json, write_npy, write_patches, write_pt, write_table
 from common.layout import Layout
-from data_preprocessing.expression import read_gene_list, read_genes
 from data_preprocessing.graph import build_graph
 from data_preprocessing.readers import spot_pitch_px
 from data_preprocessing.readers.asign import ArchiveLayer, Stack, picture_folder, read_layers, read_weights, stack_file
-from data_preprocessing.records import spot_records, stack_records
+from data_preprocessing.records import spot_records
+from data_preprocessing_3d.records import stack_records
 
 if TYPE_CHECKING:
     from scipy import sparse

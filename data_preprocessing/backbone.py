@@ -19,6 +19,7 @@ from data_preprocessing.patches import spot_corners
 
 if TYPE_CHECKING:
     import torch
+
     from common.io import StoredImages
 
 BUNDLED = "efficientnet_lite0"

@@ -1,19 +1,11 @@
-"""Expression: which genes, whose sum, what normalisation; and what steps 5 to 7 read alike.
-
-    y_g = ln((c_g + 1) / sum_h (c_h + 1))       g: a chosen gene; h: the genes of the background
-
-The background (background.csv) does not depend on the chosen genes: the same gene has the same label whatever else is
-chosen. The published list is its own background, and then sum_g exp(y_g) = 1 on every row.
-"""
-from collections.abc import Callable
+"""Counts of spots, regions and globals: which genes are chosen, and what steps 5 to 7 read alike."""
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy  # scipy.sparse is loaded when it is first used: --help stays quick
 
-from common.config import Config
-from common.errors import DataError, LayerError, of_dataset
+from common.errors import LayerError
 from common.io import read_features, read_table
 from common.layout import Layout
 from data_preprocessing.patches import parent_rows
@@ -24,15 +16,6 @@ HVG_TARGET_SUM = 1e4   # counts a spot is scaled to before log1p, for the choice
 
 
 # genes -----------------------------------------------------------------------------------------------
-def known_layers(config: Config, layout: Layout, sample: str) -> list[int]:
-    """Layers whose expression may be seen: those of the config, else the first with counts and image, else the first with counts."""
-    if config.samples[sample].known_layers is not None:
-        return config.samples[sample].known_layers
-    counted = [layer for layer in config.layers_of(sample) if layout.counts(sample, layer).is_file()]
-    pictured = [layer for layer in counted if layout.image(sample, layer) is not None]
-    return (pictured or counted)[:1]
-
-
 def check_counts(adata, file: Path) -> None:
     """Raise LayerError unless X is raw counts (whole, not negative) and barcodes and gene names are unique."""
     values = adata.X.data if scipy.sparse.issparse(adata.X) else np.asarray(adata.X)
@@ -42,41 +25,6 @@ def check_counts(adata, file: Path) -> None:
     for what, names in (("barcode", adata.obs_names), ("gene", adata.var_names)):
         if not names.is_unique:
             raise LayerError(file, f"{what} {names[names.duplicated()][0]} twice", f"unique {what}s", "sum or rename them")
-
-
-def read_genes(layout: Layout) -> list[str]:
-    """The chosen genes, in the order of every label. Raises DataError."""
-    with of_dataset():
-        return read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))["gene"].tolist()
-
-
-def read_background(path: Path, made_by: str = "5_1_find_high_expression.py") -> pd.DataFrame:
-    """Table gene, rank, mean: the genes whose sum a label is relative to. path: `background` of a root or run."""
-    return read_table(path, ("gene", "rank", "mean"), made_by, text=("gene",))
-
-
-def read_gene_list(path: Path) -> list[str]:
-    """Gene symbols, one a line (blank lines are passed over), or the genes.csv of a run.
-
-    Raises DataError if there is no such file, no gene in it or one twice.
-    """
-    if not path.is_file():
-        raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line", "correct 'genes' in the config")
-    if path.suffix == ".csv":
-        with of_dataset():
-            genes = read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].dropna().tolist()
-    else:
-        try:
-            genes = path.read_text().split()
-        except UnicodeDecodeError:
-            fix = "correct 'genes' in the config"
-            raise DataError(path, "a file that is no text", "one gene symbol a line", fix) from None
-    if not genes:
-        raise DataError(path, "an empty file", "one gene symbol a line", "list the genes")
-    if len(set(genes)) < len(genes):
-        twice = pd.Series(genes)[pd.Series(genes).duplicated()].iloc[0]
-        raise DataError(path, f"a gene that is there twice, {twice}", "every gene once", "remove the doubles")
-    return genes
 
 
 def shared_genes(gene_lists: list[list[str]], exclude_prefixes: list[str] = ()) -> list[str]:
@@ -168,50 +116,3 @@ def feature_widths(file: Path) -> dict[str, int]:
 
 
 # normalisation ---------------------------------------------------------------------------------------
-def normalise(counts, depth: np.ndarray | None = None) -> np.ndarray:
-    """y_g = ln((c_g + 1) / depth) of each row (ST-Net, He et al. 2020): (n, n_genes) raw counts -> float32.
-
-    depth: (n,) sum over the background (c_h + 1); default: these genes are the background.
-    """
-    dense = np.asarray(counts.toarray() if scipy.sparse.issparse(counts) else counts, np.float64) + 1
-    total = dense.sum(axis=1) if depth is None else np.asarray(depth, np.float64)
-    return np.log(dense / total[:, None]).astype(np.float32)
-
-
-def thinnable(counts: np.ndarray, depth: np.ndarray, genes: list[str],
-              background: list[str]) -> tuple[np.ndarray, Callable]:
-    """Counts that may be thinned, and the function that normalises them, thinned or not, to the labels of `genes`.
-
-    counts (n, n_genes) raw, depth (n,). Where the list is not the background, a last column holds the sum of the other
-    background genes.
-    """
-    if set(genes) == set(background):
-        return counts, normalise
-    listed = np.isin(genes, background)  # (n_genes,)
-    rest = depth - len(background) - counts[:, listed].sum(axis=1)  # (n,)
-
-    def of_list(both: np.ndarray) -> np.ndarray:
-        return normalise(both[:, :-1], both[:, [*listed, True]].sum(axis=1) + len(background))
-    return np.column_stack([counts, rest]), of_list
-
-
-def depth_of(normalised: np.ndarray) -> np.ndarray:
-    """The depth of normalised rows, sum of the background's (c_h + 1), from their smallest value: (n, n_genes) -> (n,).
-
-    This is the depth where a gene of the row has no count, as nearly always among the published 250; of a short list of
-    genes that are all expressed it is a lower bound. The true depth is obs['depth'] of counts_<size>.
-    """
-    return np.exp(-normalised.min(axis=1).astype(np.float64))
-
-
-def to_log1p(normalised: np.ndarray, depth: float, n_background: int | None = None) -> np.ndarray:
-    """What scanpy's normalize_total(target_sum=10,000) and log1p give, for spots of this depth: (n, n_genes) float32.
-
-    depth: sum_h (c_h + 1). The 10,000 are the counts of the background. n_background: its number of genes; None: these
-    genes are the background.
-    """
-    share = np.exp(normalised.astype(np.float64))
-    if n_background is not None:
-        return np.log1p(1e4 * np.maximum(share * depth - 1, 0) / max(depth - n_background, 1)).astype(np.float32)
-    counts = np.maximum(share / share.sum(axis=1, keepdims=True) * depth - 1, 0)
-    return np.log1p(1e4 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32)

@@ -6,12 +6,14 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/1_get_iou.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from common import cli, io
+from common import cli, io, jobs
 from common.errors import LayerError
 from data_preprocessing_3d import neighbours
 
@@ -41,7 +43,7 @@ def iou(contours: np.ndarray, layer: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return pairs, common / (area[pairs].sum(axis=1) - common)
 
 
-def sample_job(context: cli.Context, sample: str) -> cli.Job:
+def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     layout = context.layout
     source, target = layout.spot_regist_contours(sample), layout.spot_iou(sample)
 
@@ -57,7 +59,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
         n_layers = len(neighbours.layers_of(stack))
         return f"{len(stack)} spots of {n_layers} layers, {len(pairs)} overlapping pairs{mean}, {covered:.0%} of spots overlap"
 
-    return cli.Job(sample, None, [layout.spot_regist(sample), source], [target], work)
+    return jobs.Job(sample, None, [layout.spot_regist(sample), source], [target], work)
 
 
 def build_parser():
@@ -66,7 +68,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_samples(STEP, __file__, args, sample_job)
+    return jobs.run_samples(STEP, __file__, args, sample_job)
 
 
 if __name__ == "__main__":

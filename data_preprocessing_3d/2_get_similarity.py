@@ -9,12 +9,14 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/2_get_similarity.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from common import cli, io
+from common import cli, io, jobs
 from data_preprocessing_3d import neighbours
 
 STEP = "2_get_similarity"
@@ -26,7 +28,7 @@ def candidate_pairs(direction: np.ndarray, layer: np.ndarray, overlapping: np.nd
     return neighbours.unite(np.concatenate([source, overlapping[:, 0]]), np.concatenate([target, overlapping[:, 1]]), len(layer))
 
 
-def sample_job(context: cli.Context, sample: str) -> cli.Job:
+def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     layout = context.layout
     stack = neighbours.read_stack(layout, sample)
     target = layout.similarity(sample)
@@ -41,7 +43,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
         mean = f", mean cosine {value.mean():.3f}" if len(value) else ""
         return f"{len(stack)} spots, {len(pairs)} candidate pairs ({len(overlapping)} overlapping){mean}"
 
-    return cli.Job(sample, None, inputs, [target], work)
+    return jobs.Job(sample, None, inputs, [target], work)
 
 
 def build_parser():
@@ -50,7 +52,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_samples(STEP, __file__, args, sample_job)
+    return jobs.run_samples(STEP, __file__, args, sample_job)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/3_build_3d_information.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import cli, io
+from common import cli, io, jobs
 from common.errors import LayerError
 from data_preprocessing_3d import neighbours
 
@@ -24,7 +26,7 @@ def combine(overlap, similarity):
     return neighbours.symmetric(pairs, weight, similarity.shape[0])
 
 
-def sample_job(context: cli.Context, sample: str) -> cli.Job:
+def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     layout = context.layout
     inputs, target = [layout.spot_iou(sample), layout.similarity(sample)], layout.combined(sample)
 
@@ -36,7 +38,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
         io.write_csr(target, combined)
         return f"{combined.nnz // 2} weighted pairs of {combined.shape[0]} spots"
 
-    return cli.Job(sample, None, inputs, [target], work)
+    return jobs.Job(sample, None, inputs, [target], work)
 
 
 def build_parser():
@@ -45,7 +47,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_samples(STEP, __file__, args, sample_job)
+    return jobs.run_samples(STEP, __file__, args, sample_job)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,15 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/4_build_3d_graph.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from common import cli, io
-from common.check import hold_to_contract
+from common import cli, io, jobs
+from common.contract.walk import hold_to_contract
 from common.errors import LayerError
 from common.feature_recipe import difference
 from data_preprocessing_3d import neighbours
@@ -31,7 +33,7 @@ from data_preprocessing_3d.graph import build_graph
 STEP = "4_build_3d_graph"
 
 
-def read_layer_graphs(context: cli.Context, sample: str, layers: list[int]) -> dict[int, dict]:
+def read_layer_graphs(context: jobs.Context, sample: str, layers: list[int]) -> dict[int, dict]:
     """{layer: graph of step 6}. Raises LayerError if feature widths or genes differ between layers."""
     layout = context.layout
     for layer in layers:
@@ -47,7 +49,7 @@ def read_layer_graphs(context: cli.Context, sample: str, layers: list[int]) -> d
     return graphs
 
 
-def sample_job(context: cli.Context, sample: str) -> cli.Job:
+def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     layout = context.layout
     pitch_px = neighbours.registered_frame(context, sample).pitch_px
     stack = neighbours.read_stack(layout, sample)
@@ -67,7 +69,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
         return (f"{len(stack)} spots of {len(layers)} layers, {n_cross} edges across, {n_within} within, "
                 f"{len(graph['region']['pos'])} regions, {len(graph['global']['pos'])} globals")
 
-    return cli.Job(sample, None, inputs, [target], work, {"pitch_px": pitch_px})
+    return jobs.Job(sample, None, inputs, [target], work, {"pitch_px": pitch_px})
 
 
 def build_parser():
@@ -76,7 +78,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_samples(STEP, __file__, args, sample_job)
+    return jobs.run_samples(STEP, __file__, args, sample_job)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,19 @@ Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/5_build_3d_final_format.py --root_path ROOT
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import cli, io
-from data_preprocessing.records import stack_records
+from common import cli, io, jobs
 from data_preprocessing_3d import neighbours
+from data_preprocessing_3d.records import stack_records
 
 STEP = "5_build_3d_final_format"
 
 
-def sample_job(context: cli.Context, sample: str) -> cli.Job:
+def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     layout = context.layout
     stack = neighbours.read_stack(layout, sample)
     target = layout.npy_3d(sample)
@@ -30,7 +32,7 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
         layers = ", ".join(map(str, neighbours.layers_of(stack)))
         return f"{len(records)} spots of layers {layers}, {int(records['has_label'].sum())} with a label"
 
-    return cli.Job(sample, None, inputs, [target], work)
+    return jobs.Job(sample, None, inputs, [target], work)
 
 
 def build_parser():
@@ -39,7 +41,7 @@ def build_parser():
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_samples(STEP, __file__, args, sample_job)
+    return jobs.run_samples(STEP, __file__, args, sample_job)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from common.lattice import nearest_on_lattice
 from data_preprocessing_3d import neighbours
 
 PATCH_LEVELS = ("region", "global")
@@ -19,7 +20,7 @@ def within_pairs(position: np.ndarray, layer: np.ndarray) -> np.ndarray:
     edges = []
     for own in np.unique(layer):
         rows = np.flatnonzero(layer == own)
-        source, target = neighbours.nearest(position[rows])
+        source, target = nearest_on_lattice(position[rows], neighbours.K_WITHIN)
         edges.append(np.stack([rows[source], rows[target]]))
     return neighbours.unite(*np.concatenate(edges, axis=1), len(layer))
 

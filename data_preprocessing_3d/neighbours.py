@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.sparse is loaded when it is first used: --help stays quick
 
-from common.check import hold_to_contract
-from common.cli import Context
+from common.contract.walk import hold_to_contract
 from common.errors import LayerError
 from common.geometry import Geometry
 from common.io import MAX_POSITION, read_json, read_npy, read_table
+from common.jobs import Context
 from common.layout import Layout
 
 K_CROSS = 12          # neighbours of a spot over all other layers
 K_WITHIN = 4          # neighbours of a spot in its own layer
-TIES = 8              # spots at equal distance that the choice of the nearest looks at beyond k: enough for square and hexagonal arrays
 BLOCK_ROWS = 512      # spots compared with the whole stack at a time
 BLOCK_PAIRS = 8192    # pairs whose features are held at a time
 
@@ -140,20 +139,3 @@ def top_k(matrix: "scipy.sparse.csr_array", k: int = K_CROSS) -> tuple[np.ndarra
     order = np.lexsort((matrix.indices, -matrix.data, row))  # rows keep their places
     kept = order[np.arange(matrix.nnz) - matrix.indptr[row] < k]
     return matrix.indices[kept].astype(np.int64), row[kept]
-
-
-def nearest(position: np.ndarray, k: int = K_WITHIN) -> tuple[np.ndarray, np.ndarray]:
-    """Each spot's k nearest: position (n, 2) in pitches -> source, target (E,).
-
-    Equal distances are frequent on an array; they go by direction (upper, then left first), so the order of the rows does not matter.
-    """
-    from scipy.spatial import cKDTree
-    n = len(position)
-    count = min(k, n - 1)
-    if count < 1:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    distance, index = cKDTree(position).query(position, min(k + TIES + 1, n))  # (n, m)
-    distance = np.where(index == np.arange(n)[:, None], np.inf, distance)
-    step = position[index] - position[:, None]  # (n, m, 2)
-    order = np.lexsort((step[..., 0].round(6), step[..., 1].round(6), distance.round(6)))[:, :count]
-    return np.take_along_axis(index, order, axis=1).ravel(), np.repeat(np.arange(n), count)

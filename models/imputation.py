@@ -1,7 +1,7 @@
 """Cross-layer imputation, CLI (Zhu et al., CVPR 2025): what the shown labels say about every other spot.
 
 Published: labels travel over the 3D graph in 20 rounds of averaging. Here they travel in one exact step, by the posterior mean of a Gaussian
-process whose kernel says which spots count as near and as alike (models/gp.py); a round of averaging has no such scale and no variance.
+process whose kernel says which spots count as near and as alike (models/gp/); a round of averaging has no such scale and no variance.
 
     imputed(a) = k(a, shown) · inverse(K + noise) · z(shown)
 

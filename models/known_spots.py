@@ -7,7 +7,7 @@ called known; it gets the answer of the process.
 """
 import numpy as np
 
-from dataloader import SampleGraph
+from models.sample import SampleGraph
 
 MAX_KNOWN = 6000
 

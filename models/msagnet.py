@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models.edges import N_ATTRIBUTES, attributes
 from models.encoder import Projection
 from models.levels import Levels
+from models.sample import Episode, Sample
 
 GATE = 0.75  # share of imputation in the answer
 
@@ -49,36 +50,6 @@ class Architecture:
     def of(cls, saved: dict) -> "Architecture":
         """From as_dict(). Raises TypeError, KeyError if it is that of another version."""
         return cls(**saved | {"without": tuple(saved["without"])})
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What never changes between episodes of one sample: projected features, the levels and their graphs."""
-    spot_x: Tensor             # (n, n_components)
-    around_x: Tensor           # (n, n_components): the same averaged over the spot's surroundings
-    position: Tensor           # (n, 2) pitches
-    region_x: Tensor           # (R, n_components)
-    global_x: Tensor           # (Q, n_components)
-    spot_region_keys: Tensor   # (n, 9)
-    spot_global_keys: Tensor   # (n, 9)
-    region_of_spot: Tensor     # (n,)
-    global_of_spot: Tensor     # (n,)
-    global_of_region: Tensor   # (R,)
-    region_edges: Tensor
-    region_edge_attr: Tensor
-    global_edges: Tensor
-    global_edge_attr: Tensor
-
-
-@dataclass(frozen=True)
-class Episode:
-    """m spots of one sample in one pass: some are shown with their label, the others are asked for theirs."""
-    rows: Tensor      # (m,) spots of the sample
-    asked: Tensor     # (m,) bool
-    z: Tensor         # (m, rank) coefficients of the label, 0 where asked
-    imputed: Tensor   # (m, imputed_width) models/imputation.py, 0 where shown
-    edges: Tensor     # (2, E) among the m spots
-    kind: Tensor      # (E,)
 
 
 class Network(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.levels import Levels
-from models.msagnet import Architecture, MSAGNet, Sample
+from models.msagnet import Architecture, MSAGNet
+from models.sample import Sample
 
 
 class Network2D(nn.Module):

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import DataError
-from common.io import read_pt
 from models.losses import one_minus_pcc
 
 DEPTH = 3
@@ -37,7 +36,7 @@ class ReferenceGraph:
     """One sample (3D) or one layer (2D): n spots, R regions, Q globals, D features (a multiple of the heads), G genes.
 
     Edges are [source; target]; a node averages its sources. Spots in 3D: the union-symmetric 12 highest weights and 4 nearest of the own
-    layer; in 2D: the 8 nearest on the array, directed (data_preprocessing_3d.neighbours.nearest(array, 8)). Without a label: any finite.
+    layer; in 2D: the 8 nearest on the array, directed (common.lattice.nearest_on_lattice(array, 8)). Without a label: any finite.
     """
     region_feature: Tensor     # (R, D)
     global_feature: Tensor     # (Q, D)
@@ -167,14 +166,6 @@ class Reference(nn.Module):
 
 
 # checkpoints -----------------------------------------------------------------------------------------
-def read_checkpoint(file: Path, heads: int = 8) -> tuple[Reference, list[str]]:
-    """The network of a released parameter file (3D if it has `alpha`), and the names of the parameters that never act.
-
-    Raises LayerError for a file that cannot be read, DataError as from_state.
-    """
-    return from_state(read_pt(file, "the released training"), heads, file)
-
-
 def from_state(state: dict[str, Tensor], heads: int = 8, file: Path | str = "checkpoint") -> tuple[Reference, list[str]]:
     """The network with these parameters, in evaluation mode, and the sorted names of those that never act.
 

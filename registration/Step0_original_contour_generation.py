@@ -8,13 +8,15 @@ Source: Zhu et al., CVPR 2025.
 
     python registration/Step0_original_contour_generation.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 import numpy as np
 
-from common import cli
+from common import cli, jobs
 from common.io import read_location, write_npy
 from common.layout import Layout
 
@@ -22,10 +24,10 @@ STEP = "Step0_original_contour_generation"
 N_POINTS = 100
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """Contours of one layer."""
     layout, radius_px = context.layout, context.geometry(sample, layer).contour_radius_px
-    return cli.Job(sample, layer, [layout.location(sample, layer)], [layout.contours(sample, layer)],
+    return jobs.Job(sample, layer, [layout.location(sample, layer)], [layout.contours(sample, layer)],
                    lambda: write_contours(layout, sample, layer, radius_px), settings={"radius_px": radius_px})
 
 
@@ -49,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

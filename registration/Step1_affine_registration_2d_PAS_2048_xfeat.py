@@ -15,14 +15,16 @@ turned by any angle, or upside down. Source: Zhu et al., CVPR 2025.
 
     python registration/Step1_affine_registration_2d_PAS_2048_xfeat.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from dataclasses import asdict
 
 import numpy as np
 
-from common import cli
+from common import cli, jobs
 from common.config import PairConfig
 from common.layout import Layout
 from registration.sections import make_views, overview_files, pair_name, pair_names, partner_of, read_section, um_per_px
@@ -31,17 +33,17 @@ from registration.transforms import write_transform
 STEP = "Step1_affine_registration_2d_PAS_2048_xfeat"
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The pair of which `layer` is the moving one. Raises DataError if the config names a pair that the chain does not have."""
     from registration.by_hand import check_names, given_file
     layout, given = context.layout, context.all_samples.samples[sample].pairs
     check_names(given, pair_names(context, sample), context.args.config or layout.config)
     fixed = partner_of(context, sample, layer)
     if fixed is None:
-        return cli.Job(sample, layer, [], [], lambda: "the middle layer, it stays where it is")
+        return jobs.Job(sample, layer, [], [], lambda: "the middle layer, it stays where it is")
     own, sizes_um = given.get(pair_name(layer, fixed)), um_per_px(context, sample, layer, fixed)
     inputs = [*overview_files(layout, sample, layer), *overview_files(layout, sample, fixed), *([given_file(layout.root, own)] if own else [])]
-    return cli.Job(sample, layer, inputs, [layout.pair_coarse(sample, layer, fixed)],
+    return jobs.Job(sample, layer, inputs, [layout.pair_coarse(sample, layer, fixed)],
                    lambda: register_pair(layout, sample, layer, fixed, sizes_um, own),
                    settings={"um_per_px": sizes_um, "given": own.model_dump() if own else None})
 
@@ -68,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

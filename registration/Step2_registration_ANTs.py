@@ -22,12 +22,14 @@ sample. Source: Zhu et al., CVPR 2025.
 
     python registration/Step2_registration_ANTs.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 from typing import TYPE_CHECKING
 
-from common import cli
+from common import cli, jobs
 from common.io import reading, write_picture
 from common.layout import Layout
 from registration.sections import make_views, overview_files, pair_name, partner_of, read_section, um_per_px
@@ -40,15 +42,15 @@ STEP = "Step2_registration_ANTs"
 MADE_BY = "Step1_affine_registration_2d_PAS_2048_xfeat.py"
 
 
-def layer_job(context: cli.Context, sample: str, layer: int) -> cli.Job:
+def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The pair of which `layer` is the moving one."""
     layout, fixed = context.layout, partner_of(context, sample, layer)
     if fixed is None:
-        return cli.Job(sample, layer, [], [], lambda: "the middle layer, it stays where it is")
+        return jobs.Job(sample, layer, [], [], lambda: "the middle layer, it stays where it is")
     settings = {"kind": context.all_samples.refinement, "sizes_um": um_per_px(context, sample, layer, fixed), "pitch_um": context.all_samples.pitch_um}
     inputs = [layout.pair_coarse(sample, layer, fixed), *overview_files(layout, sample, layer), *overview_files(layout, sample, fixed)]
     outputs = [layout.pair(sample, layer, fixed), layout.pair_itk(sample, layer, fixed), layout.overlay(sample, layer, fixed)]
-    return cli.Job(sample, layer, inputs, outputs, lambda: refine_pair(layout, sample, layer, fixed, **settings), settings=settings)
+    return jobs.Job(sample, layer, inputs, outputs, lambda: refine_pair(layout, sample, layer, fixed, **settings), settings=settings)
 
 
 def refine_pair(layout: Layout, sample: str, moving: int, fixed: int, kind: str, sizes_um: tuple[float, float], pitch_um: float) -> str:
@@ -99,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_layers(STEP, __file__, args, layer_job)
+    return jobs.run_layers(STEP, __file__, args, layer_job)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,21 @@ A layer without spots, contours or a way to the middle is left out of the file; 
 
     python registration/Step3.5_registertoMiddle_ANTs_points_contour_fast.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 import numpy as np
 import pandas as pd
 
-from common import cli
-from common.check import hold_to_contract
+from common import cli, jobs
+from common.contract.walk import hold_to_contract
 from common.errors import LayerError
 from common.io import read_location, read_npy, write_npy, write_table
 from common.layout import Layout
+from common.status import first_failure, set_status
 from registration.sections import usable_layers
 from registration.transforms import move, read_bending
 
@@ -31,17 +34,17 @@ MADE_BY = "Step3_registertoMiddle_ANTs.py"
 CONTOURS_MADE_BY = "Step0_original_contour_generation.py"
 
 
-def sample_job(context: cli.Context, sample: str) -> cli.Job:
+def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     """The registered spots of one sample; a layer that any step had to leave out (its counts cannot be read, say) is not in the stack."""
     layout = context.layout
-    layers = [layer for layer in usable_layers(context, sample) if cli.first_failure(layout, f"{sample}/{layer}", STEP) is None]
+    layers = [layer for layer in usable_layers(context, sample) if first_failure(layout, f"{sample}/{layer}", STEP) is None]
     files = (layout.location, layout.contours, layout.to_middle, layout.to_middle_warp)
     inputs = [file(sample, layer) for layer in layers for file in files]
-    return cli.Job(sample, None, inputs, [layout.spot_regist(sample), layout.spot_regist_contours(sample)],
+    return jobs.Job(sample, None, inputs, [layout.spot_regist(sample), layout.spot_regist_contours(sample)],
                    lambda: write_registered(context, sample, layers), settings={"layers": layers})
 
 
-def write_registered(context: cli.Context, sample: str, layers: list[int]) -> str:
+def write_registered(context: jobs.Context, sample: str, layers: list[int]) -> str:
     """Raises LayerError if no layer of the sample has spots."""
     layout = context.layout
     tables, contours = [], []
@@ -51,10 +54,10 @@ def write_registered(context: cli.Context, sample: str, layers: list[int]) -> st
             hold_to_contract(layout, context.all_samples, sample, layer, files)
             table, contour = registered_spots(layout, sample, layer)
         except LayerError as error:
-            cli.set_status(layout, STEP, f"{sample}/{layer}", f"left out: {error}")
+            set_status(layout, STEP, f"{sample}/{layer}", f"left out: {error}")
             print(f"{STEP}  {sample}/{layer}: left out: {error}", file=sys.stderr)
             continue
-        cli.set_status(layout, STEP, f"{sample}/{layer}", "ok")
+        set_status(layout, STEP, f"{sample}/{layer}", "ok")
         tables.append(table)
         contours.append(contour)
     if not tables:
@@ -85,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_samples(STEP, __file__, args, sample_job)
+    return jobs.run_samples(STEP, __file__, args, sample_job)
 
 
 if __name__ == "__main__":

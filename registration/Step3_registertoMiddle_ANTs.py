@@ -23,28 +23,41 @@ The registered frame is the middle layer's level-0 px (index n // 2). Source: Zh
 
     python registration/Step3_registertoMiddle_ANTs.py --root_path data/her2st
 """
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 import numpy as np
 
-from common import cli
-from common.check import hold_to_contract
+from common import cli, jobs
+from common.contract.walk import hold_to_contract
 from common.errors import LayerError
 from common.io import write_json, write_picture
 from common.layout import Layout
+from common.status import first_failure, read_status, set_status
 from registration.sections import MADE_BY as OVERVIEW_MADE_BY
 from registration.sections import overview_files, read_section, usable_layers
-from registration.transforms import (Transform, chain_to_middle, describe, middle_layer, pair_partner, read_bending, way_to_middle,
-                                     write_itk, write_itk_warp, write_transform)
+from registration.transforms import (
+    Transform,
+    chain_to_middle,
+    describe,
+    middle_layer,
+    pair_partner,
+    read_bending,
+    way_to_middle,
+    write_itk,
+    write_itk_warp,
+    write_transform,
+)
 
 STEP = "Step3_registertoMiddle_ANTs"
 PAIR_STEPS = ("Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs")
 MADE_BY = f"{PAIR_STEPS[1]}.py"
 
 
-def sample_job(context: cli.Context, sample: str) -> cli.Job:
+def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     """The chain of one sample."""
     layout, layers, chosen = context.layout, usable_layers(context, sample), context.all_samples.samples[sample].layers
     if not layers:
@@ -62,13 +75,13 @@ def sample_job(context: cli.Context, sample: str) -> cli.Job:
     def work() -> str:
         report_unusable(layout, sample, unusable)
         return write_chain(layout, sample, layers, broken, chosen)
-    return cli.Job(sample, None, inputs, outputs, work,
+    return jobs.Job(sample, None, inputs, outputs, work,
                    settings={"layers": layers, "chosen": chosen, "broken": sorted(broken)})
 
 
-def broken_pairs(context: cli.Context, sample: str, layers: list[int]) -> dict[int, str]:
+def broken_pairs(context: jobs.Context, sample: str, layers: list[int]) -> dict[int, str]:
     """{moving layer: why it has no pair}: its step 1 or 2 left it out, or never ran, or its file cannot be used."""
-    layout, status, broken = context.layout, cli.read_status(context.layout), {}
+    layout, status, broken = context.layout, read_status(context.layout), {}
     for layer in layers:
         fixed, steps = pair_partner(layers, layer), status.get(f"{sample}/{layer}", {})
         failed = [step for step in PAIR_STEPS if steps.get(step, "ok") != "ok"]
@@ -113,11 +126,11 @@ def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int
 def report_unusable(layout: Layout, sample: str, layers: list[int]) -> None:
     """Status and one line of every layer that is not in the stack, as its overview is missing, broken or empty."""
     for layer in layers:
-        earlier = cli.first_failure(layout, f"{sample}/{layer}", STEP)
+        earlier = first_failure(layout, f"{sample}/{layer}", STEP)
         error = LayerError(layout.mask(sample, layer), "no usable tissue mask", "that of a readable image with tissue",
                            f"run {OVERVIEW_MADE_BY} with --overwrite")
         reason = f"left out since {earlier}" if earlier else f"left out: {error}"
-        cli.set_status(layout, STEP, f"{sample}/{layer}", reason)
+        set_status(layout, STEP, f"{sample}/{layer}", reason)
         print(f"{STEP}  {sample}/{layer}: {reason}", file=sys.stderr)
 
 
@@ -125,11 +138,11 @@ def report_layers(layout: Layout, sample: str, layers: list[int], reached: list[
     """The status of every layer of the stack; one line on stderr for each that is left out."""
     for layer in layers:
         if layer in reached:
-            cli.set_status(layout, STEP, f"{sample}/{layer}", "ok")
+            set_status(layout, STEP, f"{sample}/{layer}", "ok")
             continue
         gap = next(one for one in way_to_middle(layers, layer) if one in broken)
         reason = broken[layer] if gap == layer else f"left out: its way to the middle leads through layer {gap}, which has no pair"
-        cli.set_status(layout, STEP, f"{sample}/{layer}", reason)
+        set_status(layout, STEP, f"{sample}/{layer}", reason)
         print(f"{STEP}  {sample}/{layer}: {reason}", file=sys.stderr)
 
 
@@ -151,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return cli.run_samples(STEP, __file__, args, sample_job)
+    return jobs.run_samples(STEP, __file__, args, sample_job)
 
 
 if __name__ == "__main__":

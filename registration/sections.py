@@ -8,12 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.check import hold_to_contract
-from common.cli import Context, read_status
+from common.contract.walk import hold_to_contract
 from common.errors import LayerError
 from common.io import read_json, read_picture
+from common.jobs import Context
 from common.layout import Layout
 from common.slide import fitted_size
+from common.status import read_status
 from registration.transforms import compose, pair_partner, scaling
 
 MADE_BY_STEP = "0_2_tissue_mask"

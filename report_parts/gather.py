@@ -5,14 +5,15 @@ from functools import cached_property
 
 import numpy as np
 
-from common import cli
+from common import jobs
 from common.config import Config, load_config
 from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
 from common.io import read_h5ad, read_json, read_table
 from common.layout import Layout, RunLayout
-from common.runs import is_3d
-from models.metrics import pearson
+from common.run_folder import is_3d
+from common.status import read_status
+from evaluation.metrics import pearson
 
 NOTHING_TRAINED = "This run applied a network that was there (main.py --checkpoint); it trained and scored nothing."
 OF_CHECKPOINT = {"metrics": NOTHING_TRAINED, "runtime": "main.py --checkpoint writes no runtime.json.", "config": "main.py --checkpoint writes no config.yaml."}
@@ -101,7 +102,7 @@ def predicts_only(splits: dict | None) -> bool:
     return is_2d(splits) and not splits["folds"]
 
 
-def read_run(context: cli.Context, run_layout: RunLayout) -> Run:
+def read_run(context: jobs.Context, run_layout: RunLayout) -> Run:
     """Read a dataset root and a run folder; what is absent or broken is noted, not raised. Raises DataError if there is no run folder."""
     if not run_layout.root.is_dir():
         raise DataError(run_layout.root, "no folder", "a run folder of main_3d.py", "run main_3d.py first, or give --save_path")
@@ -137,7 +138,7 @@ def samples_of_run(config: Config, run_layout: RunLayout, splits: dict | None) -
     return chosen or sorted(config.samples)
 
 
-def read_layer(context: cli.Context, run_layout: RunLayout, splits: dict | None, genes: list[str], sample: str, layer: int) -> LayerOfRun:
+def read_layer(context: jobs.Context, run_layout: RunLayout, splits: dict | None, genes: list[str], sample: str, layer: int) -> LayerOfRun:
     folds = [fold for fold in (splits or {"folds": []})["folds"] if sample in fold["test_samples"]]
     if is_2d(splits) and any(layer in fold["training_layers"].get(sample, []) for fold in folds):
         return LayerOfRun(sample, layer, "training", None, None)  # not predicted
@@ -148,7 +149,7 @@ def read_layer(context: cli.Context, run_layout: RunLayout, splits: dict | None,
             raise LayerError(file, "another gene list than the run's", f"the {len(genes)} genes of genes.csv", f"run {made_by} again")
     except LayerError as error:
         adata, problem = None, str(error)
-        status = cli.read_status(context.layout).get(f"{sample}/{layer}", {})
+        status = read_status(context.layout).get(f"{sample}/{layer}", {})
         problem = next((f"{step}: {text}" for step, text in status.items() if text != "ok"), problem)
     if adata is not None:
         known = bool(adata.obs["known"].any())

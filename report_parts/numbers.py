@@ -4,7 +4,7 @@ from html import escape
 
 import yaml
 
-from models.metrics import NAMES
+from evaluation.metrics import NAMES
 from report_parts import charts
 from report_parts.gather import NOTHING_TRAINED, Run
 from report_parts.shown import note

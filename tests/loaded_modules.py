@@ -10,8 +10,8 @@ from pathlib import Path
 
 from conftest import ROOT, load_script, script_path
 
-from common.layout import PIPELINE
 from common.io import write_json
+from common.layout import PIPELINE
 
 BIG = ("torch", "torch.utils.tensorboard", "torch_geometric", "timm", "cv2", "ants", "anndata", "scipy.stats", "sklearn", "shapely", "h5py")
 MAINS = ("main", "main_3d", "predict_3d")

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import ROOT, load_script, script_path
+
 from common import stale
-from common.cli import make_parser, open_context
+from common.cli import make_parser
 from common.config import load_config, save_config
 from common.io import write_json
+from common.jobs import open_context
 from common.layout import PIPELINE, Layout, script_of
 from common.recipe import code_digest, make_recipe
-from conftest import ROOT, load_script, script_path
 
 STEPS = list(PIPELINE)
 FROM_COUNTS = ["5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset", "2_get_similarity",

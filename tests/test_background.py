@@ -8,16 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from test_expression import GENES, GOLDEN, STEPS, run, toy_config, write_toy_root
+from toys import layers_of, toy_graph
 
-import evaluation
-import outputs
 from common import io
 from common.config import save_config, validate
 from common.errors import DataError
+from common.gene_list import read_background, read_gene_list
 from common.layout import RunLayout
+from common.normalisation import n_background, normalise, thinnable, to_log1p
 from data_preprocessing import expression
-from models import metrics
-from toys import layers_of, toy_graph
+from evaluation import metrics
+from evaluation.outputs import check_background, finite, keep_genes
+from evaluation.scores import score_layers
 
 choose = load_script(STEPS[0])
 MANY = [f"G{k:03d}" for k in range(400)]
@@ -39,7 +41,7 @@ def depth_in(adata, background: list[str]) -> np.ndarray:
 
 
 def labels_of(adata, genes: list[str], background: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(expression.normalise(expression.columns_of(adata, genes), depth_in(adata, background)), columns=genes)
+    return pd.DataFrame(normalise(expression.columns_of(adata, genes), depth_in(adata, background)), columns=genes)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_the_published_list_is_its_own_background_to_the_last_bit():
     counts = expression.columns_of(adata, genes).toarray()
     np.testing.assert_array_equal(labels_of(adata, genes, genes).to_numpy(), old_normalise(counts))
     counts = golden["counts_spots_by_genes"]
-    np.testing.assert_array_equal(expression.normalise(counts, counts.sum(axis=1) + counts.shape[1]), golden["normalised"].astype(np.float32))
+    np.testing.assert_array_equal(normalise(counts, counts.sum(axis=1) + counts.shape[1]), golden["normalised"].astype(np.float32))
 
 
 @settings(max_examples=20, deadline=None)
@@ -119,7 +121,7 @@ def test_a_list_that_cannot_be_read_is_one_line(tmp_path, content, found):
     file = tmp_path / ("mine.csv" if found == "empty" else "mine.txt")
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=f"{file.name}: found .*{found}"):
-        expression.read_gene_list(file)
+        read_gene_list(file)
 
 
 def test_the_list_of_a_run_brings_its_background(tmp_path):
@@ -130,30 +132,30 @@ def test_the_list_of_a_run_brings_its_background(tmp_path):
     io.write_table(theirs.genes, pd.DataFrame({"gene": GENES}))
     save_config(toy_config([1, 2, 3, 4], genes=str(theirs.genes)), layout.config)
     run(tmp_path, *STEPS[:3])
-    pd.testing.assert_frame_equal(expression.read_background(layout.background), background)
+    pd.testing.assert_frame_equal(read_background(layout.background), background)
     raw, labels = io.read_h5ad(layout.counts("S", 1)), io.read_h5ad(layout.expression(224, "S", 1))
     depth = raw[labels.obs_names, GENES[:5]].X.toarray().sum(axis=1) + 6
     np.testing.assert_array_equal(labels.obs["depth"], depth)
-    assert outputs.keep_genes(layout, RunLayout(tmp_path / "again")) == io.read_table(layout.genes)["gene"].tolist()
+    assert keep_genes(layout, RunLayout(tmp_path / "again")) == io.read_table(layout.genes)["gene"].tolist()
     assert RunLayout(tmp_path / "again").background.read_bytes() == layout.background.read_bytes()
-    outputs.check_background(layout, background["gene"].tolist()[::-1], "x")
+    check_background(layout, background["gene"].tolist()[::-1], "x")
     with pytest.raises(DataError, match="background.csv: found another background .*the 12 genes of x"):
-        outputs.check_background(layout, GENES, "x")
+        check_background(layout, GENES, "x")
 
 
 # depth, ceiling, log1p -------------------------------------------------------------------------------
 def test_the_ceiling_of_the_published_list_is_as_it_was():
     counts = expression.columns_of(layer_of(n=40), MANY[:250]).toarray()
     depth = counts.sum(axis=1, dtype=np.float64) + 250
-    assert metrics.noise_ceiling(*expression.thinnable(counts, depth, MANY[:250], MANY[249::-1])) == metrics.noise_ceiling(counts, old_normalise)
+    assert metrics.noise_ceiling(*thinnable(counts, depth, MANY[:250], MANY[249::-1])) == metrics.noise_ceiling(counts, old_normalise)
 
 
 @pytest.mark.parametrize("genes", [MANY[:12], MANY[240:260], MANY])
 def test_the_ceiling_thins_the_rest_of_the_background_too(genes):
     adata, background = layer_of(n=400), MANY[:250]
     counts, depth = expression.columns_of(adata, genes).toarray(), depth_in(adata, background)
-    both, normalise = expression.thinnable(counts, depth, genes, background)
-    np.testing.assert_array_equal(normalise(both), expression.normalise(counts, depth))
+    both, normalise = thinnable(counts, depth, genes, background)
+    np.testing.assert_array_equal(normalise(both), normalise(counts, depth))
     half = np.random.default_rng(0).binomial(both.astype(int), 0.5)
     ratio = np.exp(normalise(half)[:, 0].astype(float)) / (half[:, 0] + 1)  # 1 / depth of the half
     assert np.median(1 / ratio) == pytest.approx(np.median(depth - 250) / 2 + 250, rel=0.02)
@@ -164,9 +166,9 @@ def test_log1p_of_a_gene_does_not_depend_on_the_list():
     adata, background = layer_of(), MANY[:250]
     full = labels_of(adata, background, background).to_numpy()[[0]]
     depth = float(depth_in(adata, background)[0])
-    few = expression.to_log1p(full[:, :12], depth, n_background=250)
-    np.testing.assert_allclose(few, expression.to_log1p(full, depth)[:, :12], rtol=1e-4)
-    assert outputs.n_background(background[::-1], background) is None and outputs.n_background(background[:12], background) == 250
+    few = to_log1p(full[:, :12], depth, n_background=250)
+    np.testing.assert_allclose(few, to_log1p(full, depth)[:, :12], rtol=1e-4)
+    assert n_background(background[::-1], background) is None and n_background(background[:12], background) == 250
 
 
 # what is written is finite ---------------------------------------------------------------------------
@@ -174,13 +176,13 @@ def test_log1p_of_a_gene_does_not_depend_on_the_list():
 def test_what_is_not_finite_is_not_written(where):
     adata = anndata.AnnData(np.zeros((3, 2), np.float32), obs=pd.DataFrame({"sample": "A", "confidence": 0.5}, index=list("abc")))
     adata.layers["sd"], adata.layers["measured"] = np.ones((3, 2), np.float32), np.full((3, 2), np.nan, np.float32)
-    assert outputs.finite(adata, "A/1") is adata
+    assert finite(adata, "A/1") is adata
     if where == "confidence":
         adata.obs["confidence"] = [0.5, np.nan, 0.5]
     else:
         (adata.X if where == "X" else adata.layers["sd"])[1, 1] = np.inf
     with pytest.raises(DataError, match=f"prediction of A/1: found 1 of .*{where}.* that are not finite; expected finite numbers"):
-        outputs.finite(adata, "A/1")
+        finite(adata, "A/1")
 
 
 @pytest.mark.parametrize("main", ["predict_3d", "main"])
@@ -198,6 +200,6 @@ def test_a_prediction_that_is_not_finite_is_refused_where_it_is_built(main):
     with pytest.raises(DataError, match="prediction of T/1: found 1 of .* values of X that are not finite"):
         built()
     with pytest.raises(DataError, match="gp, layer T/1: found predictions that are not finite"):
-        evaluation.score_layers(graph, [1], {"gp": values})
+        score_layers(graph, [1], {"gp": values})
     values[3, 5] = -4
     assert np.isfinite(built().X).all()

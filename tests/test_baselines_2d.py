@@ -4,16 +4,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
-from common import cli
-from models import baselines_2d
 from toys import layers_of, toy_graph
+
+from common.device import start_torch
+from evaluation import baselines_2d
 
 
 @pytest.fixture(autouse=True)
 def as_main_begins():
     """One thread and deterministic kernels, whatever a test before set in this process."""
-    cli.start_torch(0, "cpu")
+    start_torch(0, "cpu")
 
 
 def toy_layers():

@@ -5,13 +5,24 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from test_expression import (
+    GENES,
+    HOW,
+    SLIDE_PX,
+    STEPS,
+    add_layer,
+    run,
+    square_array,
+    toy_config,
+    toy_counts,
+    toy_location,
+)
 
 from common import cli, io
 from common.config import save_config
 from common.layout import SIZES, Layout
 from data_preprocessing import patches
 from registration.transforms import write_transform
-from test_expression import GENES, HOW, SLIDE_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
 
 AFTER = ("Step0_original_contour_generation", "Step3.5_registertoMiddle_ANTs_points_contour_fast",
          "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, load_script, script_path
+from pipeline import as_archive
 
 from common import io
-from common.cli import read_status
 from common.errors import DataError
 from common.layout import Layout, RunLayout
 from common.recipe import code_digest
-from pipeline import as_archive
+from common.status import read_status
 
 predict = load_script("predict_3d")
 SCRIPTS = sorted([*ROOT.glob("data_preprocessing/[0-9]*.py"), *ROOT.glob("registration/Step*.py"),

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from common import cli, io, recipe
+from common import cli, io, jobs, recipe
 from common.config import Config, SampleConfig, load_config, resolve, save_config, validate
 from common.errors import DataError, LayerError
 from common.layout import Layout
+from common.status import first_failure, read_status, set_status
 
 FORK = multiprocessing.get_context("fork")
 
@@ -364,11 +365,11 @@ def root(tmp_path) -> Path:
     return folder
 
 
-def run(root: Path, *options: str, step: str = STEP, bad: dict | None = None, kind=cli.run_layers) -> int:
+def run(root: Path, *options: str, step: str = STEP, bad: dict | None = None, kind=jobs.run_layers) -> int:
     """A step that writes 'done' to one file a unit; bad: {unit name: exception}. Each work adds a line to calls.txt."""
     args = cli.make_parser("doc", workers=True).parse_args(["--root_path", str(root), *options])
 
-    def make_job(context: cli.Context, sample: str | None = None, layer: int | None = None) -> cli.Job:
+    def make_job(context: jobs.Context, sample: str | None = None, layer: int | None = None) -> jobs.Job:
         target = root / "out" / f"{sample}_{layer}.txt"
 
         def work() -> str:
@@ -380,7 +381,7 @@ def run(root: Path, *options: str, step: str = STEP, bad: dict | None = None, ki
                 temporary.write_text("done")
             return "wrote it"
 
-        job = cli.Job(sample, layer, [root / "in" / f"{sample}_{layer}.txt"], [target], work)
+        job = jobs.Job(sample, layer, [root / "in" / f"{sample}_{layer}.txt"], [target], work)
         return job
 
     return kind(step, str(root.parent / "code/step.py"), args, make_job)
@@ -430,7 +431,7 @@ def test_a_wrong_form_ends_the_run_with_one_line(root, capsys, workers):
 @pytest.mark.timeout(60)
 def test_a_killed_worker_ends_the_run_with_one_line(root, capsys):
     """Out of memory, say: no waiting for a result that never comes."""
-    killed = lambda step, script, args, make_job: cli.run_layers(step, script, args, lambda *unit: os._exit(9))
+    killed = lambda step, script, args, make_job: jobs.run_layers(step, script, args, lambda *unit: os._exit(9))
     assert run(root, "--num_workers", "2", kind=killed) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: --num_workers: ") and err.count("\n") == 1 and "fewer --num_workers" in err
@@ -458,10 +459,10 @@ def test_chosen_layers_only(root):
     assert calls(root) == ["A/1", "A/3"]
 
 
-@pytest.mark.parametrize("kind, names", [(cli.run_samples, ["A", "B"]), (cli.run_dataset, ["dataset"])])
+@pytest.mark.parametrize("kind, names", [(jobs.run_samples, ["A", "B"]), (jobs.run_dataset, ["dataset"])])
 def test_steps_on_samples_and_on_the_dataset(root, kind, names):
     assert run(root, kind=kind) == 0
-    assert calls(root) == names and list(cli.read_status(Layout(root))) == names
+    assert calls(root) == names and list(read_status(Layout(root))) == names
 
 
 def test_what_is_up_to_date_is_skipped(root, capsys):
@@ -486,7 +487,7 @@ def test_a_step_that_was_broken_off_or_failed_is_done_again(root):
     assert run(root) == 0 and calls(root) == ["A/2"]
     assert run(root, "--overwrite", "--sample", "B", "--sample", "A", bad={"B/1": BAD_LAYER}) == 0 and calls(root) == EVERY
     assert run(root) == 0 and calls(root) == ["B/1"]
-    assert cli.read_status(Layout(root))["B/1"] == {STEP: "ok"}
+    assert read_status(Layout(root))["B/1"] == {STEP: "ok"}
 
 
 def test_the_workflow_gets_its_marker_although_a_layer_was_left_out(root, capsys):
@@ -495,7 +496,7 @@ def test_the_workflow_gets_its_marker_although_a_layer_was_left_out(root, capsys
     assert run(root, "--sample", "A", "--layer", "2", "--done", str(marker), bad={"A/2": BAD_LAYER}) == 0
     assert json.loads(marker.read_text()) == {"succeeded": 0, "of": 1}
     assert capsys.readouterr().err.count("\n") == 1
-    assert cli.read_status(layout)["A/2"][STEP].startswith("left out: imgs/A/2.jpg")
+    assert read_status(layout)["A/2"][STEP].startswith("left out: imgs/A/2.jpg")
     other = layout.done(STEP)
     assert run(root, "--done", str(other), bad={"A/2": BAD_FORM}) == 2
     assert not other.exists()  # a wrong form stops the workflow
@@ -505,16 +506,16 @@ def test_a_later_step_names_the_step_that_left_the_layer_out(root, capsys):
     layout = Layout(root)
     for step in (EARLIER, STEP, LATER):
         assert run(root, step=step, bad={"A/2": BAD_LAYER}) == 0
-    status = cli.read_status(layout)["A/2"]
+    status = read_status(layout)["A/2"]
     assert list(status) == [EARLIER, STEP, LATER]  # in the order of the run
     assert status[EARLIER].startswith("left out: imgs/A/2.jpg") and status[STEP] == status[LATER] == f"left out since {EARLIER}"
     assert f"{LATER}  A/2: left out since {EARLIER}\n" in capsys.readouterr().err
-    assert cli.first_failure(layout, "A/2", EARLIER) is None  # not before itself
-    assert cli.first_failure(layout, "A/1", LATER) is None
+    assert first_failure(layout, "A/2", EARLIER) is None  # not before itself
+    assert first_failure(layout, "A/1", LATER) is None
     assert run(root, step=EARLIER) == 0  # repaired: from now on the next one fails for its own reason
     assert run(root, step=STEP, bad={"A/2": BAD_LAYER}) == 0
-    assert cli.read_status(layout)["A/2"][STEP].startswith("left out: imgs/A/2.jpg")
-    assert cli.first_failure(layout, "A/2", LATER) == STEP
+    assert read_status(layout)["A/2"][STEP].startswith("left out: imgs/A/2.jpg")
+    assert first_failure(layout, "A/2", LATER) == STEP
 
 
 def test_status_is_written_by_many_processes_and_loses_nothing(tmp_path):
@@ -522,7 +523,7 @@ def test_status_is_written_by_many_processes_and_loses_nothing(tmp_path):
 
     def note(writer: int) -> None:
         for k in range(10):
-            cli.set_status(layout, STEP if k % 2 else EARLIER, f"{writer}/{k // 2}", "ok")
+            set_status(layout, STEP if k % 2 else EARLIER, f"{writer}/{k // 2}", "ok")
 
     writers = [FORK.Process(target=note, args=(writer,)) for writer in range(4)]
     for writer in writers:
@@ -530,7 +531,7 @@ def test_status_is_written_by_many_processes_and_loses_nothing(tmp_path):
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0] * 4
-    assert cli.read_status(layout) == {f"{writer}/{k}": {EARLIER: "ok", STEP: "ok"} for writer in range(4) for k in range(5)}
+    assert read_status(layout) == {f"{writer}/{k}": {EARLIER: "ok", STEP: "ok"} for writer in range(4) for k in range(5)}
     assert files_in(tmp_path) == ["status.json", "status.lock"]
 
 
@@ -549,8 +550,8 @@ def test_status_command(root, capsys):
 def test_status_has_layer_2_before_layer_10(tmp_path):
     layout = Layout(tmp_path)
     for name in ("block/10", "block/2", "dataset", "block", "block/1", "b10/1", "b9/1"):
-        cli.set_status(layout, STEP, name, "ok")
-    assert list(cli.read_status(layout)) == ["b9/1", "b10/1", "block", "block/1", "block/2", "block/10", "dataset"]
+        set_status(layout, STEP, name, "ok")
+    assert list(read_status(layout)) == ["b9/1", "b10/1", "block", "block/1", "block/2", "block/10", "dataset"]
 
 
 def test_errors_survive_the_way_between_processes():

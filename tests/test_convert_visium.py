@@ -15,10 +15,10 @@ from scipy import sparse
 
 from common.config import load_config
 from common.geometry import stated_geometry
-from common.written import Written
 from common.io import read_h5ad, read_location
 from common.layout import Layout
 from common.slide import open_pyramid, open_slide
+from common.written import Written
 from data_preprocessing.readers import in_reading_order, spot_pitch_px, visium
 
 HER2 = Path(os.environ.get("ASIGN_DATA", ROOT.parent / "shared" / "data" / "her2st"))

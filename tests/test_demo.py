@@ -4,7 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from conftest import load_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from common.config import load_config
@@ -12,7 +14,6 @@ from common.geometry import dataset_geometry
 from common.io import read_h5ad, read_location, read_npz
 from common.layout import Layout
 from common.slide import open_slide
-from conftest import load_script
 from data_preprocessing import demo_tissue
 
 demo = load_script("0_make_demo")

@@ -5,6 +5,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -13,8 +14,9 @@ from scipy import sparse
 from common import io
 from common.config import Config, SampleConfig, save_config
 from common.errors import LayerError
+from common.known_layers import known_layers
 from common.layout import SIZES, Layout
-from conftest import load_script
+from common.normalisation import depth_of, normalise, to_log1p
 from data_preprocessing import expression, patches
 
 GOLDEN = Path(__file__).parent / "golden" / "expression.npz"
@@ -102,17 +104,17 @@ def root(tmp_path):
 def test_normalisation_is_the_golden_one():
     golden = np.load(GOLDEN)
     counts, normalised = golden["counts_spots_by_genes"], golden["normalised"].astype(np.float32)
-    np.testing.assert_array_equal(expression.normalise(counts), normalised)
-    np.testing.assert_array_equal(expression.normalise(sparse.csr_matrix(counts)), normalised)
+    np.testing.assert_array_equal(normalise(counts), normalised)
+    np.testing.assert_array_equal(normalise(sparse.csr_matrix(counts)), normalised)
 
 
 def test_normalisation_by_hand():
-    np.testing.assert_allclose(expression.normalise(np.array([[0, 1, 5]])), np.log([[1 / 9, 2 / 9, 6 / 9]]), rtol=1e-6)
+    np.testing.assert_allclose(normalise(np.array([[0, 1, 5]])), np.log([[1 / 9, 2 / 9, 6 / 9]]), rtol=1e-6)
 
 
 @given(arrays(np.int64, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 100_000)))
 def test_normalised_rows_are_log_probabilities(counts):
-    y = expression.normalise(counts)
+    y = normalise(counts)
     assert y.dtype == np.float32
     np.testing.assert_allclose(np.exp(y.astype(np.float64)).sum(axis=1), 1, rtol=1e-5)
     for row, label in zip(counts, y):
@@ -202,10 +204,10 @@ def test_known_genes_do_not_depend_on_target_counts(root, known, expected, monke
 
 def test_default_known_layer_has_counts_and_image(root):
     root.counts("S", 1).unlink()
-    assert expression.known_layers(toy_config([1, 2, 3, 4]), root, "S") == [3]
+    assert known_layers(toy_config([1, 2, 3, 4]), root, "S") == [3]
     root.image("S", 3).unlink()
-    assert expression.known_layers(toy_config([1, 2, 3, 4]), root, "S") == [3]  # none has both: the first with counts
-    assert expression.known_layers(toy_config([4, 2]), root, "S") == [4]
+    assert known_layers(toy_config([1, 2, 3, 4]), root, "S") == [3]  # none has both: the first with counts
+    assert known_layers(toy_config([4, 2]), root, "S") == [4]
 
 
 def test_gene_list_is_taken_whole_and_in_rank_order(root, tmp_path):
@@ -258,7 +260,7 @@ def test_labels_of_every_level(root):
     for size in SIZES:
         assert level[size].var_names.tolist() == genes and level[size].X.dtype == np.float32
         of_row = level[size].obs["depth"].to_numpy()
-        np.testing.assert_array_equal(level[size].X, expression.normalise(level[size].layers["counts"], of_row))
+        np.testing.assert_array_equal(level[size].X, normalise(level[size].layers["counts"], of_row))
         assert of_row.sum() == raw[level[224].obs_names, GENES].X.sum() + len(GENES) * len(of_row)
         assert level[size].layers["counts"].sum() == raw[:, genes].X.sum()
     np.testing.assert_array_equal(level[224].layers["counts"].toarray(), raw[level[224].obs_names, genes].X.toarray())
@@ -306,8 +308,8 @@ def test_log1p_is_what_scanpy_makes_of_the_counts():
     adata = anndata.AnnData(counts.copy())
     scanpy.pp.normalize_total(adata, target_sum=1e4)
     scanpy.pp.log1p(adata)
-    normalised = expression.normalise(counts)
-    depth = expression.depth_of(normalised)
+    normalised = normalise(counts)
+    depth = depth_of(normalised)
     np.testing.assert_allclose(depth, counts.sum(axis=1) + 40, rtol=1e-5)
     for k in range(6):
-        np.testing.assert_allclose(expression.to_log1p(normalised[[k]], depth[k])[0], adata.X[k], atol=2e-3)
+        np.testing.assert_allclose(to_log1p(normalised[[k]], depth[k])[0], adata.X[k], atol=2e-3)

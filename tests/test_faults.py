@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import load_script
 
-from common import cli, io
+from common import io, jobs, locks
 from common.errors import DataError, LayerError, of_dataset
+from common.exit_codes import guarded
+from common.status import print_status
 
 report = load_script("report")
 
@@ -72,7 +74,7 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path, capsys, number):
 
     def outside_a_writer() -> int:
         raise OSError(number, os.strerror(number), str(target))
-    assert cli.guarded(outside_a_writer) == 2
+    assert guarded(outside_a_writer) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {target}: ") and err.count("\n") == 1
 
@@ -81,6 +83,7 @@ def test_hdf5_is_not_begun_where_the_disk_has_no_room(tmp_path, monkeypatch):
     """The library ended the process with SIGSEGV when a disk ran full under it."""
     import shutil
     from collections import namedtuple
+
     import anndata
     import numpy as np
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "total used free")(2**30, 2**30 - 2**20, 2**20))
@@ -97,7 +100,7 @@ def test_a_bug_is_no_full_disk(tmp_path):
     with pytest.raises(RuntimeError, match="a bug"), io.atomic_path(tmp_path / "a.json"):
         raise RuntimeError("a bug")
     with pytest.raises(FileNotFoundError):
-        cli.guarded(lambda: open(tmp_path / "no_such"))
+        guarded(lambda: open(tmp_path / "no_such"))
 
 
 # killed processes ------------------------------------------------------------------------------------
@@ -116,38 +119,38 @@ def test_what_a_killed_process_left_half_written_goes_with_the_next_write(tmp_pa
 def test_a_status_file_of_bad_bytes_is_one_line(tmp_path, capsys):
     from common.layout import Layout
     (tmp_path / "status.json").write_bytes(b"\xff{")
-    assert cli.guarded(lambda: cli.print_status(Layout(tmp_path))) == 2
+    assert guarded(lambda: print_status(Layout(tmp_path))) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'status.json'}: ")
 
 
 # two processes ---------------------------------------------------------------------------------------
 def test_a_second_process_in_a_run_folder_is_told_so(tmp_path, capsys):
-    held = "import sys; from pathlib import Path; from common import cli\ncli.hold(Path(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()"
+    held = "import sys; from pathlib import Path; from common import locks\nlocks.hold(Path(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", held, tmp_path / "run"], cwd=Path(io.__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout.readline() == b"held\n"
-        assert cli.guarded(lambda: cli.hold(tmp_path / "run")) == 2
+        assert guarded(lambda: locks.hold(tmp_path / "run")) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"error: {tmp_path / 'run'}: found another process") and "wait for its end" in err and err.count("\n") == 1
         first.stdin.close()
-    assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0  # and once more: a held folder is free after `guarded`
-    assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0
+    assert guarded(lambda: locks.hold(tmp_path / "run") or 0) == 0  # and once more: a held folder is free after `guarded`
+    assert guarded(lambda: locks.hold(tmp_path / "run") or 0) == 0
 
 
 def test_a_run_is_held_from_within_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.guarded(lambda: cli.hold(Path(".")) or 0) == 0
+    assert guarded(lambda: locks.hold(Path(".")) or 0) == 0
     assert (tmp_path.parent / f".{tmp_path.name}.lock").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker outlives a killed parent")
 def test_the_workers_of_a_killed_process_end_and_leave_its_run_folder_free(tmp_path):
     """The out-of-memory killer ends the parent alone."""
-    work = """import os, sys, time; from pathlib import Path; from common import cli
-cli.hold(Path(sys.argv[1]))
+    work = """import os, sys, time; from pathlib import Path; from common import locks, workers
+locks.hold(Path(sys.argv[1]))
 def wait(_):
     print(os.getpid(), flush=True)
     time.sleep(60)
-list(cli.map_workers(wait, [1, 2], 2))"""
+list(workers.map_workers(wait, [1, 2], 2))"""
     with subprocess.Popen([sys.executable, "-c", work, tmp_path / "run"], cwd=Path(io.__file__).parents[1], stdout=subprocess.PIPE) as parent:
         workers = [int(parent.stdout.readline()) for _ in range(2)]
         parent.kill()
@@ -156,7 +159,7 @@ list(cli.map_workers(wait, [1, 2], 2))"""
     while time.monotonic() < ended and any(is_at_work(worker) for worker in workers):
         time.sleep(0.05)
     assert not any(is_at_work(worker) for worker in workers)
-    assert cli.guarded(lambda: cli.hold(tmp_path / "run") or 0) == 0
+    assert guarded(lambda: locks.hold(tmp_path / "run") or 0) == 0
 
 
 def is_at_work(process: int) -> bool:
@@ -169,9 +172,9 @@ def is_at_work(process: int) -> bool:
 def test_an_input_that_cannot_be_read_is_of_its_section_alone(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "imgs/A/1.tif")
-    monkeypatch.setattr(cli, "make_recipe", denied)
+    monkeypatch.setattr(jobs, "make_recipe", denied)
     with pytest.raises(LayerError, match="imgs/A/1.tif: found an input that cannot be read .Permission denied"):
-        cli.recipe_of("step", cli.Job("A", 1, [], [], str), tmp_path, "")
+        jobs.recipe_of("step", jobs.Job("A", 1, [], [], str), tmp_path, "")
 
 
 # what a decoder lets pass ----------------------------------------------------------------------------

@@ -7,19 +7,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from conftest import load_script
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from common import cli, geometry
+from common import geometry
 from common.config import Config, load_config, save_config, validate
 from common.errors import DataError, LayerError
 from common.feature_recipe import adopted
-from common.geometry import check_scale, dataset_geometry, dataset_um_per_px, pitches_of, section_geometry, stated_geometry
+from common.geometry import (
+    check_scale,
+    dataset_geometry,
+    dataset_um_per_px,
+    pitches_of,
+    section_geometry,
+    stated_geometry,
+)
 from common.io import write_table
 from common.layout import Layout
 from common.slide import open_slide, stated_pixel_size_um
-from conftest import load_script
+from common.status import read_status
 
 
 def stack(**values) -> Config:
@@ -165,7 +173,7 @@ def test_contradiction_leaves_out_the_section_alone(tmp_path, capsys):
     for step in ("0_2_tissue_mask", "0_3_spot_grid"):
         assert load_script(step).main(["--root_path", str(tmp_path)]) == 0
     assert layout.location("A", 1).is_file() and not layout.location("A", 2).exists()
-    status = cli.read_status(layout)
+    status = read_status(layout)
     assert (
         "8 um/px by the metadata of 2.tif" in status["A/2"]["0_2_tissue_mask"]
         and status["A/1"]["0_2_tissue_mask"] == "ok"
@@ -229,7 +237,7 @@ def test_image_that_states_nonsense_is_not_believed(tmp_path, um_per_px):
     assert stated_pixel_size_um(layout.image("A", 1)) == pytest.approx(um_per_px, rel=1e-3)
     save_config(stack(pitch_um=100), layout.config)
     assert load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path)]) == 0
-    wrong = cli.read_status(layout)["A/1"]["0_2_tissue_mask"]
+    wrong = read_status(layout)["A/1"]["0_2_tissue_mask"]
     assert f"{um_per_px:.4g} um/px, which is not believed" in wrong and "samples.A.pixel_size_um: {1: …}" in wrong
     assert section_geometry(stack(pitch_um=100, pixel_size_um=4.0), layout, "A", 1).um_per_px == 4.0
 
@@ -241,7 +249,7 @@ def test_more_tissue_than_a_slide_or_more_spots_than_px_is_refused(tmp_path):
     assert load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path)]) == 0
     assert load_script("0_3_spot_grid").main(["--root_path", str(tmp_path)]) == 2
     assert (
-        "spots 1.5 px apart" in cli.read_status(layout)["A/1"]["0_3_spot_grid"] and not layout.location("A", 1).exists()
+        "spots 1.5 px apart" in read_status(layout)["A/1"]["0_3_spot_grid"] and not layout.location("A", 1).exists()
     )
     with pytest.raises(LayerError, match="mm² of tissue at 4 um/px"):
         geometry.check_lattice(section_geometry(stack(pitch_um=100), layout, "A", 1), 1e9, 25, layout.mask("A", 1))

@@ -90,7 +90,7 @@ def test_hidden_in_closed_form_is_fitting_without():
     noise = PLAIN.noise / gp.spot_weights(label)
     hidden = np.arange(100) % 7 == 0
     score = np.random.default_rng(0).normal(0, 1, (100, 3)) * ~hidden[:, None]
-    (mean, variance), = gp.predict_hidden(PLAIN, square, noise, [np.flatnonzero(hidden)], [score])
+    (mean, variance), = gp.choice.predict_hidden(PLAIN, square, noise, [np.flatnonzero(hidden)], [score])
     k = gp.covariance(PLAIN, square)
     matrix = k[np.ix_(~hidden, ~hidden)] + np.diag(noise[~hidden])
     cross = k[np.ix_(hidden, ~hidden)]
@@ -161,7 +161,7 @@ def test_order_of_known_and_of_targets_does_not_matter(fitted):
 def test_blocks_are_the_whole(fitted, monkeypatch):
     _, views, process = fitted
     whole = gp.predict(process, views)
-    monkeypatch.setattr(gp, "BLOCK", 7)
+    monkeypatch.setattr(gp.process, "BLOCK", 7)
     for name, values in gp.predict(process, views).items():
         np.testing.assert_allclose(values, whole[name], atol=1e-6)
 
@@ -188,7 +188,7 @@ def test_it_finds_out_which_view_tells(fitted):
 def test_intervals_cover_what_they_say(fitted, monkeypatch):
     """On a layer without an offset of its own, when none is provided for."""
     label, views, process = fitted
-    monkeypatch.setattr(gp, "offset_variance", lambda *_: 0.0)
+    monkeypatch.setattr(gp.process, "offset_variance", lambda *_: 0.0)
     process = gp.fit(label, views, kernel=process.kernel)
     fresh, views = toy(seed=1)
     answer = gp.predict(process, views)
@@ -213,7 +213,7 @@ def test_a_second_known_layer_of_few_spots_does_no_harm():
 def test_an_offset_between_halves_widens_the_intervals():
     label, views = toy()
     tilted = label + (views["position"][:, :1] > 4.5) * np.where(np.arange(20) % 2, 2.0, -2.0)
-    one, other = (gp.offset_variance(y, views, np.zeros(100, int), PLAIN, np.ones(3)) for y in (label, tilted.astype(np.float32)))
+    one, other = (gp.process.offset_variance(y, views, np.zeros(100, int), PLAIN, np.ones(3)) for y in (label, tilted.astype(np.float32)))
     assert other > 3 * one
 
 
@@ -254,7 +254,7 @@ def sections(sizes: list[int], apart: float, n_genes: int = 20):
     ([20], 0.0, 50)])
 def test_every_part_of_every_known_layer_is_judged(sizes, apart, max_chunk, monkeypatch):
     """Apart, half over each other, one tiny, one above the other, alone: every spot was hidden with others of its part shown."""
-    monkeypatch.setattr(gp, "MAX_CHUNK", max_chunk)
+    monkeypatch.setattr(gp.choice, "MAX_CHUNK", max_chunk)
     label, views, layer = sections(sizes, apart)
     hidings = gp.Hidings(label, views, layer, seed=0)
     errors = hidings.errors(PLAIN)
@@ -271,12 +271,12 @@ def test_a_layer_that_no_other_overlaps_is_judged_by_discs_of_it(apart, n_layer_
     label, views, layer = sections([10, 10], apart - 1)
     draws = gp.Hidings(label, views, layer, seed=0).draws
     whole = [draw for draw in draws if draw.hidden.sum() == 100 and len(set(layer[draw.hidden])) == 1]
-    assert len(whole) == n_layer_draws and len(draws) == (n_layer_draws or gp.N_DRAWS)
+    assert len(whole) == n_layer_draws and len(draws) == (n_layer_draws or gp.choice.N_DRAWS)
 
 
 def test_layers_that_overlap_are_judged_by_each_other_alone(monkeypatch):
     """No disc is hidden where leaving out a layer shows what a target layer is like."""
-    monkeypatch.setattr(gp, "MAX_CHUNK", 100)
+    monkeypatch.setattr(gp.choice, "MAX_CHUNK", 100)
     label, views, layer = sections([14, 14], 0.3)
     draws = gp.Hidings(label, views, layer, seed=0).draws
     assert len(draws) == 2 and all((draw.hidden == (layer == one)).all() for one, draw in enumerate(draws))

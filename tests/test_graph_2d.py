@@ -7,6 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from test_expression import (
+    GENES,
+    HOW,
+    PITCH_PX,
+    STEPS,
+    add_layer,
+    run,
+    square_array,
+    toy_config,
+    toy_counts,
+    toy_location,
+    write_toy_root,
+)
 from torch_geometric.data import HeteroData
 
 from common import io
@@ -14,7 +27,6 @@ from common.config import save_config
 from common.layout import Layout
 from data_preprocessing import expression, patches
 from data_preprocessing.graph import membership_edges, near_edges
-from test_expression import HOW, GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location, write_toy_root
 
 POINTS = arrays(np.float64, st.tuples(st.integers(1, 25), st.just(2)), elements=st.integers(0, 60).map(lambda value: value / 10))
 

@@ -8,20 +8,32 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
+from test_expression import (
+    GENES,
+    HOW,
+    PITCH_PX,
+    STEPS,
+    add_layer,
+    run,
+    square_array,
+    toy_config,
+    toy_counts,
+    toy_location,
+)
 from torch_geometric.data import HeteroData
 
 from common import io
 from common.config import save_config
+from common.lattice import nearest_on_lattice
 from common.layout import Layout
-from conftest import load_script
-from data_preprocessing.records import stack_records
 from data_preprocessing_3d import neighbours
 from data_preprocessing_3d.graph import cross_pairs, within_pairs
-from test_expression import HOW, GENES, PITCH_PX, STEPS, add_layer, run, square_array, toy_config, toy_counts, toy_location
+from data_preprocessing_3d.records import stack_records
 
 STEPS_3D = ("1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")
 step_1, step_2, step_3, step_4, step_5 = map(load_script, STEPS_3D)
@@ -75,7 +87,7 @@ def test_4_nearest_in_the_layer_is_the_golden_one():
 
 
 def test_8_nearest_is_the_golden_one():
-    source, target = neighbours.nearest(PIECES["positions"], 8)
+    source, target = nearest_on_lattice(PIECES["positions"], 8)
     directed = np.zeros((29, 29), np.float32)
     directed[target, source] = 1
     np.testing.assert_array_equal(directed, PIECES["knn8_adjacency"])
@@ -246,9 +258,9 @@ def test_nearest_does_not_depend_on_order_or_place(random, hexagonal, k, shift):
     order = list(range(len(position)))
     random.shuffle(order)
     order = np.array(order)
-    expected = set(zip(*neighbours.nearest(position, k)))
+    expected = set(zip(*nearest_on_lattice(position, k)))
     assert len(expected) == k * len(position)
-    assert {(order[source], order[target]) for source, target in zip(*neighbours.nearest(position[order] + shift, k))} == expected
+    assert {(order[source], order[target]) for source, target in zip(*nearest_on_lattice(position[order] + shift, k))} == expected
 
 
 @given(arrays(np.float64, st.tuples(st.integers(1, 15), st.just(2)), elements=st.floats(0, 5)), st.integers(1, 5))
@@ -256,7 +268,7 @@ def test_nearest_are_the_nearest(position, k):
     n = len(position)
     distance = np.linalg.norm(position[:, None] - position[None], axis=2)
     np.fill_diagonal(distance, np.inf)
-    source, target = neighbours.nearest(position, k)
+    source, target = nearest_on_lattice(position, k)
     for spot in range(n):
         found = source[target == spot]
         assert len(set(found)) == len(found) == min(k, n - 1)

@@ -6,11 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import training
-from models import gp, known_spots
-from models.episodes import Known, prepare
 from toys import toy_graph
+
+from models import gp, known_spots
+from training import three_d
+from training.episodes import Known, prepare
+from training.folds import make_folds
+from training.process import fit_process, gaussian_process, left_out_lines
+from training.settings import Settings
 
 CPU = torch.device("cpu")
 KERNEL = gp.Kernel(rank=4)
@@ -61,21 +64,21 @@ def thinned(monkeypatch):
 
 def test_a_spot_left_out_is_neither_shown_nor_asked_and_its_label_enters_nothing(thinned):
     graph, left_out = thinned
-    model = training.build_model([graph], {"T": graph.in_layers([1])}, training.Settings(members=2)).eval()
+    model = three_d.build_model([graph], {"T": graph.in_layers([1])}, Settings(members=2)).eval()
     for member in model.members:
         torch.nn.init.normal_(member.asked.weight)
     rows = torch.from_numpy(left_out)
     spoiled = dataclasses.replace(graph, label=torch.where(rows.unsqueeze(1), graph.label + 7, graph.label))
     answers = []
     for one in (graph, spoiled):
-        process = training.fit_process(one, [1], KERNEL)
+        process = fit_process(one, [1], KERNEL)
         question = Known(one, one.in_layers([1]).numpy(), process, model).question()
         assert not set(question.rows.tolist()) & set(np.flatnonzero(left_out))
         assert len(question.rows) == graph.n_spots - 24
         assert (~question.asked).sum() == 40 == len(process.views["position"])
         assert model(prepare(one, model.projection), question).shape[0] == graph.n_spots - 24
-        answers.append((training.predict(model, one, process, [1], CPU, with_sd=True),
-                        training.gaussian_process(one, process)["expression"]))
+        answers.append((three_d.predict(model, one, process, [1], CPU, with_sd=True),
+                        gaussian_process(one, process)["expression"]))
     (answer, of_process), (again, _) = answers
     assert all(np.array_equal(answer[name], again[name]) for name in answer)
     assert np.array_equal(answer["expression"][left_out], of_process[left_out])
@@ -87,8 +90,8 @@ def test_a_spot_left_out_is_neither_shown_nor_asked_and_its_label_enters_nothing
 def test_what_is_left_out_is_said_once_for_known_and_for_training(thinned):
     graph, _ = thinned
     other = dataclasses.replace(toy_graph(1), sample="A")
-    folds = training.make_folds({"A": [1, 2, 3], "T": [1, 2, 3]}, {"A": [1], "T": [1]}, [["A"], ["T"]])
-    lines = training.left_out_lines([graph, other], {"A": [1], "T": [1]}, folds)
+    folds = make_folds({"A": [1, 2, 3], "T": [1, 2, 3]}, {"A": [1], "T": [1]}, [["A"], ["T"]])
+    lines = left_out_lines([graph, other], {"A": [1], "T": [1]}, folds)
     facts = [(name, part) for name in ("T:", "A:") for part in ("40 of 64 known", "40 of 192 training")]
     assert len(lines) == 4 and all(all(fact in line for fact in two) for line, two in zip(lines, facts))
 

@@ -1,11 +1,12 @@
 """Metrics and floors: values by hand, and the properties the README promises."""
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 from scipy.stats import pearsonr, spearmanr
 
-from models import baselines, metrics
+from evaluation import baselines, metrics
 
 
 def normalise(counts: np.ndarray) -> np.ndarray:

@@ -4,28 +4,31 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import permuted, toy_graph
 
-import training
-from dataloader import SampleGraph
-from models.cross_attention import CrossAttention, patch_neighbourhoods
 from models import edges, gp
+from models.cross_attention import CrossAttention, patch_neighbourhoods
 from models.encoder import Projection, fit_pca, standardise_per_slide
-from models.episodes import Known, prepare
 from models.gat import GATStack
 from models.imputation import Imputer, part_of
 from models.losses import one_minus_pcc, spot_loss
+from models.msagnet import MSAGNet
+from models.sample import SampleGraph
 from models.transformer import LevelTransformer
-from conftest import ROOT
-from toys import permuted, toy_graph
-
+from training import three_d
+from training.episodes import Known, prepare
+from training.process import fit_process, gaussian_process
+from training.settings import Settings
 
 CPU = torch.device("cpu")
 
 
-def fresh_model(graph: SampleGraph, seed: int = 0, **options) -> training.MSAGNet:
+def fresh_model(graph: SampleGraph, seed: int = 0, **options) -> MSAGNet:
     pools = {graph.sample: graph.in_layers([1])}
-    model = training.build_model([graph], pools, training.Settings(seed=seed, members=2, **options)).eval()
+    model = three_d.build_model([graph], pools, Settings(seed=seed, members=2, **options)).eval()
     with torch.no_grad():  # the heads start at zero; give them something to say
         for member in model.members:
             for head in member.levels.heads.values():
@@ -34,7 +37,7 @@ def fresh_model(graph: SampleGraph, seed: int = 0, **options) -> training.MSAGNe
 
 
 def process_of(graph: SampleGraph) -> gp.GaussianProcess:
-    return training.fit_process(graph, [1], gp.Kernel(rank=4))
+    return fit_process(graph, [1], gp.Kernel(rank=4))
 
 
 # encoder ---------------------------------------------------------------------------------------------
@@ -240,9 +243,9 @@ def test_permuting_the_spots_permutes_the_prediction():
     graph = toy_graph()
     model = fresh_model(graph)
     order = torch.from_numpy(np.random.default_rng(0).permutation(graph.n_spots))
-    straight = training.predict(model, graph, process_of(graph), [1], CPU)["expression"]
+    straight = three_d.predict(model, graph, process_of(graph), [1], CPU)["expression"]
     other = permuted(graph, order)
-    shuffled = training.predict(model, other, process_of(other), [1], CPU)["expression"]
+    shuffled = three_d.predict(model, other, process_of(other), [1], CPU)["expression"]
     np.testing.assert_allclose(straight[order.numpy()], shuffled, atol=2e-3)
 
 
@@ -250,8 +253,8 @@ def test_moving_and_turning_the_sample_changes_nothing():
     graph = toy_graph()
     model, process = fresh_model(graph), process_of(graph)
     turned = dataclasses.replace(graph, position=graph.position @ torch.tensor([[0.6, -0.8], [0.8, 0.6]]) + 100)
-    np.testing.assert_allclose(training.predict(model, graph, process, [1], CPU)["expression"],
-                               training.predict(model, turned, process_of(turned), [1], CPU)["expression"], atol=0.05)  # other discs
+    np.testing.assert_allclose(three_d.predict(model, graph, process, [1], CPU)["expression"],
+                               three_d.predict(model, turned, process_of(turned), [1], CPU)["expression"], atol=0.05)  # other discs
 
 
 def test_every_level_of_the_image_reaches_the_spot_unless_left_out():
@@ -259,17 +262,17 @@ def test_every_level_of_the_image_reaches_the_spot_unless_left_out():
     process = process_of(graph)
     for without, silent in (((), set()), (("levels",), {"region_feature", "global_feature"})):
         model = fresh_model(graph, without=without)
-        base = training.predict(model, graph, process, [1], CPU)["expression"]
+        base = three_d.predict(model, graph, process, [1], CPU)["expression"]
         for name in ("region_feature", "global_feature"):
             changed = dataclasses.replace(graph, **{name: getattr(graph, name).flip(0)})
-            moved = np.abs(training.predict(model, changed, process, [1], CPU)["expression"] - base).max()
+            moved = np.abs(three_d.predict(model, changed, process, [1], CPU)["expression"] - base).max()
             assert (moved < 1e-9) == (name in silent) and (moved > 1e-4) == (name not in silent), name
 
 
 def test_each_part_that_is_left_out_changes_the_answer():
     graph = toy_graph()
     process = process_of(graph)
-    answers = [training.predict(fresh_model(graph, without=without), graph, process, [1], CPU)["expression"]
+    answers = [three_d.predict(fresh_model(graph, without=without), graph, process, [1], CPU)["expression"]
                for without in ((), ("levels",), ("cross_attention",), ("gat",), ("transformer",), ("imputation",))]
     for k, one in enumerate(answers):
         assert all(np.abs(one - other).max() > 1e-4 for other in answers[:k]), k
@@ -278,17 +281,17 @@ def test_each_part_that_is_left_out_changes_the_answer():
 def test_an_untrained_network_says_what_imputation_says():
     """Mix starts as the whole kernel, the heads at zero: what the network does is what it has learned on top."""
     graph = toy_graph()
-    model = training.build_model([graph], {graph.sample: graph.in_layers([1])}, training.Settings(members=2)).eval()
-    process, target = training.fit_process(graph, [1], gp.Kernel(rank=8)), (graph.layer != 1).numpy()
-    answer = training.predict(model, graph, process, [1], CPU)["expression"]
-    np.testing.assert_allclose(answer[target], training.gaussian_process(graph, process)["expression"][target], atol=1e-4)
+    model = three_d.build_model([graph], {graph.sample: graph.in_layers([1])}, Settings(members=2)).eval()
+    process, target = fit_process(graph, [1], gp.Kernel(rank=8)), (graph.layer != 1).numpy()
+    answer = three_d.predict(model, graph, process, [1], CPU)["expression"]
+    np.testing.assert_allclose(answer[target], gaussian_process(graph, process)["expression"][target], atol=1e-4)
 
 
 def test_the_gate_mixes_imputation_and_network_and_can_be_left_out():
     graph = toy_graph()
     process, target = process_of(graph), (graph.layer != 1).numpy()
-    imputed = training.gaussian_process(graph, process)["expression"][target]
-    mixed, network = (training.predict(fresh_model(graph, without=without), graph, process, [1], CPU)["expression"][target] for without in ((), ("gate",)))
+    imputed = gaussian_process(graph, process)["expression"][target]
+    mixed, network = (three_d.predict(fresh_model(graph, without=without), graph, process, [1], CPU)["expression"][target] for without in ((), ("gate",)))
     np.testing.assert_allclose(mixed, 0.75 * imputed + 0.25 * network, atol=1e-5)
 
 

@@ -8,20 +8,33 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import load_script
+from pipeline import FROM_COUNTS, STEPS, as_archive, copy_of, run, take_as_made, train_and_predict, with_threads
 from scipy.spatial import cKDTree
 
 from common import cli
 from common.config import Config, load_config, save_config
 from common.errors import DataError, LayerError
-from common.io import read_csr, read_h5ad, read_json, read_location, read_npy, read_npz, read_pt, read_table, write_h5ad, write_json, write_pt, write_table
+from common.io import (
+    read_csr,
+    read_h5ad,
+    read_json,
+    read_location,
+    read_npy,
+    read_npz,
+    read_pt,
+    read_table,
+    write_h5ad,
+    write_json,
+    write_pt,
+    write_table,
+)
 from common.layout import SIZES, Layout, RunLayout
-from conftest import load_script
 from dataloader import load_layer
 from dataloader_3d import load_sample
+from evaluation.metrics import layer_metrics
+from evaluation.outputs import background_of
 from models import known_spots
-from models.metrics import layer_metrics
-from outputs import background_of
-from pipeline import FROM_COUNTS, STEPS, as_archive, copy_of, run, take_as_made, train_and_predict, with_threads
 
 LAYERS = (1, 2, 3)
 QUICK = ("--max_iterations", "30")

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from common.io import read_h5ad, read_json
 from common.layout import Layout, RunLayout
-from conftest import ROOT
 
 RAW = Path(os.environ.get("ASIGN_DATA", ROOT.parent / "shared" / "data" / "her2st"))
 pytestmark = pytest.mark.skipif(not RAW.is_dir(), reason=f"no real sections at {RAW}: set ASIGN_DATA")

@@ -9,14 +9,15 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 
-import training
 from benchmarks import hidden_layers
 from common.config import load_config
+from common.gene_list import read_gene_list
 from common.io import write_h5ad, write_picture, write_table
 from common.layout import Layout, RunLayout, background_beside
-from conftest import ROOT
-from data_preprocessing.expression import normalise, read_gene_list
+from common.normalisation import normalise
+from training.settings import Settings
 
 
 def load():
@@ -49,7 +50,7 @@ def test_table_gives_mean_and_sd_over_seeds():
 
 def test_a_sample_without_images_is_imputed_from_its_array_positions(tmp_path, monkeypatch):
     """Two layers of one smooth pattern whose arrays do not start at the same place: the network finds the pattern again."""
-    monkeypatch.setattr(training, "Settings", functools.partial(training.Settings, max_iterations=20, members=1))
+    monkeypatch.setattr(real_stacks, "Settings", functools.partial(Settings, max_iterations=20, members=1))
     folder = tmp_path / "her2st"
     for name in ("ST-cnts", "ST-spotfiles"):
         (folder / name).mkdir(parents=True)
@@ -142,7 +143,7 @@ def test_rows_of_other_code_are_made_again(tmp_path, monkeypatch, capsys, counte
     assert real_stacks.run(args) == 0 and counted == [0, 1, 0, 1] and "2 of 2 rows" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", ["main_3d.py", "predict_3d.py", "models/gp.py", "data_preprocessing/records.py", "benchmarks/hidden_layers.py",
+@pytest.mark.parametrize("script", ["main_3d.py", "predict_3d.py", "models/gp/process.py", "data_preprocessing/records.py", "benchmarks/hidden_layers.py",
                                     "registration/Step2_registration_ANTs.py", "data_preprocessing/readers/her2st.py"])
 def test_a_row_depends_on_every_script_that_made_it(monkeypatch, script):
     before, read = real_stacks.code_of_rows(), Path.read_bytes

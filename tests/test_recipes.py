@@ -3,11 +3,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import script_path
 
 from common.imports import files_of
 from common.layout import PIPELINE, REPOSITORY, script_of
 from common.recipe import code_digest
-from conftest import script_path
 
 SCRIPTS = ["0_1_convert_raw", "0_make_demo", *PIPELINE, "main", "main_3d", "predict_3d", "report"]
 
@@ -28,7 +28,8 @@ def digests(repository: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("module, runs_it, does_not", [
-    ("data_preprocessing/records.py", ["7_make_dataset", "5_build_3d_final_format", "0_1_convert_raw"], ["6_pt_construction", "4_build_3d_graph"]),
+    ("data_preprocessing/records.py", ["7_make_dataset", "0_1_convert_raw"], ["6_pt_construction", "5_build_3d_final_format"]),
+    ("data_preprocessing_3d/records.py", ["5_build_3d_final_format", "0_1_convert_raw"], ["7_make_dataset", "4_build_3d_graph"]),
     ("data_preprocessing_3d/graph.py", ["4_build_3d_graph", "0_1_convert_raw"], ["5_build_3d_final_format", "6_pt_construction"]),
     ("data_preprocessing/archive.py", ["0_1_convert_raw"], ["0_2_tissue_mask", "main_3d"]),
     ("data_preprocessing/demo_tissue.py", ["0_make_demo"], ["4_feature_extraction", "1_cropped_multi_level_patch", "main_3d", "main"]),
@@ -36,8 +37,9 @@ def digests(repository: Path) -> dict[str, str]:
     ("registration/gate.py", ["Step2_registration_ANTs"], ["Step3_registertoMiddle_ANTs", "main_3d"]),
     ("common/io.py", SCRIPTS, []),
     ("models/gat.py", ["main", "main_3d", "predict_3d"], list(PIPELINE)),
-    ("training_2d.py", ["main"], ["main_3d"]),
-    ("evaluation.py", ["main", "main_3d", "predict_3d"], list(PIPELINE)),
+    ("training/two_d.py", ["main"], ["main_3d"]),
+    ("evaluation/runs.py", ["main", "main_3d"], [*PIPELINE, "predict_3d"]),
+    ("evaluation/outputs.py", ["main", "main_3d", "predict_3d"], list(PIPELINE)),
     ("registration/__init__.py", ["Step2_registration_ANTs"], ["4_feature_extraction"]),
 ])
 def test_a_change_touches_what_runs_the_module_and_nothing_else(repository, module, runs_it, does_not):

@@ -4,12 +4,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from common.errors import DataError
 from common.io import write_pt
-from conftest import ROOT
 from models import reference
 from models.losses import one_minus_pcc
+from training import reference_recipe
 
 GOLDEN = ROOT / "tests" / "golden"
 DIMENSIONS = ("2d", "3d")
@@ -107,7 +108,7 @@ def test_a_released_checkpoint_is_read_and_what_never_acts_is_listed(dimension, 
     golden = read_golden(f"model_{dimension}")
     state = state_of(golden) | {"encoder.conv1.weight": torch.zeros(4, 3, 7, 7)}
     write_pt(tmp_path / "best.pt", state)
-    model, listed = reference.read_checkpoint(tmp_path / "best.pt", heads=4)
+    model, listed = reference_recipe.read_checkpoint(tmp_path / "best.pt", heads=4)
     torch.testing.assert_close(forward(golden, model)[0], golden["out_spot"], atol=1e-5, rtol=0)
     assert {"encoder.conv1.weight", "gene_head_512.0.bias", "transformer.encoder_layer.norm1.weight", "gat_layer_224.0.att_weight",
             "cross_attention_512.query_proj.weight"} <= set(listed)

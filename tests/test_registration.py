@@ -17,16 +17,25 @@ from conftest import ROOT, load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import check
-from common.cli import read_status, set_status
 from common.config import PairConfig
+from common.contract.registration import EVIDENCE
 from common.errors import DataError, LayerError
 from common.io import write_json, write_picture
 from common.layout import Layout
+from common.status import read_status, set_status
 from registration import transforms as T
 from registration.by_hand import COLUMNS, read_given
 from registration.gate import Evidence, gather, reasons_against
-from registration.matching import MIN_INLIERS, Match, Pairs, fit_affine, fit_pieces, fit_similarity, match_outlines, register
+from registration.matching import (
+    MIN_INLIERS,
+    Match,
+    Pairs,
+    fit_affine,
+    fit_pieces,
+    fit_similarity,
+    match_outlines,
+    register,
+)
 from registration.matching import TISSUE_PX as MATCHED_PX
 from registration.pairing import TISSUE_PX as COMPARED_PX
 from registration.pairing import Settled, judge_pieces, settle
@@ -588,4 +597,4 @@ def test_the_benchmark_knows_where_a_spot_went(stack):
 
 
 def test_the_contract_knows_what_the_gate_judges():
-    assert check.EVIDENCE == tuple(field.name for field in fields(Evidence))
+    assert EVIDENCE == tuple(field.name for field in fields(Evidence))

@@ -11,12 +11,12 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load_script
 from PIL import Image
 
 from common.config import Config, SampleConfig, load_config, save_config
 from common.io import read_json, write_h5ad, write_json, write_picture, write_table
 from common.layout import Layout, RunLayout
-from conftest import load_script
 from report_parts import gather
 from report_parts.charts import nice_ticks
 from report_parts.colours import error_scale, expression_scale, lut

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from archives import write_archive
 from conftest import load_script
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
-from common import runs
+from common import run_folder
 from common.config import Config, resolve, validate
 from common.errors import DataError
 from common.io import read_h5ad, write_json
 from common.layout import Layout, RunLayout
 from common.names import is_name
 from common.written import Written
-from evaluation import run_folds
-from training import Fold
+from evaluation.runs import run_folds
+from training.folds import Fold
 
 convert = load_script("0_1_convert_raw")
 ESCAPING = ["../..", "..", ".", "", "/etc", "a/b", ".hidden", "C ", "C.", " C", "C\n", "C\\D", "-C"]
@@ -94,7 +95,7 @@ def test_a_folder_on_disk_without_a_name_of_a_sample_is_named(tmp_path, capsys):
 def predictions(run: RunLayout, sample: str, *layers: int) -> None:
     for layer in layers:
         adata = anndata.AnnData(np.full((3, 2), float(layer), np.float32))
-        runs.write_prediction(run, sample, run.imputed(sample, layer), adata)
+        run_folder.write_prediction(run, sample, run.imputed(sample, layer), adata)
 
 
 def run_again(run: RunLayout, sample: str) -> None:
@@ -217,7 +218,7 @@ def test_the_demo_deletes_no_spots_of_a_person(tmp_path, monkeypatch, capsys):
 # run folders -----------------------------------------------------------------------------------------
 def finished(run: RunLayout, identity: dict = IDENTITY, three_d: bool = True,
              layout: Layout = Layout(Path("root"))) -> RunLayout:
-    runs.take(run, layout, False, **identity)
+    run_folder.take(run, layout, False, **identity)
     kernels = {"kernels": {}} if three_d else {}
     write_json(run.splits, {"method": identity["method"], "folds": identity["folds"], **kernels})
     run.metrics_json.write_text(json.dumps(identity["method"]))
@@ -226,8 +227,8 @@ def finished(run: RunLayout, identity: dict = IDENTITY, three_d: bool = True,
 
 def test_a_run_lies_in_its_root(tmp_path):
     kidney, lung = Layout(tmp_path / "kidney"), Layout(tmp_path / "lung")
-    assert runs.choose(kidney, None, "gp").root == kidney.root / "runs/gp" != runs.choose(lung, None, "gp").root
-    assert runs.choose(kidney, "elsewhere", "gp").root == Path("elsewhere")
+    assert run_folder.choose(kidney, None, "gp").root == kidney.root / "runs/gp" != run_folder.choose(lung, None, "gp").root
+    assert run_folder.choose(kidney, "elsewhere", "gp").root == Path("elsewhere")
 
 
 def test_two_roots_in_one_folder_keep_both_results(tmp_path, capsys):
@@ -235,7 +236,7 @@ def test_two_roots_in_one_folder_keep_both_results(tmp_path, capsys):
     run = RunLayout(tmp_path / "runs/visium")
     finished(run, layout=Layout(tmp_path / "kidney"))
     (run.root / "notes.txt").write_text("kidney")
-    runs.take(run, Layout(tmp_path / "lung"), False, **IDENTITY)
+    run_folder.take(run, Layout(tmp_path / "lung"), False, **IDENTITY)
     kept = tmp_path / "runs/visium_before_1"
     said = capsys.readouterr().out
     assert RunLayout(kept).metrics_json.is_file() and (kept / "notes.txt").read_text() == "kidney"
@@ -251,16 +252,16 @@ def test_two_roots_in_one_folder_keep_both_results(tmp_path, capsys):
 def test_another_result_is_kept_aside_unless_overwritten(tmp_path, capsys, change, word):
     layout, run = Layout(tmp_path / "root"), RunLayout(tmp_path / "run")
     finished(run, layout=layout)
-    runs.take(run, layout, False, **IDENTITY)
+    run_folder.take(run, layout, False, **IDENTITY)
     assert run.metrics_json.is_file() and not capsys.readouterr().out  # the same again goes on
-    runs.take(run, layout, False, **(IDENTITY | change))
+    run_folder.take(run, layout, False, **(IDENTITY | change))
     assert (tmp_path / "run_before_1/metrics.json").is_file() and word in capsys.readouterr().out
     finished(run, IDENTITY | change, layout=layout)
     predictions(run, "C", 1)
-    runs.take(run, layout, True, **IDENTITY)
+    run_folder.take(run, layout, True, **IDENTITY)
     assert not (tmp_path / "run_before_2").exists() and not run.imputed("C", 1).exists() and not capsys.readouterr().out
     finished(run, layout=layout)
-    runs.take(run, layout, False, **(IDENTITY | change))
+    run_folder.take(run, layout, False, **(IDENTITY | change))
     assert (tmp_path / "run_before_2").is_dir()
 
 
@@ -272,7 +273,7 @@ def test_overwriting_a_run_of_more_folds_leaves_no_checkpoint_of_it(tmp_path):
             path.parent.mkdir(exist_ok=True)
             path.write_text("old")
     (run.checkpoint(2).parent / "notes.txt").write_text("a person's")
-    runs.take(run, layout, True, **IDENTITY)
+    run_folder.take(run, layout, True, **IDENTITY)
     assert run.folds() == [2] and [path.name for path in run.checkpoint(2).parent.iterdir()] == ["notes.txt"]
 
 
@@ -280,32 +281,32 @@ def test_a_run_of_an_earlier_version_is_known_by_its_splits(tmp_path):
     layout, run = Layout(tmp_path / "root"), RunLayout(tmp_path / "run")
     finished(run, layout=layout)
     run.identity.unlink()
-    runs.take(run, layout, False, **IDENTITY)
+    run_folder.take(run, layout, False, **IDENTITY)
     assert run.metrics_json.is_file()
     run.identity.unlink()
-    runs.take(run, layout, False, **(IDENTITY | {"method": "kernel"}))
+    run_folder.take(run, layout, False, **(IDENTITY | {"method": "kernel"}))
     assert (tmp_path / "run_before_1/metrics.json").is_file()
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text("a person's")
     with pytest.raises(DataError, match="config.yaml"):
-        runs.take(RunLayout(tmp_path), Layout(tmp_path / "root"), False, **IDENTITY)
+        run_folder.take(RunLayout(tmp_path), Layout(tmp_path / "root"), False, **IDENTITY)
     assert (tmp_path / "config.yaml").read_text() == "a person's" and not RunLayout(tmp_path).identity.exists()
     run = finished(RunLayout(tmp_path / "work"))
     monkeypatch.chdir(run.root)
     for layout in (Layout(Path("elsewhere")), Layout(run.root / "root")):
         with pytest.raises(DataError, match="another result"):
-            runs.take(run, layout, False, **(IDENTITY | {"method": "kernel"}))
+            run_folder.take(run, layout, False, **(IDENTITY | {"method": "kernel"}))
     assert run.metrics_json.is_file()
 
 
 def test_predict_and_report_find_the_run(tmp_path, capsys):
     layout = Layout(tmp_path)
     with pytest.raises(DataError, match="no finished run.*main_3d.py"):
-        runs.find(layout, None, only_3d=True)
+        run_folder.find(layout, None, only_3d=True)
     finished(layout.run("gp"))
-    assert runs.find(layout, None, only_3d=True).root == runs.find(layout, None).root == tmp_path / "runs/gp"
+    assert run_folder.find(layout, None, only_3d=True).root == run_folder.find(layout, None).root == tmp_path / "runs/gp"
     assert not capsys.readouterr().err
     finished(layout.run("msagnet_2d"), IDENTITY | {"script": "main", "method": "msagnet"}, three_d=False)
     finished(layout.run("gp_before_1"))
@@ -314,11 +315,11 @@ def test_predict_and_report_find_the_run(tmp_path, capsys):
     layout.run("broken").splits.write_text("{")
     for k, name in enumerate(("gp", "msagnet", "msagnet_2d", "gp_before_1")):
         os.utime(layout.run(name).splits, (10**9 + k, 10**9 + k))
-    assert runs.find(layout, None, only_3d=True).root.name == "msagnet"
+    assert run_folder.find(layout, None, only_3d=True).root.name == "msagnet"
     said = capsys.readouterr().err
     assert all(text in said for text in ("runs/gp", "--save_path", "broken"))
     assert "before" not in said and "2d" not in said
-    assert runs.find(layout, None).root.name == "msagnet_2d" and runs.find(layout, "x").root == Path("x")
+    assert run_folder.find(layout, None).root.name == "msagnet_2d" and run_folder.find(layout, "x").root == Path("x")
 
 
 def test_the_mains_write_into_the_root_and_the_others_find_it(tmp_path, capsys):

@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import load_script
+from toys import toy_graph
 
-from common import cli, io
+from common import cli, io, jobs
 from common.config import Config, load_config, resolve, validate
 from common.errors import DataError, LayerError
 from common.layout import Layout
 from common.z import z_um_of
-from toys import toy_graph
 
 HEAD = "dataset: d\npitch_px: 272\n"
 
@@ -91,7 +91,7 @@ def test_layer_files_without_one_meaning_are_one_line(tmp_path, capsys, names, n
 def test_every_layer_that_is_found_has_its_files(tmp_path):
     layout = root_of(tmp_path, "imgs/A/0.SVS", "imgs/A/10.jpg", "location/A/10.csv", "counts/A/0.h5ad", "imgs/A/notes.jpg")
     args = cli.make_parser("").parse_args(["--root_path", str(tmp_path)])
-    config = cli.open_context(args).config
+    config = jobs.open_context(args).config
     assert config.layers_of("A") == [0, 10] and all(layout.image("A", layer) for layer in (0, 10))
 
 

@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import ROOT, load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pipeline import STEPS, copy_of, run, train_and_predict
 from scipy.spatial import cKDTree
 
-from common.cli import read_status
 from common.config import Config, SampleConfig, load_config, save_config
 from common.io import read_h5ad, read_json, read_location, read_npy, read_picture, read_pt, write_picture, write_table
 from common.layout import Layout, RunLayout
-from conftest import ROOT, load_script
-from data_preprocessing.expression import normalise
+from common.normalisation import normalise
+from common.status import read_status
 from data_preprocessing.grid import GENERATED, measured_location, spot_grid
-from models.metrics import layer_metrics
-from pipeline import STEPS, copy_of, run, train_and_predict
+from evaluation.metrics import layer_metrics
 
 ARRAYS = pytest.mark.parametrize("array", ["square", "hex"])
 NEIGHBOURS = {"square": 4, "hex": 6}

@@ -5,16 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, load_script, script_path
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline import copy_of, run
 
 from common import stale
 from common.config import load_config, save_config
 from common.imports import files_of
 from common.io import read_json, write_json
 from common.layout import PIPELINE, Layout, RunLayout
-from conftest import ROOT, load_script, script_path
-from pipeline import copy_of, run
 
 QUICK = ("--max_iterations", "2", "--members", "1")
 

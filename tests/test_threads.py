@@ -1,6 +1,5 @@
 """The same bytes with one and with two threads, each in its own process: libraries read the environment at import."""
 import pytest
-
 from pipeline import with_threads
 
 FIT_AND_PREDICT = """
@@ -58,10 +57,10 @@ def test_a_numbered_step_works_with_one_thread(tmp_path):
     (tmp_path / "imgs/A/1.png").touch()
     said = with_threads(2, THREADS + """
 import sys
-from common import cli
+from common import cli, jobs
 args = cli.make_parser("", sample=False, layer=False).parse_args(["--root_path", sys.argv[1]])
 work = lambda: str(threads())
-cli.run_dataset("2_get_similarity", cli.__file__, args, lambda context: cli.Job(None, None, [], [], work))
+jobs.run_dataset("2_get_similarity", jobs.__file__, args, lambda context: jobs.Job(None, None, [], [], work))
 print(threads())
 """, str(tmp_path))
     assert "dataset: {1}" in said and said.split()[-1] == "{2}"

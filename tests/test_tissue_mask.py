@@ -10,9 +10,9 @@ import tifffile
 from conftest import load_script
 from PIL import Image
 
-from common.cli import read_status
 from common.io import write_table
 from common.layout import Layout
+from common.status import read_status
 from data_preprocessing.tissue import background_colour, tissue_mask
 
 WHITE, PINK_HAZE, GREY = (242, 240, 241), (234, 217, 234), (166, 166, 168)

@@ -6,27 +6,30 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-import evaluation
-import training
-import training_2d
-from common import cli
-from common.config import absent_of_folds
-from common.errors import DataError
-from models import gp
-from models.discs import discs
-from models.episodes import draw_hidden
 from toys import layers_of, toy_graph
 
+from common.config import absent_of_folds
+from common.device import start_torch
+from common.errors import DataError
+from evaluation.scores import floor_predictions
+from models import gp
+from models.discs import discs
+from training import three_d, two_d
+from training.episodes import draw_hidden
+from training.folds import groups_of, make_folds
+from training.loop import learning_rate
+from training.process import fit_process, gaussian_process
+from training.settings import Settings
+
 CPU = torch.device("cpu")
-QUICK = training.Settings(max_iterations=30, members=2)
+QUICK = Settings(max_iterations=30, members=2)
 KERNEL = gp.Kernel(rank=4)
 
 
 @pytest.fixture(autouse=True)
 def as_main_3d_begins():
     """One thread and deterministic kernels, whatever a test before set in this process."""
-    cli.start_torch(0, "cpu")
+    start_torch(0, "cpu")
 
 
 def spoiled(graph, known):
@@ -44,10 +47,10 @@ def test_target_labels_enter_nothing():
     graph = toy_graph()
     results = []
     for one in (graph, spoiled(graph, [1])):
-        process = training.fit_process(one, [1])
-        model = training.train([one], {"T": one.in_layers([1])}, {"T": process}, QUICK, CPU)
-        classical = evaluation.floor_predictions(one, [1], no_overlap(one)) | training.gaussian_process(one, process, with_sd=True)
-        results.append((training.predict(model, one, process, [1], CPU)["expression"], model.state_dict(), classical))
+        process = fit_process(one, [1])
+        model = three_d.train([one], {"T": one.in_layers([1])}, {"T": process}, QUICK, CPU)
+        classical = floor_predictions(one, [1], no_overlap(one)) | gaussian_process(one, process, with_sd=True)
+        results.append((three_d.predict(model, one, process, [1], CPU)["expression"], model.state_dict(), classical))
     assert np.array_equal(results[0][0], results[1][0])
     assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
     assert all(np.array_equal(value, results[1][2][name]) for name, value in results[0][2].items())
@@ -55,13 +58,13 @@ def test_target_labels_enter_nothing():
 
 def test_target_labels_of_a_test_sample_enter_nothing_beside_training_samples():
     train_graph, test_graph = toy_graph(1, "A"), toy_graph(0, "T")
-    fold = training.make_folds({"A": [1, 2, 3], "T": [1, 2, 3]}, {"A": [1], "T": [1]}, [["A"], ["T"]])[1]
+    fold = make_folds({"A": [1, 2, 3], "T": [1, 2, 3]}, {"A": [1], "T": [1]}, [["A"], ["T"]])[1]
     results = []
     for one in (test_graph, spoiled(test_graph, [1])):
         graphs = [train_graph, one]
-        processes = {graph.sample: training.fit_process(graph, [1], KERNEL) for graph in graphs}
-        model = training.train(graphs, fold.pools(graphs), processes, QUICK, CPU)
-        results.append(training.predict(model, one, processes["T"], [1], CPU)["expression"])
+        processes = {graph.sample: fit_process(graph, [1], KERNEL) for graph in graphs}
+        model = three_d.train(graphs, fold.pools(graphs), processes, QUICK, CPU)
+        results.append(three_d.predict(model, one, processes["T"], [1], CPU)["expression"])
     assert np.array_equal(results[0], results[1])
 
 
@@ -83,7 +86,7 @@ def one_step_on_meta(monkeypatch, train):
     def one_step(network, loss_at, *_, **__):
         loss, _, _ = loss_at(0)
         seen.append(loss.device.type)
-    for module in (training, training_2d):
+    for module in (three_d, two_d):
         monkeypatch.setattr(module, "optimise", one_step)
     with OneDevice():
         train(torch.device("meta"))
@@ -92,10 +95,10 @@ def one_step_on_meta(monkeypatch, train):
 
 def test_training_leaves_no_tensor_on_the_cpu(monkeypatch):
     graph = toy_graph()
-    process = training.fit_process(graph, [1], KERNEL)
-    assert one_step_on_meta(monkeypatch, lambda device: training.train([graph], {"T": graph.in_layers([1])}, {"T": process}, QUICK, device)) == ["meta"] * 2
+    process = fit_process(graph, [1], KERNEL)
+    assert one_step_on_meta(monkeypatch, lambda device: three_d.train([graph], {"T": graph.in_layers([1])}, {"T": process}, QUICK, device)) == ["meta"] * 2
     layers = layers_of(graph)
-    assert one_step_on_meta(monkeypatch, lambda device: training_2d.train(layers, [one.has_label for one in layers], QUICK, device)) == ["meta"] * 2
+    assert one_step_on_meta(monkeypatch, lambda device: two_d.train(layers, [one.has_label for one in layers], QUICK, device)) == ["meta"] * 2
 
 
 def no_overlap(graph):
@@ -106,39 +109,39 @@ def no_overlap(graph):
 def test_same_seed_same_model_and_another_seed_another():
     graph = toy_graph()
     pools = {"T": graph.in_layers([1])}
-    process = training.fit_process(graph, [1], KERNEL)
-    one, two, other = (training.predict(training.train([graph], pools, {"T": process}, dataclasses.replace(QUICK, seed=seed), CPU), graph, process, [1],
+    process = fit_process(graph, [1], KERNEL)
+    one, two, other = (three_d.predict(three_d.train([graph], pools, {"T": process}, dataclasses.replace(QUICK, seed=seed), CPU), graph, process, [1],
                                         CPU)["expression"] for seed in (3, 3, 4))
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
 def test_it_learns_more_than_the_mean_and_the_nearest_spot():
     graph = toy_graph(noise=0.5)
-    process = training.fit_process(graph, [1], KERNEL)
-    model = training.train([graph], {"T": graph.in_layers([1])}, {"T": process}, dataclasses.replace(QUICK, max_iterations=100), CPU)
+    process = fit_process(graph, [1], KERNEL)
+    model = three_d.train([graph], {"T": graph.in_layers([1])}, {"T": process}, dataclasses.replace(QUICK, max_iterations=100), CPU)
     target = graph.in_layers([2, 3]).numpy()
     error = lambda predicted: float(((predicted - graph.label.numpy())[target] ** 2).mean())
-    floors = evaluation.floor_predictions(graph, [1], no_overlap(graph))
-    untrained = training.build_model([graph], {"T": graph.in_layers([1])}, QUICK)
-    answers = [training.predict(one, graph, process, [1], CPU)["expression"] for one in (model, untrained)]
+    floors = floor_predictions(graph, [1], no_overlap(graph))
+    untrained = three_d.build_model([graph], {"T": graph.in_layers([1])}, QUICK)
+    answers = [three_d.predict(one, graph, process, [1], CPU)["expression"] for one in (model, untrained)]
     assert error(answers[0]) < min(error(floors["mean"]), error(floors["nearest"]), error(answers[1]))
 
 
 def test_nan_stops_with_a_message():
     graph = toy_graph()
     with pytest.raises(FloatingPointError, match="iteration .*--base_lr"):
-        training.train([graph], {"T": graph.in_layers([1])}, {"T": training.fit_process(graph, [1], KERNEL)},
+        three_d.train([graph], {"T": graph.in_layers([1])}, {"T": fit_process(graph, [1], KERNEL)},
                        dataclasses.replace(QUICK, base_lr=1e30, optimizer="sgd"), CPU)
 
 
 def test_no_label_is_a_clear_error():
     graph = toy_graph()
     with pytest.raises(DataError, match="0 labelled spots"):
-        training.train([graph], {"T": torch.zeros(graph.n_spots, dtype=torch.bool)}, {}, QUICK, CPU)
+        three_d.train([graph], {"T": torch.zeros(graph.n_spots, dtype=torch.bool)}, {}, QUICK, CPU)
     with pytest.raises(DataError, match="--width.*30.*a multiple of the 4"):
-        training.Settings(width=30)
+        Settings(width=30)
     with pytest.raises(DataError, match="sample T.*0 labelled spots"):
-        training.fit_process(graph, [])
+        fit_process(graph, [])
 
 
 # episodes and folds ----------------------------------------------------------------------------------
@@ -173,13 +176,13 @@ def test_discs_hide_the_share_and_are_compact():
 def test_a_spot_in_the_loss_is_hidden_from_what_the_network_reads(monkeypatch):
     """The labels of the spots in the loss are in no input of that step: neither shown nor in what was imputed."""
     graph, seen = toy_graph(), []
-    original = training.episode_loss
+    original = three_d.episode_loss
 
     def watch(model, member, lesson, episode, mean, learned, *rest):
         seen.append((episode, learned))
         return original(model, member, lesson, episode, mean, learned, *rest)
-    monkeypatch.setattr(training, "episode_loss", watch)
-    training.train([graph], {"T": graph.in_layers([1])}, {"T": training.fit_process(graph, [1], KERNEL)}, QUICK, CPU)
+    monkeypatch.setattr(three_d, "episode_loss", watch)
+    three_d.train([graph], {"T": graph.in_layers([1])}, {"T": fit_process(graph, [1], KERNEL)}, QUICK, CPU)
     assert len(seen) == 60
     for episode, learned in seen:
         assert len(learned) and episode.asked[learned].all() and (episode.z[episode.asked] == 0).all() and (episode.imputed[~episode.asked] == 0).all()
@@ -188,13 +191,13 @@ def test_a_spot_in_the_loss_is_hidden_from_what_the_network_reads(monkeypatch):
 
 def test_folds_give_a_test_sample_only_its_known_layers():
     labelled, known = {name: [1, 2, 3] for name in "ABCD"}, {name: [1] for name in "ABCD"}
-    folds = training.make_folds(labelled, known, [["A", "B"], ["C", "D"]])
+    folds = make_folds(labelled, known, [["A", "B"], ["C", "D"]])
     assert [fold.test_samples for fold in folds] == [["A", "B"], ["C", "D"]]
     assert folds[0].training_layers == {"A": [1], "B": [1], "C": [1, 2, 3], "D": [1, 2, 3]}
     assert folds[0].target_layers == {"A": [2, 3], "B": [2, 3]}
-    single = training.make_folds({"A": [1, 2, 3]}, known, [["A"]])
+    single = make_folds({"A": [1, 2, 3]}, known, [["A"]])
     assert len(single) == 1 and single[0].training_layers == {"A": [1]}
-    without_known = training.make_folds(labelled, {name: [] for name in "ABCD"}, [["A", "B"], ["C", "D"]])  # 2D
+    without_known = make_folds(labelled, {name: [] for name in "ABCD"}, [["A", "B"], ["C", "D"]])  # 2D
     assert without_known[1].training_layers == {"A": [1, 2, 3], "B": [1, 2, 3], "C": [], "D": []}
     assert without_known[1].target_layers == {"C": [1, 2, 3], "D": [1, 2, 3]}
 
@@ -204,7 +207,7 @@ def test_folds_give_a_test_sample_only_its_known_layers():
     (2, [["A", "B", "C"], ["D", "E"]]), (9, [["A"], ["B"], ["C"], ["D"], ["E"]]), (None, [list("ABCDE")]), (1, [list("ABCDE")]),
     ([["A", "B"], ["X"]], [list("ABCDE")])])
 def test_groups_held_out_together(folds, groups):
-    assert training.groups_of(list("EDCBA"), folds) == groups
+    assert groups_of(list("EDCBA"), folds) == groups
 
 
 def test_what_is_missing_of_the_folds_is_said():
@@ -214,6 +217,6 @@ def test_what_is_missing_of_the_folds_is_said():
 
 
 def test_learning_rate_decays_as_published():
-    settings = training.Settings(base_lr=0.001, max_iterations=100)
-    assert training.learning_rate(settings, 0) == 0.001
-    assert training.learning_rate(settings, 50) == pytest.approx(0.001 * 0.5 ** 0.9)
+    settings = Settings(base_lr=0.001, max_iterations=100)
+    assert learning_rate(settings, 0) == 0.001
+    assert learning_rate(settings, 50) == pytest.approx(0.001 * 0.5 ** 0.9)

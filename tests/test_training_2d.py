@@ -4,18 +4,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
-import training
-import training_2d
-from common.errors import DataError
-from models.episodes import prepare
-from models.losses import one_minus_pcc
-from models.metrics import layer_metrics
-from models.spot_encoder import SpotEncoder
 from toys import layers_of, permuted, toy_graph
 
+from common.errors import DataError
+from evaluation.metrics import layer_metrics
+from models.losses import one_minus_pcc
+from models.spot_encoder import SpotEncoder
+from training import two_d
+from training.episodes import prepare
+from training.loop import optimise
+from training.settings import Settings
+
 CPU = torch.device("cpu")
-QUICK = training.Settings(max_iterations=30, members=2)
+QUICK = Settings(max_iterations=30, members=2)
 
 
 def stack() -> tuple[list, list]:
@@ -26,10 +27,10 @@ def stack() -> tuple[list, list]:
 
 def test_a_test_layer_is_predicted_from_its_picture_far_better_than_by_the_mean():
     graphs, pools = stack()
-    model = training_2d.train(graphs, pools, training.Settings(max_iterations=100, members=1), CPU)
+    model = two_d.train(graphs, pools, Settings(max_iterations=100, members=1), CPU)
     for graph in graphs[6:]:
         label = graph.label.numpy()
-        ours = layer_metrics(training_2d.predict(model, graph, CPU), label)
+        ours = layer_metrics(two_d.predict(model, graph, CPU), label)
         mean = layer_metrics(np.repeat(model.mean.numpy()[None], len(label), axis=0), label)
         assert ours["mse"] < 0.8 * mean["mse"] and ours["pcc_gene"] > 0.5 and mean["pcc_gene"] == 0
 
@@ -40,27 +41,27 @@ def test_labels_of_test_layers_enter_nothing():
                                    global_label=graph.global_label * 0) if graph.sample == "T" else graph for graph in graphs]
     predicted = []
     for some in (graphs, spoiled):
-        model = training_2d.train(some, pools, QUICK, CPU)
-        predicted.append([training_2d.predict(model, graph, CPU) for graph in some])
+        model = two_d.train(some, pools, QUICK, CPU)
+        predicted.append([two_d.predict(model, graph, CPU) for graph in some])
     assert all(np.array_equal(one, other) for one, other in zip(*predicted))
 
 
 def test_the_order_of_the_spots_does_not_matter():
     graphs, pools = stack()
-    model = training_2d.train(graphs, pools, QUICK, CPU)
+    model = two_d.train(graphs, pools, QUICK, CPU)
     graph, order = graphs[-1], torch.randperm(graphs[-1].n_spots, generator=torch.Generator().manual_seed(0))
-    assert np.allclose(training_2d.predict(model, permuted(graph, order), CPU), training_2d.predict(model, graph, CPU)[order.numpy()], atol=1e-5)
+    assert np.allclose(two_d.predict(model, permuted(graph, order), CPU), two_d.predict(model, graph, CPU)[order.numpy()], atol=1e-5)
 
 
 def test_every_level_of_the_picture_is_looked_at():
     graphs, pools = stack()
-    model = training_2d.train(graphs, pools, QUICK, CPU)
+    model = two_d.train(graphs, pools, QUICK, CPU)
     graph = graphs[-1]
-    before = training_2d.predict(model, graph, CPU)
+    before = two_d.predict(model, graph, CPU)
     for name in ("feature", "region_feature", "global_feature"):
         value = getattr(graph, name)
         changed = dataclasses.replace(graph, **{name: value + torch.randn(value.shape, generator=torch.Generator().manual_seed(1))})
-        assert np.abs(training_2d.predict(model, changed, CPU) - before).max() > 1e-4, name
+        assert np.abs(two_d.predict(model, changed, CPU) - before).max() > 1e-4, name
 
 
 @pytest.mark.parametrize("kept, coarse", [("ABT", "sample"), ("A", "layer"), ("1", "disc")])
@@ -71,7 +72,7 @@ def test_what_stops_a_member_is_the_coarsest_thing_that_can_be_held_out(kept, co
     pools = [graph.has_label & use for graph, use in zip(graphs, used)]
     held_units = set()
     for member in range(3):
-        learn, held = training_2d.split(graphs, pools, member, seed=0)
+        learn, held = two_d.split(graphs, pools, member, seed=0)
         for pool, one, other in zip(pools, learn, held):
             assert torch.equal(one | other, pool) and not (one & other).any()
         assert any(one.any() for one in learn) and any(one.any() for one in held)
@@ -91,19 +92,19 @@ def test_a_patch_that_holds_a_spot_held_out_is_not_in_the_loss():
     graph = layers_of(toy_graph(0))[0]
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
     pool[torch.where(graph.region_of_spot == 2)[0][0]] = False
-    model = training_2d.build_model([graph], [pool], QUICK, None)
-    regions, globals_ = training_2d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None).patches
+    model = two_d.build_model([graph], [pool], QUICK, None)
+    regions, globals_ = two_d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None).patches
     assert regions.tolist() == [0, 1, 3] and globals_.tolist() == []
 
 
 def test_the_loss_is_the_published_one():
     graph = layers_of(toy_graph(0))[0]
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
-    model = training_2d.build_model([graph], [pool], QUICK, None)
-    lesson, spots, member = training_2d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None), torch.arange(5), model.members[0].eval()
+    model = two_d.build_model([graph], [pool], QUICK, None)
+    lesson, spots, member = two_d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None), torch.arange(5), model.members[0].eval()
     torch.nn.init.normal_(member.levels.heads["spot"][1].weight)
     torch.nn.init.normal_(member.levels.heads["region"][1].weight)
-    total, _ = training_2d.layer_loss(model, member, lesson, spots, 0.0, None)
+    total, _ = two_d.layer_loss(model, member, lesson, spots, 0.0, None)
     torch.manual_seed(0)
     out = member(lesson.sample, lesson.edges, lesson.edge_attr)
     expression = lesson.mean + model.residual(out["spot"])[spots]
@@ -122,15 +123,15 @@ def test_the_weights_kept_are_those_that_were_best_on_what_is_held_out():
     def validate(average) -> float:
         seen.append(average.weight.item())
         return next(errors)
-    settings = training.Settings(max_iterations=30, validate_every=10)
-    training.optimise(network, lambda k: ((network.weight - 5).square().sum(), {}, "toy"), settings, validate=validate)
+    settings = Settings(max_iterations=30, validate_every=10)
+    optimise(network, lambda k: ((network.weight - 5).square().sum(), {}, "toy"), settings, validate=validate)
     assert network.weight.item() == seen[1] and len(set(seen)) == 3
 
 
 def test_too_few_labels_end_the_training():
     graphs, _ = stack()
     with pytest.raises(DataError, match="0 labelled spots"):
-        training_2d.train(graphs, [torch.zeros_like(graph.has_label) for graph in graphs], QUICK, CPU)
+        two_d.train(graphs, [torch.zeros_like(graph.has_label) for graph in graphs], QUICK, CPU)
 
 
 # an encoder of its own -------------------------------------------------------------------------------
@@ -158,12 +159,12 @@ def test_an_encoder_learns_and_its_batch_statistics_stay():
     torch.manual_seed(0)
     encoder = SpotEncoder(Tiny(), (0.5,) * 3, (0.2,) * 3)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    settings = training.Settings(max_iterations=8, members=1, validate_every=4, batch_size=8)
-    model = training_2d.train(graphs, pools, settings, CPU, encoder=encoder, pictures=[coloured(graph) for graph in graphs])
+    settings = Settings(max_iterations=8, members=1, validate_every=4, batch_size=8)
+    model = two_d.train(graphs, pools, settings, CPU, encoder=encoder, pictures=[coloured(graph) for graph in graphs])
     after = model.members[0].encoder.state_dict()
     assert not torch.equal(before["model.body.0.weight"], after["model.body.0.weight"])
     assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
     pictures = coloured(graphs[2])
-    predicted = training_2d.predict(model, graphs[2], CPU, pictures)
-    other = training_2d.predict(model, graphs[2], CPU, pictures.flip(0))
+    predicted = two_d.predict(model, graphs[2], CPU, pictures)
+    other = two_d.predict(model, graphs[2], CPU, pictures.flip(0))
     assert np.abs(predicted - other).max() > 1e-4

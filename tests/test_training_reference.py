@@ -5,19 +5,19 @@ import functools
 import numpy as np
 import pytest
 import torch
-
-import training_reference
-from common import cli
-from common.io import read_pt, write_pt
 from toys import layers_of, toy_graph
+
+from common.device import start_torch
+from common.io import read_pt, write_pt
+from training import reference_recipe
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def as_the_mains_begin_but_three_epochs(monkeypatch):
-    cli.start_torch(0, "cpu")
-    monkeypatch.setattr(training_reference.reference, "train", functools.partial(training_reference.reference.train, epochs=3))
+    start_torch(0, "cpu")
+    monkeypatch.setattr(reference_recipe.reference, "train", functools.partial(reference_recipe.reference.train, epochs=3))
 
 
 def stage(three_d: bool):
@@ -43,8 +43,8 @@ def test_target_labels_enter_nothing(three_d):
     graphs, pools, shown = stage(three_d)
     answers = []
     for given in (graphs, [spoiled(graph, pool) for graph, pool in zip(graphs, pools)]):
-        model, projection = training_reference.train(given, pools, three_d, 16, 0, CPU)
-        answers.append((training_reference.predict(model, given[-1], shown, projection), projection, model.state_dict()))
+        model, projection = reference_recipe.train(given, pools, three_d, 16, 0, CPU)
+        answers.append((reference_recipe.predict(model, given[-1], shown, projection), projection, model.state_dict()))
     assert np.array_equal(answers[0][0], answers[1][0]) and torch.equal(answers[0][1], answers[1][1])
     assert all(torch.equal(value, answers[1][2][name]) for name, value in answers[0][2].items())
 
@@ -52,20 +52,20 @@ def test_target_labels_enter_nothing(three_d):
 @pytest.mark.parametrize("three_d", [True, False])
 def test_a_checkpoint_gives_the_same_prediction(three_d, tmp_path):
     graphs, pools, shown = stage(three_d)
-    model, projection = training_reference.train(graphs, pools, three_d, 16, 0, CPU)
-    write_pt(tmp_path / "checkpoint.pt", training_reference.checkpoint(model, projection))
-    again, projection_again = training_reference.from_checkpoint(read_pt(tmp_path / "checkpoint.pt"))
-    one = training_reference.predict(model, graphs[-1], shown, projection)
+    model, projection = reference_recipe.train(graphs, pools, three_d, 16, 0, CPU)
+    write_pt(tmp_path / "checkpoint.pt", reference_recipe.checkpoint(model, projection))
+    again, projection_again = reference_recipe.from_checkpoint(read_pt(tmp_path / "checkpoint.pt"))
+    one = reference_recipe.predict(model, graphs[-1], shown, projection)
     assert one.shape == graphs[-1].label.shape and one.dtype == np.float32 and np.isfinite(one).all() and again.three_d == three_d
-    assert np.array_equal(one, training_reference.predict(again, graphs[-1], shown, projection_again))
+    assert np.array_equal(one, reference_recipe.predict(again, graphs[-1], shown, projection_again))
 
 
 def test_known_labels_are_used_in_3d_alone():
     for three_d in (True, False):
         graphs, pools, _ = stage(three_d)
-        model, projection = training_reference.train(graphs, pools, three_d, 16, 0, CPU)
+        model, projection = reference_recipe.train(graphs, pools, three_d, 16, 0, CPU)
         some = torch.arange(graphs[-1].n_spots) < 20
-        answers = [training_reference.predict(model, graphs[-1], shown, projection) for shown in (some, torch.zeros_like(some))]
+        answers = [reference_recipe.predict(model, graphs[-1], shown, projection) for shown in (some, torch.zeros_like(some))]
         assert np.array_equal(*answers) != three_d
 
 
@@ -73,8 +73,8 @@ def test_the_spot_graph_is_the_samples_own_in_3d_and_the_8_nearest_on_the_array_
     graph = toy_graph(0)
     layer = layers_of(graph)[0]
     projection = torch.eye(graph.feature.shape[1])
-    assert torch.equal(training_reference.reference_graph(graph, graph.has_label, projection, True).spot_edges, graph.spot_edges)
-    source, target = training_reference.reference_graph(layer, layer.has_label, projection, False).spot_edges
+    assert torch.equal(reference_recipe.reference_graph(graph, graph.has_label, projection, True).spot_edges, graph.spot_edges)
+    source, target = reference_recipe.reference_graph(layer, layer.has_label, projection, False).spot_edges
     assert (torch.bincount(target) == 8).all()
     middle = np.flatnonzero((layer.array == 3).all(axis=1))[0]
     around = layer.array[source[target == middle].numpy()] - 3
@@ -87,18 +87,18 @@ def test_a_patch_with_a_label_outside_the_pool_is_not_in_the_loss():
     graph = toy_graph(0)
     pool = graph.in_layers([1, 2])
     pool[torch.where((graph.region_of_spot == 5))[0][0]] = False  # of layer 2
-    ours = training_reference.reference_graph(graph, pool, torch.eye(graph.feature.shape[1]), True)
+    ours = reference_recipe.reference_graph(graph, pool, torch.eye(graph.feature.shape[1]), True)
     assert torch.where(ours.region_in_loss)[0].tolist() == [0, 1, 2, 3, 4, 6, 7]
     assert torch.where(ours.global_in_loss)[0].tolist() == [0]
     unlabelled = dataclasses.replace(graph, has_label=graph.has_label & pool)
-    assert training_reference.reference_graph(unlabelled, pool, torch.eye(graph.feature.shape[1]), True).region_in_loss[:8].all()
+    assert reference_recipe.reference_graph(unlabelled, pool, torch.eye(graph.feature.shape[1]), True).region_in_loss[:8].all()
 
 
 def test_the_features_of_all_layers_pass_one_map_of_the_width_asked_for():
     feature = torch.randn(400, 150, generator=torch.Generator().manual_seed(0))
-    projection = training_reference.draw_projection(150, 64, 3)
+    projection = reference_recipe.draw_projection(150, 64, 3)
     assert projection.shape == (150, 64) and 0.9 < (feature @ projection).std(dim=0).mean() < 1.1
-    assert torch.equal(projection, training_reference.draw_projection(150, 64, 3))
+    assert torch.equal(projection, reference_recipe.draw_projection(150, 64, 3))
     graphs, pools, _ = stage(False)
-    model, drawn = training_reference.train(graphs, pools, False, 16, 3, CPU)
-    assert torch.equal(drawn, training_reference.draw_projection(20, 16, 3))
+    model, drawn = reference_recipe.train(graphs, pools, False, 16, 3, CPU)
+    assert torch.equal(drawn, reference_recipe.draw_projection(20, 16, 3))

@@ -12,10 +12,10 @@ from conftest import load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.cli import read_status, set_status
 from common.errors import LayerError
 from common.io import write_json, write_npy, write_picture
 from common.layout import Layout
+from common.status import read_status, set_status
 from registration import pictures
 from registration import transforms as T
 from registration.quality import judge

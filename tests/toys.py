@@ -4,9 +4,9 @@ import dataclasses
 import numpy as np
 import torch
 
-from dataloader import SampleGraph
 from models.cross_attention import patch_neighbourhoods
 from models.encoder import standardise_per_slide
+from models.sample import SampleGraph
 
 SIDE, LAYERS, GENES, FEATURES = 8, (1, 2, 3), 30, 20
 

@@ -13,7 +13,7 @@ from common.layout import REPOSITORY, SCRIPTS
 
 FOLDERS = (*SCRIPTS, ".")
 HEAVY = ("anndata", "scanpy", "torch", "ants", "cv2", "h5py", "openslide", "tifffile", "sklearn.linear_model", "shapely", "timm", "torch.utils.tensorboard",
-         "tensorboard.backend.event_processing.event_accumulator", "evaluation", "training", "training_2d", "training_reference", "dataloader",
+         "tensorboard.backend.event_processing.event_accumulator", "evaluation.runs", "training.three_d", "training.two_d", "training.reference_recipe", "dataloader",
          "dataloader_3d", "predict_3d", "report_parts.gather")
 POLL_SECONDS = 0.005
 

@@ -23,6 +23,7 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
 from common.io import MAX_POSITION, require_columns
+from common.names import natural_key
 
 if TYPE_CHECKING:
     import anndata
@@ -49,7 +50,7 @@ class RawLayer:
 
 def in_reading_order(names: list[str]) -> list[str]:
     """Sorted as a person would: 'section2' before 'section10'."""
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return sorted(names, key=natural_key)
 
 
 def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> dict[str, SampleConfig]:

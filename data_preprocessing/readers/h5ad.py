@@ -20,7 +20,15 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import LayerError
 from common.layout import IMAGE_SUFFIXES
-from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples, matched, spot_pitch_px
+from data_preprocessing.readers import (
+    RawLayer,
+    checked_spots,
+    chosen_image,
+    in_reading_order,
+    listed_samples,
+    matched,
+    spot_pitch_px,
+)
 
 if TYPE_CHECKING:
     import anndata

@@ -17,7 +17,15 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.io import require_columns
 from common.layout import IMAGE_SUFFIXES
-from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, legacy_layer, read_spots, reading_table
+from data_preprocessing.readers import (
+    RawLayer,
+    checked_spots,
+    chosen_image,
+    in_reading_order,
+    legacy_layer,
+    read_spots,
+    reading_table,
+)
 
 SECTION = re.compile(rf"(?:HE_)?([^_]+)_([^_.]+)(?:(?:_stdata)?\.tsv(?:\.gz)?|{'|'.join(map(re.escape, IMAGE_SUFFIXES))})", re.IGNORECASE)
 

@@ -24,7 +24,15 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import Source
 from common.io import require_columns
-from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples, matched, reading_table
+from data_preprocessing.readers import (
+    RawLayer,
+    checked_spots,
+    chosen_image,
+    in_reading_order,
+    listed_samples,
+    matched,
+    reading_table,
+)
 
 if TYPE_CHECKING:
     import anndata

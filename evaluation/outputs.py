@@ -2,14 +2,12 @@
 import numpy as np
 
 from common.errors import DataError
+from common.gene_list import read_background
 from common.io import read_h5ad, read_table, write_table
 from common.layout import Layout, RunLayout
-from data_preprocessing.expression import depth_of, read_background
-
-NORMALISATION = "ln((count + 1) / sum over the background genes (count + 1))"
+from common.normalisation import depth_of
 
 
-# gene list and background ----------------------------------------------------------------------------
 def keep_genes(layout: Layout, run_layout: RunLayout) -> list[str]:
     """Copy the gene list and its background from the root to the run; returns the genes."""
     genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
@@ -31,12 +29,6 @@ def check_background(layout: Layout, expected: list[str], source) -> None:
         raise DataError(layout.background, "another background than the run's", f"the {len(expected)} genes of {source}", fix)
 
 
-def n_background(genes: list[str], background: list[str]) -> int | None:
-    """The number of background genes; None if the list is its own background."""
-    return None if set(genes) == set(background) else len(background)
-
-
-# depth -----------------------------------------------------------------------------------------------
 def depths(layout: Layout, graph, rows: np.ndarray, own_background: bool) -> np.ndarray:
     """sum over the background of (count + 1) of labelled spots: (m,). rows: (n_spots,) bool, m True.
 
@@ -52,7 +44,6 @@ def depths(layout: Layout, graph, rows: np.ndarray, own_background: bool) -> np.
     return out[rows]
 
 
-# finite numbers --------------------------------------------------------------------------------------
 def finite(adata, name: str):
     """The AnnData itself. Raises DataError if a predicted number is not finite; what was not measured may be NaN."""
     values = {"X": adata.X, **{f"layers['{one}']": adata.layers[one] for one in adata.layers if one != "measured"},

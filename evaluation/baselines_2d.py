@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.threads import one_thread
-from dataloader import SampleGraph
+from models.sample import SampleGraph
 
 N_COMPONENTS = 256
 RIDGE_FACTOR = 100   # alpha = 100 / (components * genes)
@@ -45,7 +45,7 @@ def stnet(graphs: list[SampleGraph], pools: list[Tensor], query_feature: np.ndar
     Learning rate and number of epochs are those that best predict what a member of MSAGNet 2D holds out of training (a sample, a layer, discs); with
     them the layer is trained on all of training.
     """
-    from training_2d import split
+    from training.two_d import split
     train, held_out = (gather(graphs, part) for part in split(graphs, pools, 0, seed))
     errors = [train_head(*train, rate, EPOCHS, seed, held_out)[1] for rate in LEARNING_RATES]
     best = int(np.argmin([np.nanmin(one) for one in errors]))

@@ -5,16 +5,22 @@ of a target layer trains it or stops it. As released, the features pass an untra
 The Transformer has 36 width^2 parameters: 1024 is for a GPU. A narrow one moves less in the recipe's few small steps, down to not learning the mean level.
 """
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.errors import DataError
-from data_preprocessing_3d.neighbours import nearest
-from dataloader import SampleGraph
+from common.io import read_pt
+from common.lattice import nearest_on_lattice
 from models import reference
-from training import patches_of
+from models.reference import (
+    Reference,
+    from_state,
+)
+from models.sample import SampleGraph
+from training.multi_level import patches_of
 
 HEADS = 8
 K_NEAREST_2D = 8
@@ -31,7 +37,7 @@ def reference_graph(graph: SampleGraph, pool: Tensor, projection: Tensor, three_
     Spot edges in 3D are the graph's own; in 2D the 8 nearest on the array (column, row as they are counted), directed.
     """
     regions, globals_ = patches_of(graph, pool)
-    spot_edges = graph.spot_edges if three_d else torch.from_numpy(np.stack(nearest(graph.array.astype(float), K_NEAREST_2D)))
+    spot_edges = graph.spot_edges if three_d else torch.from_numpy(np.stack(nearest_on_lattice(graph.array.astype(float), K_NEAREST_2D)))
     return reference.ReferenceGraph(
         region_feature=graph.region_feature @ projection, global_feature=graph.global_feature @ projection,
         region_of_spot=graph.region_of_spot, global_of_spot=graph.global_of_spot, spot_edges=spot_edges,
@@ -65,3 +71,11 @@ def checkpoint(model: reference.Reference, projection: Tensor) -> dict:
 def from_checkpoint(saved: dict) -> tuple[reference.Reference, Tensor]:
     """The network, in evaluation mode, and the projection. Raises DataError if it is no such checkpoint."""
     return reference.from_state(saved["state"], HEADS)[0], saved["projection"]
+
+
+def read_checkpoint(file: Path, heads: int = 8) -> tuple[Reference, list[str]]:
+    """The network of a released parameter file (3D if it has `alpha`), and the names of the parameters that never act.
+
+    Raises LayerError for a file that cannot be read, DataError as from_state.
+    """
+    return from_state(read_pt(file, "the released training"), heads, file)

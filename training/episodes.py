@@ -5,12 +5,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import SampleGraph
 from models import edges, gp, known_spots
 from models.discs import discs
 from models.encoder import Projection
 from models.imputation import Imputer
-from models.msagnet import Episode, MSAGNet, Sample
+from models.msagnet import MSAGNet
+from models.sample import Episode, Sample, SampleGraph
 from models.views import surroundings
 
 DISC_RADII_PITCHES = (0.8, 1.2, 2.0, 3.0)
@@ -81,7 +81,6 @@ class Known:
         return Episode(torch.from_numpy(rows), torch.from_numpy(asked), z, imputed, torch.from_numpy(pairs), torch.from_numpy(kind))
 
 
-# what is hidden --------------------------------------------------------------------------------------
 def draw_hidden(position: np.ndarray, layer: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Which of the known spots an episode hides: (m,) bool, never all. position: (m, 2) pitches, layer: (m,)."""
     layers = np.unique(layer)

@@ -1,4 +1,4 @@
-"""Training and prediction in 2D: the expression of a section from its picture alone (Zhu et al., CVPR 2025; loop and folds in training.py).
+"""Training and prediction in 2D: the expression of a section from its picture alone (Zhu et al., CVPR 2025; loop and folds beside this file).
 
 The whole graph of one layer is in every pass; the loss is on batch_size of its spots, its labelled regions and globals:
 
@@ -15,14 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import Pictures, SampleGraph
+from dataloader import Pictures
 from models.discs import discs
 from models.encoder import Projection
-from models.episodes import prepare, to_device
-from models.msagnet import Architecture, Sample
+from models.msagnet import Architecture
 from models.msagnet_2d import MSAGNet2D, Network2D
+from models.sample import Sample, SampleGraph
 from models.spot_encoder import SpotEncoder
-from training import Settings, check_labelled, fit_basis, multi_level_loss, optimise, patches_of, with_noise
+from training.episodes import prepare, to_device
+from training.loop import check_labelled, optimise, with_noise
+from training.multi_level import fit_basis, multi_level_loss, patches_of
+from training.settings import Settings
 
 LOSS_SHARE = 0.1
 HELD_OUT_SHARE = 0.2

@@ -19,7 +19,6 @@ from common.written import Written
 BEFORE = re.compile(r".*_before_\d+")
 
 
-# which folder ----------------------------------------------------------------------------------------
 def choose(layout: Layout, save_path: str | None, name: str) -> RunLayout:
     """The folder that a run is written to: --save_path, else <root>/runs/<name>."""
     return RunLayout(Path(save_path)) if save_path else layout.run(name)
@@ -58,7 +57,6 @@ def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLay
     return RunLayout(taken)
 
 
-# whose result ----------------------------------------------------------------------------------------
 def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) -> None:
     """Take the folder for a run of this identity (script, method, dataset, folds, …), and write it down.
 
@@ -144,7 +142,6 @@ def clear_folds(run: RunLayout) -> None:
             path.parent.rmdir()
 
 
-# predictions -----------------------------------------------------------------------------------------
 def written(run: RunLayout, sample: str) -> Written:
     """The predictions of a sample that we wrote."""
     folder = run.imputed_folder(sample)

@@ -1,0 +1,133 @@
+"""The contract of the graphs and records, of a layer and of a sample (steps 6 and 7, 3D steps 4 and 5)."""
+from pathlib import Path
+
+import numpy as np
+
+from common import io
+from common.contract.fault import (
+    demand,
+    demand_array,
+    demand_edges,
+    demand_keys,
+    demand_names,
+    demand_parents,
+    demand_symmetric,
+)
+from common.contract.features import demand_recipe
+from common.contract.root import Root, read_mapped
+
+MEMBERSHIPS = (("spot", "region"), ("spot", "global"), ("region", "global"))
+LEVELS = {512: "region", 1024: "global"}
+
+
+def graph(root: Root, path: Path, sample: str, layer: int) -> None:
+    stored, barcodes, widths = io.read_pt(path), root.barcodes(sample, layer), root.widths(sample, layer)
+    sizes = graph_nodes(root, stored, None if barcodes is None else len(barcodes))
+    for size, level in LEVELS.items():
+        table = root.patches(size, sample, layer)
+        demand(table is None or sizes[level] == len(table), f"{sizes[level]} {level}s", f"the patches of patches_csv/patches_{size}")
+    sets = stored["spot"]["feature_sets"]
+    demand(widths is None or sets == widths, f"feature_sets {sets}", f"{widths} as extracted")
+    demand_recipe(stored["spot"]["feature_recipe"], root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")
+    for level, n in sizes.items():
+        near_edges(stored, level, n)
+
+
+def graph_nodes(root: Root, stored: dict, n_spots: int | None) -> dict[str, int]:
+    """The nodes of a graph and who belongs to whom; {level: number of nodes}."""
+    near = [(level, "near", level) for level in LEVELS.values()]
+    demand_keys(stored, ("spot", *LEVELS.values(), *((member, "in", owner) for member, owner in MEMBERSHIPS), *near))
+    demand_keys(stored["spot"], ("pos", "feature_sets", "feature_recipe", "genes"))
+    demand(root.genes() in (None, stored["spot"]["genes"]), "labels of another gene list",
+           "the genes of genes.csv, in order (run 5_2_get_label_of_other_resolution.py and all that follows)")
+    demand_array(stored["spot"]["pos"].numpy(), "spot pos", "f4", n_spots, 2)
+    sizes, known_genes = {"spot": len(stored["spot"]["pos"])}, root.genes()
+    for level in LEVELS.values():
+        node = stored[level]
+        demand_keys(node, ("x", "y", "has_label", "pos"))
+        n = sizes[level] = len(node["x"])
+        demand_array(node["x"].numpy(), f"{level} x", "f4", n, sum(stored["spot"]["feature_sets"].values()))
+        demand_array(node["y"].numpy(), f"{level} y", "f4", n, None if known_genes is None else len(known_genes))
+        demand_array(node["has_label"].numpy(), f"{level} has_label", "?", n)
+        demand_array(node["pos"].numpy(), f"{level} pos", "f4", n, 2)
+    for member, owner in MEMBERSHIPS:
+        name, edge_index = f"({member}, in, {owner})", stored[member, "in", owner]["edge_index"].numpy()
+        demand_edges(edge_index, name, sizes[member], sizes[owner])
+        demand_parents(edge_index, name, sizes[member])
+    return sizes
+
+
+def near_edges(stored: dict, level: str, n: int) -> None:
+    name, edges = f"({level}, near, {level})", stored[level, "near", level]
+    edge_index = edges["edge_index"].numpy()
+    demand_edges(edge_index, name, n, n)
+    demand_symmetric(edge_index, name, n)
+    demand_array(edges["edge_attr"].numpy(), f"{name} edge_attr", "f4", edge_index.shape[1], 1)
+
+
+def records(root: Root, path: Path, sample: str, layer: int) -> None:
+    table, location = root.own(path, read_mapped), root.read(root.layout.location(sample, layer), io.read_location)
+    known_genes, widths = root.genes(), root.widths(sample, layer)
+    demand_fields(table, None if known_genes is None else len(known_genes), sum(widths.values()) if widths else None)
+    demand(not table["label"][~table["has_label"]].any(), "a label where has_label is false", "0 there")
+    if location is not None:
+        demand_names(table["barcode"].tolist(), location["barcode"].tolist(), "spots", f"location/{sample}/{layer}.csv")
+        same = np.array_equal(table["pixel"], location[["pixel_x", "pixel_y"]])
+        demand(same, "other pixels than the location file's", "the same, row by row")
+    for size, level in LEVELS.items():
+        patches, index = root.patches(size, sample, layer), table[f"{level}_index"]
+        n = len(patches) if patches is not None else np.inf
+        demand(index.min() >= 0 and index.max() < n, f"a {level}_index out of range", f"rows of patches_csv/patches_{size}, 0 to {n - 1}")
+
+
+def demand_fields(table: np.ndarray, n_genes: int | None, width: int | None, more: tuple[str, ...] = ()) -> None:
+    fields = {"pixel": ("f8", 2), "array": ("i4", 2), "label": ("f4", n_genes), "feature": ("f4", width),
+              "region_index": ("i4",), "global_index": ("i4",), "has_label": ("?",)}
+    demand_keys(table.dtype.names or (), ("barcode", *fields, *more))
+    for name, (kind, *shape) in fields.items():
+        demand_array(table[name], name, kind, len(table), *shape)
+
+
+def graph_3d(root: Root, path: Path, sample: str, layer: None) -> None:
+    stored, stack = io.read_pt(path), root.stack(sample)
+    sizes = graph_nodes(root, stored, None if stack is None else len(stack))
+    layers = {"spot": stored["spot"]["layer"].numpy(), **{level: stored[level]["layer"].numpy() for level in LEVELS.values()}}
+    for level, one in layers.items():
+        demand_array(one, f"{level} layer", "i8", sizes[level])
+    for layer in np.unique(layers["spot"]).tolist():
+        demand_recipe(stored["spot"]["feature_recipe"], root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")
+    same = stack is None or np.array_equal(layers["spot"], stack["layer"])
+    demand(same, "spots of other layers", f"the rows of spot_regist/{sample}.csv")
+    for member, owner in MEMBERSHIPS:
+        source, target = stored[member, "in", owner]["edge_index"].numpy()
+        demand((layers[member][source] == layers[owner][target]).all(), f"a {member} in a {owner} of another layer", "its own layer's")
+    for level in LEVELS.values():
+        near_edges(stored, level, sizes[level])
+    for relation, across in (("cross", True), ("within", False)):
+        name = f"(spot, {relation}, spot)"
+        demand_keys(stored, (("spot", relation, "spot"),))
+        edges = stored["spot", relation, "spot"]
+        edge_index, attribute = edges["edge_index"].numpy(), edges["edge_attr"].numpy()
+        demand_edges(edge_index, name, sizes["spot"], sizes["spot"])
+        demand_symmetric(edge_index, name, sizes["spot"])
+        demand_array(attribute, f"{name} edge_attr", "f4", edge_index.shape[1], 5)
+        step = np.abs(np.subtract(*layers["spot"][edge_index]))
+        demand(((step > 0) == across).all(), f"{name}: edges of another kind", "cross: between layers, within: inside one")
+        demand(np.array_equal(attribute[:, 4], step), f"{name}: a wrong layer difference", "column 4 as the layers of the two spots")
+        demand(np.allclose(attribute[:, 0], attribute[:, 1] + attribute[:, 2], atol=1e-4), f"{name}: a wrong weight", "IoU + cosine")
+
+
+def records_3d(root: Root, path: Path, sample: str, layer: None) -> None:
+    table, stack = io.read_npy(path, mmap=True), root.stack(sample)
+    demand_fields(table, None, None, ("layer", "registered"))
+    demand_array(table["registered"], "registered", "f8", len(table), 2)
+    if stack is not None:
+        demand_names(table["barcode"].tolist(), stack["barcode"].tolist(), "spots", f"spot_regist/{sample}.csv")
+        demand(np.array_equal(table["layer"], stack["layer"]), "spots of other layers", f"those of spot_regist/{sample}.csv")
+        same = np.allclose(table["registered"], stack[["registered_x", "registered_y"]])
+        demand(same, "other registered positions", f"those of spot_regist/{sample}.csv")
+    for one in np.unique(table["layer"]):
+        part, own = table[table["layer"] == one], root.records(sample, int(one))
+        if own is not None:
+            same = len(part) == len(own) and all(np.array_equal(part[name], own[name]) for name in own.dtype.names)
+            demand(same, f"records of layer {one} that differ", f"those of npy_information/{sample}/{one}.npy")

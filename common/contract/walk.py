@@ -1,0 +1,199 @@
+"""The walk over all files of a root, and over those that a step reads.
+
+    python -m common.cli check --root_path ROOT
+
+One line a step; under it one line a faulty file: what was found, what is expected, what to do. Only the first fault of a file is told.
+"""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import io
+from common.config import Config
+from common.contract.expression import (
+    background,
+    expression,
+    genes,
+    member_counts,
+)
+from common.contract.fault import (
+    Fault,
+    demand,
+    demand_keys,
+    demand_names,
+)
+from common.contract.features import demand_recipe, features
+from common.contract.graphs import (
+    graph,
+    graph_3d,
+    records,
+    records_3d,
+)
+from common.contract.inputs import counts, image, location, mask, thumbnail, thumbnail_info
+from common.contract.pairs import combined, sparse
+from common.contract.patches import cropped, pairs_csv, patches_csv
+from common.contract.registration import (
+    contours,
+    displacement,
+    quality,
+    registered_contours,
+    spot_regist,
+    transform,
+)
+from common.contract.root import (
+    Root,
+)
+from common.errors import DataError, LayerError
+from common.feature_recipe import PITCH_TOLERANCE
+from common.layout import SIZES, Layout
+from common.recipe import file_digest, stored_recipe
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file: who makes it, where it lies for (sample, layer, …), and its check."""
+    step: str
+    unit: str               # layer, pair, sample, dataset, run_2d or run_3d
+    path: Callable          # (layout, *unit) -> Path
+    check: Callable         # (root, path, sample, layer, …), raises Fault
+    by_hand: bool = False   # a person may correct it
+
+
+def kinds() -> list[Kind]:
+    """In the order of the steps: what a file is held against comes before it."""
+    def sizes(step: str, path: Callable, check: Callable) -> list[Kind]:
+        return [Kind(step, "layer", lambda layout, *unit, size=size: path(layout, size, *unit), check(size)) for size in SIZES]
+
+    crop, register = "1_cropped_multi_level_patch", "Step3.5_registertoMiddle_ANTs_points_contour_fast"
+    pair, chain = "Step2_registration_ANTs", "Step3_registertoMiddle_ANTs"
+    return [
+        Kind("0_1_convert_raw", "layer", lambda layout, *unit: layout.image(*unit) or layout.new_image(*unit, ".jpg"), image, by_hand=True),
+        Kind("0_1_convert_raw", "layer", Layout.location, location, by_hand=True),
+        Kind("0_1_convert_raw", "layer", Layout.counts, counts, by_hand=True),
+        Kind("0_2_tissue_mask", "layer", Layout.thumbnail_info, thumbnail_info),
+        Kind("0_2_tissue_mask", "layer", Layout.thumbnail, thumbnail),
+        Kind("0_2_tissue_mask", "layer", Layout.mask, mask, by_hand=True),
+        *sizes(crop, Layout.patches_csv, patches_csv),
+        *sizes(crop, Layout.patches, cropped),
+        Kind("2_find_512_pair", "layer", Layout.region_pairs_csv, pairs_csv(512, 224, "spots")),
+        Kind("3_find_1024_pair", "layer", Layout.global_pairs_csv, pairs_csv(1024, 512, "regions")),
+        *sizes("4_feature_extraction", Layout.features, features),
+        Kind("5_1_find_high_expression", "dataset", lambda layout: layout.genes, genes),
+        Kind("5_1_find_high_expression", "dataset", lambda layout: layout.background, background),
+        *sizes("5_2_get_label_of_other_resolution", Layout.member_counts, member_counts),
+        *sizes("5_3_normalization", Layout.expression, expression),
+        Kind("6_pt_construction", "layer", Layout.graph, graph),
+        Kind("7_make_dataset", "layer", Layout.npy, records),
+        Kind("Step0_original_contour_generation", "layer", Layout.contours, contours),
+        Kind("Step1_affine_registration_2d_PAS_2048_xfeat", "pair", Layout.pair_coarse, transform),
+        Kind(pair, "pair", Layout.pair, transform),
+        Kind(pair, "pair", Layout.pair_warp, displacement),
+        Kind(chain, "layer", Layout.to_middle, transform),
+        Kind(chain, "layer", Layout.to_middle_warp, displacement),
+        Kind(chain, "sample", Layout.quality, quality),
+        Kind(register, "sample", Layout.spot_regist, spot_regist),
+        Kind(register, "sample", Layout.spot_regist_contours, registered_contours),
+        Kind("1_get_iou", "sample", Layout.spot_iou, sparse(0, 1)),
+        Kind("2_get_similarity", "sample", Layout.similarity, sparse(-1.0001, 1)),
+        Kind("3_build_3d_information", "sample", Layout.combined, combined),
+        Kind("4_build_3d_graph", "sample", Layout.graph_3d, graph_3d),
+        Kind("5_build_3d_final_format", "sample", Layout.npy_3d, records_3d),
+        Kind("main", "run_2d", lambda layout, path: path, checkpoint),
+        Kind("main_3d", "run_3d", lambda layout, path: path, checkpoint)]
+
+
+def units(kind: str, config: Config, layout: Layout) -> Iterator[tuple]:
+    """What a kind of file is made for."""
+    if kind == "dataset":
+        yield ()
+    if kind in ("run_2d", "run_3d"):
+        yield from ((path,) for path in layout.checkpoints(flat=kind == "run_2d"))
+    for sample in sorted(config.samples) if kind in ("sample", "layer", "pair") else ():
+        layers = config.layers_of(sample)
+        yield from {"sample": [(sample,)], "layer": [(sample, layer) for layer in layers],
+                    "pair": [(sample, moving, fixed) for moving in layers for fixed in layers if moving != fixed]}[kind]
+
+
+def fault_of(root: Root, kind: Kind, path: Path, unit: tuple) -> str | None:
+    """One line on what is wrong with this file, or None."""
+    error = error_of(root, kind, path, unit)
+    return error and str(error)
+
+
+def error_of(root: Root, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
+    """What is wrong with this file, or None."""
+    try:
+        kind.check(root, path, *unit, *[None] * (2 - len(unit)))
+    except Fault as fault:
+        found, expected = fault.args
+    except (DataError, LayerError) as error:
+        if str(error.args[0]) != str(path):  # of what it is held against
+            return LayerError(*error.args)
+        found, expected = error.args[1], error.args[2]
+    except Exception as error:  # bad bytes and other forms: every decoder raises its own
+        found, expected = f"a file of another form ({type(error).__name__}: {error})", f"what {kind.step}.py writes"
+    else:
+        return altered(root.layout, kind, path, unit)
+    script = "correct it, or run the script that made it" if kind.step == "0_1_convert_raw" else f"run {kind.step}.py"
+    return LayerError(path, found, expected, f"{script} with --overwrite")
+
+
+def altered(layout: Layout, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
+    """The error of a file that keeps the contract and is not as its step wrote it: of what it lacks nothing may tell."""
+    if kind.by_hand or kind.unit.startswith("run") or not path.is_file():
+        return None
+    sample, layer = (*unit[:2], None, None)[:2]
+    recipe = stored_recipe(layout.recipe(kind.step, sample, layer)) or stored_recipe(layout.recipe(kind.step, sample, None))  # a step of samples
+    noted = (recipe or {}).get("outputs", {})
+    if noted.get(path.relative_to(layout.root).as_posix()) in (None, file_digest(path)):
+        return None
+    own = "; a list of yours: genes: FILE in dataset.yaml" if kind.unit == "dataset" else ""
+    return LayerError(path, "other bytes than were written", f"the output of {kind.step}.py", f"run {kind.step}.py with --overwrite{own}")
+
+
+def hold_to_contract(layout: Layout, config: Config, sample: str | None, layer: int | None, paths: list[Path]) -> None:
+    """Raise for the first of these files that is there and breaks the contract: LayerError for one of this sample, DataError for one of the dataset.
+
+    layer None: files of single layers are passed over, as are those of other samples and those that the contract does not know.
+    """
+    wanted, root = {path for path in paths if path.is_file()}, Root(layout, config)
+    samples = {name: one for name, one in (config.samples or {}).items() if name == sample}
+    own = config.model_copy(update={"samples": samples})
+    for kind in kinds() if wanted else ():
+        for unit in units(kind.unit, own, layout):
+            path = kind.path(layout, *unit)
+            if path in wanted and (layer is not None or len(unit) < 2) and (error := error_of(root, kind, path, unit)):
+                raise error if unit else DataError(*error.args)
+
+
+def check_root(layout: Layout, config: Config) -> int:
+    """Check every file; print a line a step and a line a fault. Returns the exit code: 2 if there is a fault, else 0."""
+    root, steps = Root(layout, config), {}
+    for kind in kinds():
+        right, faults = steps.setdefault(kind.step, ([], []))
+        for unit in units(kind.unit, config, layout):
+            path = kind.path(layout, *unit)
+            if not (path.is_file() or path.is_symlink()):
+                continue
+            fault = fault_of(root, kind, path, unit)
+            if fault:
+                root.wrong.add(path)
+            (faults if fault else right).append(fault or path)
+    for step, (right, faults) in steps.items():
+        parts = [f"{len(right)} file{'s' * (len(right) > 1)} right"] if right else []
+        parts += [f"{len(faults)} wrong"] if faults else []
+        print(f"{step:50s} {', '.join(parts) or 'not made yet'}", *faults, sep="\n  ")
+    return 2 if any(faults for _, faults in steps.values()) else 0
+
+
+def checkpoint(root: Root, path: Path, *_) -> None:
+    """Of the gene list, the features and the array of this root."""
+    saved = io.read_pt(path)
+    demand_keys(saved, ("genes", "trained_with"))
+    demand_names(saved["genes"], root.genes(), "genes", "genes.csv")
+    was, config = saved["trained_with"], root.config
+    near = abs(config.pitch_um - was["pitch_um"]) <= PITCH_TOLERANCE * was["pitch_um"]
+    demand(was["array"] == config.array and near, f"a network of an array {was['array']}, {was['pitch_um']:g} um",
+           f"{config.array}, {config.pitch_um:g} um by dataset.yaml")
+    for sample, layer in units("layer", config, root.layout):
+        demand_recipe(was["feature_recipe"], root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")

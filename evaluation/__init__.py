@@ -1,0 +1,1 @@
+"""Evaluation: metrics, baselines, scores, runs that resume, and what is written."""

@@ -1,0 +1,1 @@
+"""The networks: arrays and tensors in, arrays and tensors out; no file is read."""
