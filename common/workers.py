@@ -14,8 +14,8 @@ _FORKED = None  # the function that forked workers call; set just before they ar
 
 
 def n_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """CPU cores that this process may use; all cores where the system does not say which (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _call_forked(unit: tuple):
@@ -42,6 +42,6 @@ def map_workers(function: Callable, units: list, workers: int):
         try:
             yield from pool.map(_call_forked, units)
         except BrokenProcessPool:
-            raise DataError("--num_workers", f"one of {workers} processes that was ended from outside", "memory for all of them",
-                            "set fewer --num_workers") from None
+            raise DataError("--num_workers", f"one of {workers} processes that was ended from outside",
+                            "memory for all of them", "set fewer --num_workers") from None
     _FORKED = None
