@@ -12,7 +12,7 @@ _HELD: list["FileLock"] = []  # locks of this process, until the end of `guarded
 
 
 def _lock(path: Path) -> "FileLock":
-    """The kernel's lock on a file. It ends with its process; a forked worker neither keeps nor frees it (filelock >= 3.30)."""
+    """The kernel's lock on a file. It ends with its process; a forked worker neither keeps nor frees it."""
     from filelock import FileLock
     return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=0.01)
 

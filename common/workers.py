@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from common.errors import DataError
 from common.locks import release
 
-_FORKED = None  # the function that forked workers call; set just before they are made
+_FORKED: Callable | None = None  # the function that forked workers call; set just before they are made
 
 
 def n_cores() -> int:
@@ -19,6 +19,7 @@ def n_cores() -> int:
 
 
 def _call_forked(unit: tuple):
+    assert _FORKED is not None
     return _FORKED(unit)
 
 
