@@ -1,6 +1,6 @@
 # make install    what the software needs, in .venv; make install TORCH=cpu: PyTorch without CUDA
-# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and report.html
-#              (about 9 minutes on 2 cores)
+# make demo    everything on generated data: raw pictures to the imputed expression of every layer, with the table and
+#              report.html (about 9 minutes on 2 cores)
 # make test    the tests (WORKERS=2 side by side)
 # make lint    ruff and mypy
 # make status ROOT=folder    which layer stands at which step, and why
@@ -11,8 +11,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ROOT ?= demo_data
 WORKERS ?= 2
-# PyPI's torch for Linux brings several GB of CUDA libraries. TORCH=cpu takes torch and torchvision from PyTorch's CPU index
-# first; for a new .venv only, since what is installed and new enough stays.
+# PyPI's torch for Linux brings several GB of CUDA libraries. TORCH=cpu takes torch and torchvision from PyTorch's CPU
+# index first; for a new .venv only, since what is installed and new enough stays.
 TORCH :=
 PYTORCH_INDEX := https://download.pytorch.org/whl/$(TORCH)
 install_with = if [ -x $(VENV)/bin/uv ]; then $(VENV)/bin/uv pip install --quiet --python $(PY) $(1); \
@@ -26,7 +26,8 @@ install: $(VENV)/installed
 dev: $(VENV)/installed-dev
 
 $(VENV)/installed: requirements.txt constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: python: found none from 3.11 on; expected Python 3.11 or newer; fix: install it or run make PYTHON=/path/to/python"; exit 2; }
+	@test -n "$(PYTHON)" || { echo "error: python: found none from 3.11 on; expected Python 3.11 or newer;" \
+		"fix: install it or run make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet uv || true
 ifneq ($(TORCH),)
