@@ -94,7 +94,7 @@ def entry_of(settled: "Settled") -> dict:
 def verdict_line(settled: "Settled", moving: int, fixed: int) -> str:
     """One line for the screen and the picture."""
     if not settled.accepted:
-        return (f"{moving} -> {fixed} REFUSED ({'; '.join(settled.reasons)}): laid by {settled.method}, "
+        return (f"{moving} -> {fixed} REFUSED ({'; '.join(settled.reasons)}): placed by {settled.method}, "
                 f"{changes(settled)}; fix: give landmarks or a transform for pairs: {pair_name(moving, fixed)}, "
                 "or skip the section")
     mirrored = ", mirrored" if settled.evidence.mirrored else ""

@@ -2,6 +2,7 @@
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class Run:
 
     @property
     def layers(self) -> list[LayerOfRun]:
-        return [one for layers in self.samples.values() for one in layers]
+        return list(chain.from_iterable(self.samples.values()))
 
     @property
     def method(self) -> str | None:

@@ -40,7 +40,7 @@ def xy_of(spots: pd.DataFrame) -> np.ndarray:
 # the lattice -----------------------------------------------------------------------------------------
 def test_small_lattices_by_hand():
     square = spot_grid(np.ones((3, 3), bool), (1, 1), 1, "square")
-    assert square["barcode"].tolist() == [f"grid_{i}x{j}" for j in range(3) for i in range(3)]
+    assert square["barcode"].tolist() == [f"grid_{n % 3}x{n // 3}" for n in range(9)]
     assert np.array_equal(xy_of(square), square[["i", "j"]])
     hexagon = spot_grid(np.ones((5, 5), bool), (1, 1), 2, "hex")
     i_j = ["1x1", "3x1", "0x2", "2x2", "4x2", "1x3", "3x3"]
