@@ -1,11 +1,13 @@
-"""Make ONE HTML page of a run that opens anywhere, without network: what was known, how good it is, and maps to look at.
+"""Write one HTML page of a run that opens without network: which sections were known, scores, and maps of genes.
 
-INPUT   <save_path>/metrics.json, splits.json, runtime.json, config.yaml, genes.csv, tensorboard/    of main_3d.py or main.py
+INPUT   <save_path>/metrics.json, splits.json, runtime.json, config.yaml, genes.csv, tensorboard/
+                                                     of main_3d.py or main.py
         <save_path>/imputed/<sample>/<layer>.h5ad    of predict_3d.py or main.py
-        <root>/tissue/, registration/                H&E overviews, overlays, quality.json (the gate's verdict of every pair)
-OUTPUT  <save_path>/report.html                      self-contained; the same bytes for the same inputs; its path is printed
+        <root>/tissue/, registration/                H&E overviews, overlays, quality.json (the gate's verdict on pairs)
+OUTPUT  <save_path>/report.html                      self-contained; the same bytes for the same inputs
 
-Every gene has one colour scale in all sections. What is missing (metrics, registration, the prediction of a layer) is said in its place.
+Every gene has one colour scale in all sections. Where something is missing (metrics, registration, the prediction of a
+section), a note on the page gives the reason. The path of the page is printed.
 
     python report.py --root_path her2c --genes ERBB2,FASN
 """
@@ -21,17 +23,19 @@ from common.errors import DataError, LayerError
 from common.exit_codes import guarded
 from common.io import atomic_path
 
-MAPS_HELP = """<p>Each gene has one colour scale for all sections. Measurements are noisy, predictions are smoother: compare patterns, not
-single spots. Sections without measurement show the prediction alone. <label class="slider">Spots over tissue: <input type="range" min="0"
-max="1" step="0.05" value="0.9" oninput="document.documentElement.style.setProperty('--spots', this.value)"></label></p>"""
-SIDE_PX = ((6, 860), (12, 680), (10**9, 500))  # up to so many sections: longer side of a section's picture, px; keeps the page mailable
+MAPS_HELP = """<p>Each gene has one colour scale for all sections. Measurements are noisy and predictions are smoother:
+compare patterns, not single spots. Sections without measurement show the prediction alone.
+<label class="slider">Opacity of spots: <input type="range" min="0" max="1" step="0.05" value="0.9"
+oninput="document.documentElement.style.setProperty('--spots', this.value)"></label></p>"""
+SIDE_PX = ((6, 860), (12, 680), (10**9, 500))  # (sections up to, longer side of a picture in px)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=False, overwrite=False, done=False)
     parser.add_argument("--save_path", default=None,
                         help="run folder of main_3d.py or main.py (default: the last one under <root>/runs)")
-    parser.add_argument("--genes", default=None, metavar="A,B", help="genes to map (default: the best predicted, the median, and markers)")
+    parser.add_argument("--genes", default=None, metavar="A,B",
+                        help="genes to map (default: the best predicted, the median, and markers)")
     return parser
 
 
@@ -50,17 +54,23 @@ def page(run, asked: str | None) -> str:
                   (f"genes-{number}", f"Genes{of_sample}", MAPS_HELP + of_genes if genes else note(no_maps(run))),
                   (f"confidence-{number}", f"Confidence{of_sample}", part(maps.confidence, run, layers)),
                   (f"space-{number}", f"3D view{of_sample}", part(maps.rotatable, run, layers, genes))]
-    parts += [("numbers", "How good is it?", part(numbers.metrics_table, run)), ("training", "Training", part(numbers.training, run)),
+    parts += [("numbers", "How good is it?", part(numbers.metrics_table, run)),
+              ("training", "Training", part(numbers.training, run)),
               ("origin", "How this was made", part(numbers.reproducibility, run))]
+    sections = [f'<section id="{name}"><h2>{escape(title)}</h2>{body}</section>' for name, title, body in parts]
     return filled(template("page.html"), {
-        "title": escape(f"Spatial expression of {run.config.dataset}, imputed section by section"), "styles": styles(shown),
+        "title": escape(f"Spatial expression of {run.config.dataset}, imputed section by section"),
+        "styles": styles(shown),
         "links": "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts),
-        "body": "\n".join(f'<section id="{name}"><h2>{escape(title)}</h2>{body}</section>' for name, title, body in parts),
+        "body": "\n".join(sections),
         "script": template("view3d.js")})
 
 
 def part(make: Callable, *arguments) -> str:
-    """A part of the page; a sentence if a file of another version lacks what it needs (read_json raises LayerError for a key that is not there)."""
+    """A part of the page, or a note if a file of another version lacks what the part needs.
+
+    A JSON object of read_json raises LayerError for a missing key.
+    """
     from report_parts.shown import note
     try:
         return make(*arguments)
@@ -79,7 +89,7 @@ def template(name: str) -> str:
 
 
 def filled(text: str, values: dict[str, str]) -> str:
-    """{{name}} replaced by its value, in one pass: braces in a value stay as they are."""
+    """Replace every {{name}} by its value, in one pass: braces in a value stay as they are."""
     return re.sub(r"{{(\w+)}}", lambda match: values[match[1]], text)
 
 

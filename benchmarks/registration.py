@@ -41,7 +41,7 @@ from common.slide import open_slide
 from common.workers import map_workers
 from data_preprocessing.stain import colours
 from data_preprocessing.tissue import background_colour, tissue_mask
-from registration.sections import Section, make_views
+from registration.sections import Section, render_pair
 from registration.transforms import Transform, affine, apply_to_points, identity, invert, move, rotation
 
 OVERVIEW_SIDE_PX = 2048         # as step 0_2 makes it
@@ -227,9 +227,9 @@ def run_case(source: Source, seed: int, part: str) -> dict:
     case = make_case(source, seed, smooth=part == "b")
     sections, sizes_um = (case.moving, case.fixed), (source.um_per_px,) * 2
     started = time.process_time()
-    match = register(*make_views(*sections, sizes_um, TISSUE_PX))
+    match = register(*render_pair(*sections, sizes_um, TISSUE_PX))
     pitch_um = source.pitch_px * source.um_per_px
-    settled = settle(make_views(*sections, sizes_um, COMPARED_PX), match, sizes_um, pitch_um, "syn" if part == "b" else "affine")
+    settled = settle(render_pair(*sections, sizes_um, COMPARED_PX), match, sizes_um, pitch_um, "syn" if part == "b" else "affine")
     seconds = time.process_time() - started
     diagonal_px = float(np.hypot(*case.fixed.mask.shape))
 

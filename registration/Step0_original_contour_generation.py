@@ -1,7 +1,7 @@
-"""Registration step 0: the contour of every spot on its own layer.
+"""Registration step 0: the contour of every spot on its own section.
 
-INPUT   location/<sample>/<layer>.csv                        barcode, pixel_x, pixel_y (level-0 px, spot centres)
-OUTPUT  registration/<sample>/contours/<layer>.npy           (n_spots, 100, 2) float32, x, y in level-0 px; rows as in location
+INPUT   location/<sample>/<layer>.csv                 barcode, pixel_x, pixel_y (level-0 px, spot centres)
+OUTPUT  registration/<sample>/contours/<layer>.npy    (n_spots, 100, 2) float32, x, y in level-0 px; rows as in location
 
 A contour is a circle of radius 112 reference px (common/geometry.py) about the spot centre.
 Source: Zhu et al., CVPR 2025.
@@ -39,7 +39,10 @@ def write_contours(layout: Layout, sample: str, layer: int, radius_px: float) ->
 
 
 def circles(centres: np.ndarray, radius_px: float) -> np.ndarray:
-    """centres (n, 2) -> (n, 100, 2) float32: points at equal angles, the first to the right of the centre, not closed."""
+    """Contours (n, 100, 2) float32 about centres (n, 2).
+
+    Points at equal angles, the first to the right of the centre; not closed.
+    """
     angle = np.linspace(0, 2 * np.pi, N_POINTS, endpoint=False)
     circle = radius_px * np.column_stack([np.cos(angle), np.sin(angle)])  # (100, 2)
     return (centres[:, None] + circle).astype(np.float32)

@@ -3,22 +3,28 @@
 INPUT   registration/<sample>/xfeat/<moving>_to_<fixed>.json      step 1
         tissue/<sample>/<layer>.{jpg,png,json}                    overview of step 0_2
 OUTPUT  registration/<sample>/pairs/<moving>_to_<fixed>.json
-            matrix      (2, 3) float64: points of the moving layer (level-0 px) -> points of the fixed layer (level-0 px)
-            accepted    false: the gate refused the registration, `reasons` says why, and the matrix is a makeshift (method outline or centroid)
+            matrix      (2, 3) float64: points of the moving section (level-0 px) -> points of the fixed section
+                        (level-0 px)
+            accepted    false: the gate refused the registration, `reasons` states why, and the matrix comes from the
+                        tissue outlines or centroids (method 'outline' or 'centroid')
             reasons, warnings    text
             method      'xfeat', 'landmarks', 'transform'; refused: 'outline', 'centroid'
-            refinement  what ANTs did that was kept: 'none', 'affine', 'syn'
-            inliers, matches, mirrored, scale_um_x, scale_um_y, shear, rotation_deg, determinant, on_canvas, tissue_dice, containment,
-                        image_correlation, overlap_correlation, spread, disagreement: what the gate judged (registration/gate.py)
-            before, after    tissue_dice and image_correlation, laid on each other by um and registered
-            pieces      of the fixed tissue: how far each lies from where its own matches would lay it: off_px (level 0), off_um, or null
-        registration/<sample>/pairs/<moving>_to_<fixed>.mat       the same as ITK affine (maps points as the matrix does, px)
-        registration/<sample>/pairs/<moving>_to_<fixed>.npz, ..._{points,images}.nii.gz    where SyN bent: the displacement field, `warp` of the
-                        JSON (registration/transforms.py), and the same as ITK fields
-        registration/<sample>/overlays/<moving>_to_<fixed>.jpg    before with the matches | after: fixed cyan, moving red | checkerboard
+            refinement  the refinement by ANTs that was kept: 'none', 'affine', 'syn'
+            inliers, matches, mirrored, scale_um_x, scale_um_y, shear, rotation_deg, determinant, on_canvas,
+            tissue_dice, containment, image_correlation, overlap_correlation, spread, disagreement
+                        the evidence of the gate (registration/gate.py)
+            before, after    tissue_dice and image_correlation: corners on each other at equal um per px, and registered
+            pieces      of the fixed tissue: distance of each from where its own matches alone would place it: off_px
+                        (level 0), off_um, or null
+        registration/<sample>/pairs/<moving>_to_<fixed>.mat       the matrix as ITK affine (maps the same points, px)
+        registration/<sample>/pairs/<moving>_to_<fixed>.npz, ..._{points,images}.nii.gz
+                        only after SyN: the displacement field, `warp` of the JSON (registration/transforms.py), and the
+                        same as ITK fields
+        registration/<sample>/overlays/<moving>_to_<fixed>.jpg    before with the matches | after: fixed cyan, moving
+                        red | checkerboard
 
-The refinement is dropped if it loses tissue Dice or image correlation; a pair given by hand is not refined. A refused pair never stops the
-sample. Source: Zhu et al., CVPR 2025.
+A refinement that loses tissue Dice or image correlation is dropped; a pair given by hand is not refined. A refused pair
+never stops the sample. Source: Zhu et al., CVPR 2025.
 
     python registration/Step2_registration_ANTs.py --root_path data/her2st
 """
@@ -32,7 +38,7 @@ from typing import TYPE_CHECKING
 from common import cli, jobs
 from common.io import reading, write_picture
 from common.layout import Layout
-from registration.sections import make_views, overview_files, pair_name, partner_of, read_section, um_per_px
+from registration.sections import overview_files, pair_name, partner_of, read_section, render_pair, um_per_px
 from registration.transforms import read_transform, write_itk, write_itk_warp, write_transform
 
 if TYPE_CHECKING:
@@ -43,47 +49,54 @@ MADE_BY = "Step1_affine_registration_2d_PAS_2048_xfeat.py"
 
 
 def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
-    """The pair of which `layer` is the moving one."""
+    """The pair whose moving section is `layer`."""
     layout, fixed = context.layout, partner_of(context, sample, layer)
     if fixed is None:
-        return jobs.Job(sample, layer, [], [], lambda: "the middle layer, it stays where it is")
-    settings = {"kind": context.all_samples.refinement, "sizes_um": um_per_px(context, sample, layer, fixed), "pitch_um": context.all_samples.pitch_um}
-    inputs = [layout.pair_coarse(sample, layer, fixed), *overview_files(layout, sample, layer), *overview_files(layout, sample, fixed)]
-    outputs = [layout.pair(sample, layer, fixed), layout.pair_itk(sample, layer, fixed), layout.overlay(sample, layer, fixed)]
-    return jobs.Job(sample, layer, inputs, outputs, lambda: refine_pair(layout, sample, layer, fixed, **settings), settings=settings)
+        return jobs.Job(sample, layer, [], [], lambda: "the middle section, it stays where it is")
+    pair = (sample, layer, fixed)
+    settings = {"kind": context.all_samples.refinement, "sizes_um": um_per_px(context, sample, layer, fixed),
+                "pitch_um": context.all_samples.pitch_um}
+    inputs = [layout.pair_coarse(*pair), *overview_files(layout, sample, layer), *overview_files(layout, sample, fixed)]
+    outputs = [layout.pair(*pair), layout.pair_itk(*pair), layout.overlay(*pair)]
+    return jobs.Job(sample, layer, inputs, outputs, lambda: refine_pair(layout, *pair, **settings), settings=settings)
 
 
-def refine_pair(layout: Layout, sample: str, moving: int, fixed: int, kind: str, sizes_um: tuple[float, float], pitch_um: float) -> str:
+def refine_pair(layout: Layout, sample: str, moving: int, fixed: int, kind: str, sizes_um: tuple[float, float],
+                pitch_um: float) -> str:
     from registration.matching import match_of
+    from registration.overlays import pair_overlay
     from registration.pairing import TISSUE_PX, settle
-    from registration.pictures import pair_overlay
     coarse = layout.pair_coarse(sample, moving, fixed)
     matrix, entry = read_transform(coarse, MADE_BY)
     with reading(coarse, MADE_BY):
         match = match_of(matrix, entry)
     sections = [read_section(layout, sample, layer) for layer in (moving, fixed)]
-    settled = settle(make_views(*sections, sizes_um, TISSUE_PX), match, sizes_um, pitch_um, kind)
-    write_transform(layout.pair(sample, moving, fixed), settled.transform, moving, fixed, layout.pair_warp(sample, moving, fixed), **entry_of(settled))
+    settled = settle(render_pair(*sections, sizes_um, TISSUE_PX), match, sizes_um, pitch_um, kind)
+    write_transform(layout.pair(sample, moving, fixed), settled.transform, moving, fixed,
+                    layout.pair_warp(sample, moving, fixed), **entry_of(settled))
     write_itk(layout.pair_itk(sample, moving, fixed), settled.transform.matrix)
     write_itk_warp(*layout.pair_itk_warps(sample, moving, fixed), settled.transform.warp)
     line = verdict_line(settled, moving, fixed)
-    picture = pair_overlay(*sections, settled.transform, match.moving_points, match.fixed_points, f"{sample}: {line}", settled.accepted)
+    picture = pair_overlay(*sections, settled.transform, match.moving_points, match.fixed_points,
+                           f"{sample}: {line}", settled.accepted)
     write_picture(layout.overlay(sample, moving, fixed), picture)
     return line
 
 
 def entry_of(settled: "Settled") -> dict:
-    """What the pair's file says beside the transform."""
+    """Entries of the pair's file beside the transform."""
     judged = settled.evidence.rounded() if settled.evidence else {}
-    return {"accepted": settled.accepted, "reasons": list(settled.reasons), "warnings": list(settled.warnings), "method": settled.method,
-            "refinement": settled.refinement, **judged, "before": settled.before, "after": settled.after, "pieces": list(settled.pieces)}
+    return {"accepted": settled.accepted, "reasons": list(settled.reasons), "warnings": list(settled.warnings),
+            "method": settled.method, "refinement": settled.refinement, **judged,
+            "before": settled.before, "after": settled.after, "pieces": list(settled.pieces)}
 
 
 def verdict_line(settled: "Settled", moving: int, fixed: int) -> str:
     """One line for the screen and the picture."""
     if not settled.accepted:
-        return (f"{moving} -> {fixed} REFUSED ({'; '.join(settled.reasons)}): laid by {settled.method}, {changes(settled)}; fix: give landmarks or a "
-                f"transform for pairs: {pair_name(moving, fixed)}, or skip the layer")
+        return (f"{moving} -> {fixed} REFUSED ({'; '.join(settled.reasons)}): placed by {settled.method}, "
+                f"{changes(settled)}; fix: give landmarks or a transform for pairs: {pair_name(moving, fixed)}, "
+                "or skip the section")
     mirrored = ", mirrored" if settled.evidence.mirrored else ""
     by = f"xfeat {settled.evidence.inliers} inliers" if settled.method == "xfeat" else f"given {settled.method}"
     warned = "".join(f"; WARNING {text}" for text in settled.warnings)
@@ -91,8 +104,10 @@ def verdict_line(settled: "Settled", moving: int, fixed: int) -> str:
 
 
 def changes(settled: "Settled") -> str:
-    return ", ".join(f"{name} {settled.before[key]:.2f} -> {settled.after[key]:.2f}"
-                     for name, key in (("tissue Dice", "tissue_dice"), ("correlation", "image_correlation")))
+    """Tissue Dice and image correlation, before and after, in words."""
+    before, after = settled.before, settled.after
+    return (f"tissue Dice {before['tissue_dice']:.2f} -> {after['tissue_dice']:.2f}, "
+            f"correlation {before['image_correlation']:.2f} -> {after['image_correlation']:.2f}")
 
 
 def build_parser() -> argparse.ArgumentParser:

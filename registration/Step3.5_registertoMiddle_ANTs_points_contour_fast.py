@@ -1,13 +1,15 @@
-"""Registration step 3.5: spot centres and contours of all layers in the middle layer's frame.
+"""Registration step 3.5: spot centres and contours of all sections in the middle section's frame.
 
 INPUT   registration/<sample>/to_middle/<layer>.json      step 3, and its field (.npz) where it names one
         registration/<sample>/contours/<layer>.npy        step 0
         location/<sample>/<layer>.csv                     barcode, pixel_x, pixel_y (level-0 px, spot centres)
-OUTPUT  spot_regist/<sample>.csv      sample, layer, barcode, registered_x, registered_y (level-0 px of the middle layer);
-                                      layers in z order, rows as in location
-        spot_regist/<sample>.npy      contours beside it: (n_spots of the sample, 100, 2) float32, same rows
+OUTPUT  spot_regist/<sample>.csv      sample, layer, barcode, registered_x, registered_y (level-0 px of the middle
+                                      section); sections in z order, rows as in location
+        spot_regist/<sample>.npy      contours in the same frame: (n_spots of the sample, 100, 2) float32, rows as in
+                                      the CSV
 
-A layer without spots, contours or a way to the middle is left out of the file; the others go on. Source: Zhu et al., CVPR 2025.
+A section without spots, contours or a way to the middle is left out of the file; the others go on.
+Source: Zhu et al., CVPR 2025.
 
     python registration/Step3.5_registertoMiddle_ANTs_points_contour_fast.py --root_path data/her2st
 """
@@ -35,23 +37,29 @@ CONTOURS_MADE_BY = "Step0_original_contour_generation.py"
 
 
 def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
-    """The registered spots of one sample; a layer that any step had to leave out (its counts cannot be read, say) is not in the stack."""
+    """The registered spots of one sample, without the layers that an earlier step left out."""
     layout = context.layout
-    layers = [layer for layer in usable_layers(context, sample) if first_failure(layout, f"{sample}/{layer}", STEP) is None]
-    files = (layout.location, layout.contours, layout.to_middle, layout.to_middle_warp)
-    inputs = [file(sample, layer) for layer in layers for file in files]
+    layers = [layer for layer in usable_layers(context, sample)
+              if first_failure(layout, f"{sample}/{layer}", STEP) is None]
+    inputs = []
+    for layer in layers:
+        inputs += files_of(layout, sample, layer)
     return jobs.Job(sample, None, inputs, [layout.spot_regist(sample), layout.spot_regist_contours(sample)],
-                   lambda: write_registered(context, sample, layers), settings={"layers": layers})
+                    lambda: write_registered(context, sample, layers), settings={"layers": layers})
+
+
+def files_of(layout: Layout, sample: str, layer: int) -> list[Path]:
+    """Inputs of one layer."""
+    return [file(sample, layer) for file in (layout.location, layout.contours, layout.to_middle, layout.to_middle_warp)]
 
 
 def write_registered(context: jobs.Context, sample: str, layers: list[int]) -> str:
-    """Raises LayerError if no layer of the sample has spots."""
+    """Write the sample's table and contours. Raises LayerError if no layer has spots."""
     layout = context.layout
     tables, contours = [], []
     for layer in layers:
         try:
-            files = [file(sample, layer) for file in (layout.location, layout.contours, layout.to_middle, layout.to_middle_warp)]
-            hold_to_contract(layout, context.all_samples, sample, layer, files)
+            hold_to_contract(layout, context.all_samples, sample, layer, files_of(layout, sample, layer))
             table, contour = registered_spots(layout, sample, layer)
         except LayerError as error:
             set_status(layout, STEP, f"{sample}/{layer}", f"left out: {error}")
@@ -61,21 +69,25 @@ def write_registered(context: jobs.Context, sample: str, layers: list[int]) -> s
         tables.append(table)
         contours.append(contour)
     if not tables:
-        raise LayerError(layout.spot_regist(sample), "no registered layer with spots", "at least one", f"see status.json, or run {MADE_BY}")
+        raise LayerError(layout.spot_regist(sample), "no registered section with spots", "at least one",
+                         f"see status.json, or run {MADE_BY}")
     spots = pd.concat(tables, ignore_index=True)
     write_table(layout.spot_regist(sample), spots)
     write_npy(layout.spot_regist_contours(sample), np.concatenate(contours))
-    return f"{layout.spot_regist(sample)}: {len(spots)} spots of {len(tables)} layers"
+    return f"{layout.spot_regist(sample)}: {len(spots)} spots of {len(tables)} sections"
 
 
 def registered_spots(layout: Layout, sample: str, layer: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """(rows of the table, contours (n_spots, 100, 2) float32) of one layer. Raises LayerError if a file is missing or does not fit."""
+    """Rows of the table and contours (n_spots, 100, 2) float32 of one layer.
+
+    Raises LayerError if a file is missing or does not fit.
+    """
     transform, _ = read_bending(layout.to_middle(sample, layer), layout.to_middle_warp(sample, layer), MADE_BY)
     location = read_location(layout.location(sample, layer))
     contours = read_npy(layout.contours(sample, layer), CONTOURS_MADE_BY)  # (n_spots, 100, 2)
     if len(contours) != len(location):
-        raise LayerError(layout.contours(sample, layer), f"{len(contours)} contours", f"{len(location)}, one a row of the location file",
-                         f"run {CONTOURS_MADE_BY} again")
+        raise LayerError(layout.contours(sample, layer), f"{len(contours)} contours",
+                         f"{len(location)}, one a row of the location file", f"run {CONTOURS_MADE_BY} again")
     centres = move(transform, location[["pixel_x", "pixel_y"]].to_numpy())
     table = pd.DataFrame({"sample": sample, "layer": layer, "barcode": location["barcode"],
                           "registered_x": centres[:, 0], "registered_y": centres[:, 1]})

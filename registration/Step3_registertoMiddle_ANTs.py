@@ -1,25 +1,31 @@
-"""Registration step 3: chain the pairs to the middle layer; the quality of the sample's registration.
+"""Registration step 3: chain the pairs to the middle section and record the quality of the sample's registration.
 
 INPUT   registration/<sample>/pairs/<moving>_to_<fixed>.json      step 2, and its field (.npz) where it names one
         tissue/<sample>/<layer>.{jpg,png,json}                    overview of step 0_2
 OUTPUT  registration/<sample>/to_middle/<layer>.json
-            matrix (2, 3) float64: points p of the layer (level-0 px) -> q = matrix p, level-0 px of the middle layer (its own: identity)
-            warp: null, or the name of the file of the field D; then p -> q + D(q)
-        registration/<sample>/to_middle/<layer>.npz     only then: field (h, w, 2) float32, D in x and y (level-0 px of the middle layer),
-                                                        bilinear between the nodes, zero beyond; to_level0 (2, 3), node -> level-0 px
+            matrix (2, 3) float64: points p of the section (level-0 px) -> q = matrix p, level-0 px of the middle
+                   section (its own: identity)
+            warp   null, or the name of the file of the field D; then p -> q + D(q)
+        registration/<sample>/to_middle/<layer>.npz     only with a field
+            field      (h, w, 2) float32, D in x and y (level-0 px of the middle section), bilinear between the nodes,
+                       zero beyond
+            to_level0  (2, 3) float64, node -> level-0 px of the middle section
         registration/<sample>/to_middle/<layer>.mat     the affine as ITK transform
-        registration/<sample>/to_middle/<layer>_{points,images}.nii.gz    only then: the field for ITK, which moves points and images in
-                                                        opposite directions:
-                                ants.apply_transforms_to_points(2, table, [mat, points], whichtoinvert=[False, False])
-                                ants.apply_transforms(fixed, moving, [images, mat], whichtoinvert=[False, True])
-        registration/<sample>/stack.jpg                 all layers in the middle layer's frame, each with the middle's outline;
-                                                        red frame: a pair on the way is refused, or the layer is left out
-        registration/<sample>/quality.json              layers, middle, left_out (skipped, without tissue, or without a way to the middle),
-                                                        pairs (entries of step 2), to_middle (through: the layers on the way; accepted:
-                                                        every pair on it is; scale, shear, rotation, determinant, largest_bend_px)
+        registration/<sample>/to_middle/<layer>_{points,images}.nii.gz    only with a field: the field for ITK, which
+                   moves points and images in opposite directions:
+                   ants.apply_transforms_to_points(2, table, [mat, points], whichtoinvert=[False, False])
+                   ants.apply_transforms(fixed, moving, [images, mat], whichtoinvert=[False, True])
+        registration/<sample>/stack.jpg                 all sections in the middle section's frame, each with the
+                   outline of the middle; red frame: a pair on the way is refused, or the section is left out
+        registration/<sample>/quality.json
+            layers, middle
+            left_out   skipped, without tissue, or without a way to the middle
+            pairs      entries of step 2
+            to_middle  of every section: through (the sections on its way), accepted (every pair on its way is),
+                       scale_x, scale_y, shear, rotation_deg, determinant, largest_bend_px
 
-A chain is one affine and at most one field. A layer whose pair is missing is left out with those beyond it; the others go on.
-The registered frame is the middle layer's level-0 px (index n // 2). Source: Zhu et al., CVPR 2025.
+A chain is one affine and at most one field. A section whose pair is missing is left out with those beyond it; the
+others go on. The registered frame is the middle section's level-0 px (index n // 2). Source: Zhu et al., CVPR 2025.
 
     python registration/Step3_registertoMiddle_ANTs.py --root_path data/her2st
 """
@@ -37,8 +43,7 @@ from common.errors import LayerError
 from common.io import write_json, write_picture
 from common.layout import Layout
 from common.status import first_failure, read_status, set_status
-from registration.sections import MADE_BY as OVERVIEW_MADE_BY
-from registration.sections import overview_files, read_section, usable_layers
+from registration.sections import MADE_BY as OVERVIEW_MADE_BY, overview_files, read_section, usable_layers
 from registration.transforms import (
     Transform,
     chain_to_middle,
@@ -61,14 +66,18 @@ def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     """The chain of one sample."""
     layout, layers, chosen = context.layout, usable_layers(context, sample), context.all_samples.samples[sample].layers
     if not layers:
-        raise LayerError(layout.root, f"no layer of {sample} with tissue", "the overview of at least one layer",
+        raise LayerError(layout.root, f"no section of {sample} with tissue", "the overview of at least one section",
                          f"see status.json, or run {OVERVIEW_MADE_BY}")
     broken = broken_pairs(context, sample, layers)
     reached = [layer for layer in layers if not set(way_to_middle(layers, layer)) & set(broken)]
     pairs = [(layer, fixed) for layer in layers if (fixed := pair_partner(layers, layer)) is not None]
-    inputs = [file(sample, *pair) for pair in pairs for file in (layout.pair, layout.pair_warp)]
-    inputs += [path for layer in layers for path in overview_files(layout, sample, layer)]
-    outputs = [path for layer in reached for path in (layout.to_middle(sample, layer), layout.to_middle_itk(sample, layer))]
+    inputs, outputs = [], []
+    for pair in pairs:
+        inputs += [layout.pair(sample, *pair), layout.pair_warp(sample, *pair)]
+    for layer in layers:
+        inputs += overview_files(layout, sample, layer)
+    for layer in reached:
+        outputs += [layout.to_middle(sample, layer), layout.to_middle_itk(sample, layer)]
     outputs += [layout.stack_view(sample), layout.quality(sample)]
     unusable = [layer for layer in context.all_samples.layers_of(sample) if layer not in layers]
 
@@ -84,13 +93,16 @@ def broken_pairs(context: jobs.Context, sample: str, layers: list[int]) -> dict[
     layout, status, broken = context.layout, read_status(context.layout), {}
     for layer in layers:
         fixed, steps = pair_partner(layers, layer), status.get(f"{sample}/{layer}", {})
+        if fixed is None:
+            continue
+        files = [layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed)]
         failed = [step for step in PAIR_STEPS if steps.get(step, "ok") != "ok"]
-        if fixed is not None and (failed or not layout.pair(sample, layer, fixed).is_file()):
-            missing = f"left out: {layout.pair(sample, layer, fixed)}: no file; run {MADE_BY}"
-            broken[layer] = f"left out since {failed[0]}" if failed else missing
-        elif fixed is not None:
+        if failed:
+            broken[layer] = f"left out since {failed[0]}"
+        elif not files[0].is_file():
+            broken[layer] = f"left out: {files[0]}: no file; run {MADE_BY}"
+        else:
             try:
-                files = [layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed)]
                 hold_to_contract(layout, context.all_samples, sample, layer, files)
                 read_bending(*files, MADE_BY)
             except LayerError as error:
@@ -98,13 +110,23 @@ def broken_pairs(context: jobs.Context, sample: str, layers: list[int]) -> dict[
     return broken
 
 
+def read_pairs(layout: Layout, sample: str, layers: list[int],
+               broken: dict[int, str]) -> tuple[dict[int, Transform], dict[int, dict]]:
+    """({moving layer: transform to its partner}, {moving layer: entry of step 2}) of every usable pair of the chain."""
+    transforms, entries = {}, {}
+    for layer in layers:
+        fixed = pair_partner(layers, layer)
+        if fixed is not None and layer not in broken:
+            files = layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed)
+            transforms[layer], entries[layer] = read_bending(*files, MADE_BY)
+    return transforms, entries
+
+
 def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int, str], chosen: list[int]) -> str:
-    from registration.pictures import stack_view
+    from registration.overlays import stack_view
     middle = middle_layer(layers)
-    read = {layer: read_bending(layout.pair(sample, layer, fixed), layout.pair_warp(sample, layer, fixed), MADE_BY)
-            for layer in layers if layer not in broken and (fixed := pair_partner(layers, layer)) is not None}
-    pairs = {layer: entry for layer, (_, entry) in read.items()}
-    to_middle = chain_to_middle(layers, {layer: transform for layer, (transform, _) in read.items()})
+    transforms, pairs = read_pairs(layout, sample, layers, broken)
+    to_middle = chain_to_middle(layers, transforms)
     for layer, transform in to_middle.items():
         write_transform(layout.to_middle(sample, layer), transform, layer, middle, layout.to_middle_warp(sample, layer))
         write_itk(layout.to_middle_itk(sample, layer), transform.matrix)
@@ -115,16 +137,24 @@ def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int
     accepted = {layer: not set(way[layer]) & set(refused) for layer in to_middle}
     sections = {layer: read_section(layout, sample, layer) for layer in layers}
     write_picture(layout.stack_view(sample), stack_view(sections, to_middle, middle, accepted))
+    described = {str(layer): {"through": way[layer], "accepted": accepted[layer], **describe(transform.matrix),
+                              "largest_bend_px": largest_bend_px(transform)}
+                 for layer, transform in to_middle.items()}
     write_json(layout.quality(sample), {
-        "sample": sample, "layers": list(to_middle), "middle": middle, "left_out": [layer for layer in chosen if layer not in to_middle],
-        "pairs": [{key: value for key, value in entry.items() if key not in ("maps", "matrix")} for entry in pairs.values()],
-        "to_middle": {str(layer): {"through": way[layer], "accepted": accepted[layer], **describe(transform.matrix),
-                                   "largest_bend_px": largest_bend_px(transform)} for layer, transform in to_middle.items()}})
-    return f"{layout.quality(sample)}: {len(to_middle)} layers in the frame of layer {middle}, {verdict(pairs, refused)}"
+        "sample": sample, "layers": list(to_middle), "middle": middle,
+        "left_out": [layer for layer in chosen if layer not in to_middle],
+        "pairs": [without(entry, "maps", "matrix") for entry in pairs.values()],
+        "to_middle": described})
+    return (f"{layout.quality(sample)}: {len(to_middle)} sections in the frame of section {middle}, "
+            f"{verdict(pairs, refused)}")
+
+
+def without(entry: dict, *keys: str) -> dict:
+    return {key: value for key, value in entry.items() if key not in keys}
 
 
 def report_unusable(layout: Layout, sample: str, layers: list[int]) -> None:
-    """Status and one line of every layer that is not in the stack, as its overview is missing, broken or empty."""
+    """Status and one line of every layer that is not in the stack because its overview is missing, broken or empty."""
     for layer in layers:
         earlier = first_failure(layout, f"{sample}/{layer}", STEP)
         error = LayerError(layout.mask(sample, layer), "no usable tissue mask", "that of a readable image with tissue",
@@ -141,7 +171,8 @@ def report_layers(layout: Layout, sample: str, layers: list[int], reached: list[
             set_status(layout, STEP, f"{sample}/{layer}", "ok")
             continue
         gap = next(one for one in way_to_middle(layers, layer) if one in broken)
-        reason = broken[layer] if gap == layer else f"left out: its way to the middle leads through layer {gap}, which has no pair"
+        beyond = f"left out: its way to the middle leads through section {gap}, which has no pair"
+        reason = broken[layer] if gap == layer else beyond
         set_status(layout, STEP, f"{sample}/{layer}", reason)
         print(f"{STEP}  {sample}/{layer}: {reason}", file=sys.stderr)
 
@@ -152,10 +183,11 @@ def largest_bend_px(transform: Transform) -> float:
 
 
 def verdict(pairs: dict[int, dict], refused: list[int]) -> str:
-    """In words: the weakest pair, and which pairs are refused and why."""
+    """In words: the lowest tissue Dice, and which pairs are refused and why."""
     worst = min((entry["after"]["tissue_dice"] for entry in pairs.values()), default=1.0)
     names = [f"{layer} to {pairs[layer]['fixed']} ({'; '.join(pairs[layer]['reasons'])})" for layer in refused]
-    return f"lowest tissue Dice of a pair {worst:.3f}; " + (f"REFUSED: {', '.join(names)}" if names else "every pair accepted")
+    outcome = f"REFUSED: {', '.join(names)}" if names else "every pair accepted"
+    return f"lowest tissue Dice of a pair {worst:.3f}; {outcome}"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,6 +1,8 @@
-"""A person's way out for a pair: point pairs or a transform of their own, in the place of the automatic registration.
+"""Pairs registered by hand: point pairs or a transform given by a person, in place of the automatic registration.
 
-    samples: {C: {pairs: {4_to_3: {landmarks: landmarks/C_4_to_3.csv}}}}        paths relative to the dataset root
+    samples: {C: {pairs: {4_to_3: {landmarks: landmarks/C_4_to_3.csv}}}}
+
+Paths are relative to the dataset root.
 """
 from pathlib import Path
 
@@ -23,28 +25,32 @@ def given_file(root: Path, pair: PairConfig | None) -> Path | None:
 
 
 def check_names(pairs: dict[str, PairConfig], existing: list[str], file: Path) -> None:
-    """Raises DataError if the config names a pair that the chain does not have."""
+    """Raises DataError if the config names a pair that is not in the chain."""
     unknown = sorted(set(pairs) - set(existing))
     if unknown:
-        raise DataError(file, f"pairs.{unknown[0]}", f"a pair of the chain: {', '.join(existing) or 'none'}", "correct the key (moving_to_fixed)")
+        raise DataError(file, f"pairs.{unknown[0]}", f"a pair of the chain: {', '.join(existing) or 'none'}",
+                        "correct the key (moving_to_fixed)")
 
 
 def read_given(root: Path, pair: PairConfig) -> Match:
-    """The match that the person's file makes, level-0 px; method 'landmarks' or 'transform'.
+    """The match given by the person's file, level-0 px; method 'landmarks' or 'transform'.
 
-    Raises DataError if the config names a file that is not there, LayerError for one that makes no match: it is one pair's.
+    Raises DataError if the config names a file that does not exist, LayerError if the file gives no match: that stops
+    only this pair.
     """
     path, none = given_file(root, pair), np.zeros((0, 2))
     if not path.is_file():
-        raise DataError(path, "no file", "the landmarks or transform that the config names", "correct the path (relative to the dataset root)")
+        raise DataError(path, "no file", "the landmarks or transform that the config names",
+                        "correct the path (relative to the dataset root)")
     if pair.landmarks is None:
         return Match(_read_matrix(path), "transform", 0, none, none)
     moving, fixed = read_landmarks(path)
-    return Match(least_squares_affine(moving, fixed) if len(moving) > MIN_POINTS else similarity(moving, fixed), "landmarks", len(moving), moving, fixed)
+    fit = least_squares_affine if len(moving) > MIN_POINTS else similarity
+    return Match(fit(moving, fixed), "landmarks", len(moving), moving, fixed)
 
 
 def read_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(moving (n, 2), fixed (n, 2)) level-0 px, n >= 3, not on one line. Raises LayerError."""
+    """Read (moving (n, 2), fixed (n, 2)) level-0 px, n >= 3, not on one line. Raises LayerError."""
     table = read_table(path, COLUMNS, "a person", text=())
     values = table[list(COLUMNS)].apply(lambda column: column.astype(str).str.strip()).replace("nan", "")
     try:
@@ -61,7 +67,10 @@ def read_landmarks(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def similarity(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """Least-squares rotation, scale, shift, mirrored if that fits better (Umeyama 1991): with three points an affine would fit any slip."""
+    """Least-squares rotation, scale and shift (2, 3), mirrored if that fits better (Umeyama 1991).
+
+    For three points: an affine would fit them exactly, errors included.
+    """
     centre_moving, centre_fixed = moving.mean(axis=0), fixed.mean(axis=0)
     a, b = moving - centre_moving, fixed - centre_fixed
     u, extent, v = np.linalg.svd(b.T @ a)
@@ -73,9 +82,13 @@ def _read_matrix(path: Path) -> np.ndarray:
     """(2, 3) of a JSON with `matrix`, or of an ITK affine .mat. Raises LayerError."""
     try:
         with reading(path, "a person"):
-            matrix = read_itk(path) if path.suffix == ".mat" else np.asarray(read_json(path, "a person")["matrix"], np.float64)
+            if path.suffix == ".mat":
+                matrix = read_itk(path)
+            else:
+                matrix = np.asarray(read_json(path, "a person")["matrix"], np.float64)
     except LayerError as error:
-        raise LayerError(path, f"no transform ({error.args[1]})", "JSON with matrix [[a, b, x], [c, d, y]], or an ITK affine .mat", "correct the file") from None
+        raise LayerError(path, f"no transform ({error.args[1]})",
+                         "JSON with matrix [[a, b, x], [c, d, y]], or an ITK affine .mat", "correct the file") from None
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
         raise LayerError(path, f"a matrix of shape {matrix.shape}", "a finite 2 x 3 matrix", "correct the file")
     return matrix

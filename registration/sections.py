@@ -1,6 +1,6 @@
-"""The overview of a layer as registration sees it: stain density and tissue mask at a chosen size, and the way back to level-0 px.
+"""A layer as registration uses it: its overview, and a rendering as stain density and tissue mask at a chosen size.
 
-Registration never opens a slide; it reads what step 0_2 made (thumbnail, mask, scale).
+Registration never opens a slide. It reads the thumbnail, the mask and the scale that step 0_2 wrote.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,11 @@ class Section:
 
 
 @dataclass(frozen=True)
-class View:
+class Rendering:
     """A section reduced to what is compared between stains."""
     density: np.ndarray     # (h, w) float32, 0..1; 0 outside the tissue
     mask: np.ndarray        # (h, w) bool
-    to_level0: np.ndarray   # (2, 3), view px -> level-0 px
+    to_level0: np.ndarray   # (2, 3), px of the rendering -> level-0 px
 
 
 def overview_files(layout: Layout, sample: str, layer: int) -> list[Path]:
@@ -44,20 +44,26 @@ def overview_files(layout: Layout, sample: str, layer: int) -> list[Path]:
 
 
 def read_section(layout: Layout, sample: str, layer: int) -> Section:
-    """Raises LayerError if step 0_2 left the layer out."""
+    """Read a layer's overview. Raises LayerError if step 0_2 left the layer out."""
     rgb, mask, info = overview_files(layout, sample, layer)
-    return Section(read_picture(rgb, MADE_BY), read_picture(mask, MADE_BY) > 0, scaling(*read_json(info, MADE_BY)["scale"]))
+    to_level0 = scaling(*read_json(info, MADE_BY)["scale"])
+    return Section(read_picture(rgb, MADE_BY), read_picture(mask, MADE_BY) > 0, to_level0)
 
 
-def make_views(moving: Section, fixed: Section, um_per_px: tuple[float, float], tissue_px: int) -> tuple[View, View]:
-    """Both sections at the same um per view px, so that the larger tissue is at most `tissue_px` long.
+def render_pair(moving: Section, fixed: Section, um_per_px: tuple[float, float],
+                tissue_px: int) -> tuple[Rendering, Rendering]:
+    """Render both sections at the same um per px, the larger tissue at most `tissue_px` long.
 
     um_per_px: of level 0, of the moving and of the fixed layer.
     """
-    um = [size * np.sqrt(abs(np.linalg.det(section.to_level0[:, :2]))) for section, size in zip((moving, fixed), um_per_px)]  # per overview px
-    longest_um = max(tissue_length_px(section.mask) * size for section, size in zip((moving, fixed), um))
-    um_per_view_px = max(longest_um / tissue_px, *um)  # never enlarged
-    return tuple(make_view(section, max(1, round(max(section.mask.shape) * size / um_per_view_px))) for section, size in zip((moving, fixed), um))
+    pair = (moving, fixed)
+    um = [size * np.sqrt(abs(np.linalg.det(section.to_level0[:, :2])))  # per overview px
+          for section, size in zip(pair, um_per_px, strict=True)]
+    longest_um = max(tissue_length_px(section.mask) * size for section, size in zip(pair, um, strict=True))
+    rendered_um = max(longest_um / tissue_px, *um)  # per px of the renderings; never enlarged
+    sides_px = [max(1, round(max(section.mask.shape) * size / rendered_um))
+                for section, size in zip(pair, um, strict=True)]
+    return render(moving, sides_px[0]), render(fixed, sides_px[1])
 
 
 def tissue_length_px(mask: np.ndarray) -> int:
@@ -65,11 +71,11 @@ def tissue_length_px(mask: np.ndarray) -> int:
     return max(cv2.boundingRect(mask.astype(np.uint8))[2:]) or max(mask.shape)
 
 
-def make_view(section: Section, side_px: int) -> View:
-    """The section with its longer side at most `side_px`: stain density inside the tissue, 0 outside.
+def render(section: Section, side_px: int) -> Rendering:
+    """Render the section with its longer side at most `side_px`: stain density inside the tissue, 0 outside.
 
-    The density is that of the red channel, which haematoxylin absorbs and eosin hardly does, brought to 0..1 by percentiles inside the
-    tissue: the shade of the slide and the strength of the stain cancel.
+    The density is that of the red channel, which haematoxylin absorbs strongly and eosin hardly at all. Percentiles
+    inside the tissue become 0 and 1, which removes the shade of the slide and the strength of the stain.
     """
     height, width = section.mask.shape
     size = fitted_size((width, height), side_px)
@@ -78,11 +84,15 @@ def make_view(section: Section, side_px: int) -> View:
     density = -np.log(red.astype(np.float32) + 1)
     low, high = np.percentile(density[mask], PERCENTILES) if mask.any() else (0.0, 1.0)
     density = np.clip((density - low) / max(high - low, MIN_RANGE), 0, 1) * mask
-    return View(density.astype(np.float32), mask, compose(section.to_level0, scaling(width / size[0], height / size[1])))
+    to_level0 = compose(section.to_level0, scaling(width / size[0], height / size[1]))
+    return Rendering(density.astype(np.float32), mask, to_level0)
 
 
 def usable_layers(context: Context, sample: str) -> list[int]:
-    """The sample's layers (z order, whatever --layer chose) that step 0_2 found tissue on. The chain bridges the others."""
+    """Layers of the sample on which step 0_2 found tissue, in z order, whatever --layer chose.
+
+    The chain bridges the others.
+    """
     status = read_status(context.layout)
     return [layer for layer in context.all_samples.layers_of(sample)
             if all(path.is_file() for path in overview_files(context.layout, sample, layer))
@@ -94,7 +104,7 @@ _SHOWS_TISSUE: dict[tuple, bool] = {}
 
 
 def _shows_tissue(context: Context, sample: str, layer: int) -> bool:
-    """The overview keeps the contract and has tissue; looked at once, and again only if a file of it has changed."""
+    """True if the overview keeps the contract and has tissue. Checked once, and again if one of its files changed."""
     files = overview_files(context.layout, sample, layer)
     key = (*files, *(path.stat().st_mtime_ns for path in files))
     if key not in _SHOWS_TISSUE:
@@ -108,18 +118,23 @@ def _shows_tissue(context: Context, sample: str, layer: int) -> bool:
 
 def partner_of(context: Context, sample: str, layer: int) -> int | None:
     """The layer that `layer` is registered to, None for the middle. Raises LayerError if step 0_2 left `layer` out."""
-    layers = usable_layers(context, sample)
+    layout, layers = context.layout, usable_layers(context, sample)
     if layer not in layers:
-        hold_to_contract(context.layout, context.all_samples, sample, layer, overview_files(context.layout, sample, layer))
-        raise LayerError(context.layout.mask(sample, layer), "no tissue mask", "the overview of a readable image with tissue",
+        hold_to_contract(layout, context.all_samples, sample, layer, overview_files(layout, sample, layer))
+        raise LayerError(layout.mask(sample, layer), "no tissue mask", "the overview of a readable image with tissue",
                          f"see status.json, or run {MADE_BY}")
     return pair_partner(layers, layer)
 
 
 def pair_names(context: Context, sample: str) -> list[str]:
     """'<moving>_to_<fixed>' of the chain, as it is and as it would be if no layer had been left out; sorted."""
-    chains = usable_layers(context, sample), context.all_samples.layers_of(sample)
-    return sorted({pair_name(layer, partner) for layers in chains for layer in layers if (partner := pair_partner(layers, layer)) is not None})
+    names = set()
+    for layers in (usable_layers(context, sample), context.all_samples.layers_of(sample)):
+        for layer in layers:
+            partner = pair_partner(layers, layer)
+            if partner is not None:
+                names.add(pair_name(layer, partner))
+    return sorted(names)
 
 
 def pair_name(moving: int, fixed: int) -> str:
@@ -127,5 +142,5 @@ def pair_name(moving: int, fixed: int) -> str:
 
 
 def um_per_px(context: Context, sample: str, *layers: int) -> tuple[float, ...]:
-    """um per level-0 px of every layer. Raises LayerError."""
+    """Pixel size of every layer, um per level-0 px. Raises LayerError."""
     return tuple(context.geometry(sample, layer).um_per_px for layer in layers)

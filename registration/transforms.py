@@ -1,8 +1,9 @@
-"""2D transforms of points: affine algebra, a field that bends, description, files, and the chain of pairs to the middle layer.
+"""2D transforms of points: affine algebra, a field that bends, files, and the chain of pairs to the middle layer.
 
-An affine is a (2, 3) float64 matrix [A | t] that maps a point p = (x, y) to A p + t; x right, y down, level-0 px unless said otherwise.
-A `Transform` is an affine and, where sections are bent onto each other, a displacement field D on a grid of the FIXED frame:
-p -> q + D(q), q = A p + t. Points go forward through it; an image is drawn by asking for every fixed pixel where it came from.
+An affine is a (2, 3) float64 matrix [A | t] that maps a point p = (x, y) to A p + t; x right, y down, level-0 px unless
+stated otherwise. A `Transform` is an affine and, where sections are bent onto each other, a displacement field D on a
+grid of the FIXED frame: p -> q + D(q), q = A p + t. Points go forward through it. An image is drawn backward: every
+fixed pixel is sampled where it came from.
 """
 import shutil
 import tempfile
@@ -22,7 +23,10 @@ MAX_ROUNDS = 200        # of the search for it; a mild field needs 20
 
 @dataclass(frozen=True)
 class Warp:
-    """A displacement field on a regular grid of the fixed frame: bilinear between the nodes, zero at the grid's border and beyond."""
+    """A displacement field on a regular grid of the fixed frame.
+
+    Bilinear between the nodes, zero at the grid's border and beyond.
+    """
     field: np.ndarray       # (h, w, 2) float32, displacement in x and y, fixed px
     to_fixed: np.ndarray    # (2, 3) float64, grid px -> fixed px; the grid's axes are those of the frame
 
@@ -46,7 +50,10 @@ def affine(linear: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def scaling(x: float, y: float) -> np.ndarray:
-    """Pixels of an image -> pixels of it enlarged x- and y-fold (pixel centres at whole numbers: the corner stays at -0.5)."""
+    """Pixels of an image -> pixels of it enlarged x- and y-fold.
+
+    Pixel centres lie at whole numbers, so the corner stays at -0.5.
+    """
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
 
 
@@ -59,7 +66,7 @@ def rotation(degrees: float, centre: np.ndarray = (0.0, 0.0)) -> np.ndarray:
 
 
 def compose(*matrices: np.ndarray) -> np.ndarray:
-    """The transform that applies the LAST matrix first: compose(a, b)(p) = a(b(p))."""
+    """The product of affines; the LAST one is applied first."""
     out = np.eye(3)
     for matrix in matrices:
         out = out @ np.vstack([matrix, [0, 0, 1]])
@@ -73,26 +80,28 @@ def invert(matrix: np.ndarray) -> np.ndarray:
 
 
 def apply_to_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """points (..., 2) -> (..., 2) float64."""
+    """Move points (..., 2) -> (..., 2) float64."""
     return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
 
 
 def describe(matrix: np.ndarray) -> dict[str, float]:
-    """What the linear part does: A = rotation · [[1, shear], [0, 1]] · diag(scale_x, scale_y); a mirrored A has scale_y < 0.
+    """Decompose the linear part: A = rotation · [[1, shear], [0, 1]] · diag(scale_x, scale_y).
 
-    Keys rotation_deg, scale_x, scale_y, shear, determinant.
+    Keys rotation_deg, scale_x, scale_y, shear, determinant. A mirrored A has scale_y < 0.
     """
     linear = matrix[:, :2]
     scale_x = float(np.hypot(*linear[:, 0]))
     determinant = float(np.linalg.det(linear))
     scale_y = determinant / scale_x
-    return {"rotation_deg": float(np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0]))), "scale_x": scale_x, "scale_y": scale_y,
-            "shear": float(linear[:, 0] @ linear[:, 1] / determinant), "determinant": determinant}
+    rotation_deg = float(np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0])))
+    shear = float(linear[:, 0] @ linear[:, 1] / determinant)
+    return {"rotation_deg": rotation_deg, "scale_x": scale_x, "scale_y": scale_y, "shear": shear,
+            "determinant": determinant}
 
 
 # transforms that may bend -----------------------------------------------------------------------------
 def displacement(warp: Warp, points: np.ndarray) -> np.ndarray:
-    """D at points (..., 2) of the fixed frame: (..., 2) float64, fixed px."""
+    """The displacement D at points (..., 2) of the fixed frame: (..., 2) float64, fixed px."""
     from scipy.ndimage import map_coordinates
     column_row = apply_to_points(invert(warp.to_fixed), points)
     at = np.moveaxis(column_row[..., ::-1], -1, 0)  # (2, ...): row, column
@@ -114,7 +123,10 @@ def move_back(transform: Transform, points: np.ndarray) -> np.ndarray:
 
 
 def _unbent(warp: Warp, points: np.ndarray) -> np.ndarray:
-    """q with q + D(q) = points, by fixed-point iteration in half steps: it converges up to a stretch of three if nothing folds."""
+    """The q with q + D(q) = points, by fixed-point iteration in half steps.
+
+    It converges up to a stretch of three if nothing folds.
+    """
     found = points
     for _ in range(MAX_ROUNDS):
         rest = points - found - displacement(warp, found)
@@ -125,7 +137,7 @@ def _unbent(warp: Warp, points: np.ndarray) -> np.ndarray:
 
 
 def inverse_warp(warp: Warp) -> Warp:
-    """E on the grid of D with p + E(p) = q where q + D(q) = p: what draws an image (fixed -> moving)."""
+    """The field E on the grid of D with p + E(p) = q where q + D(q) = p. It draws an image (fixed -> moving)."""
     nodes = _nodes(warp)
     return Warp((_unbent(warp, nodes) - nodes).astype(np.float32), warp.to_fixed)
 
@@ -137,7 +149,10 @@ def _nodes(warp: Warp) -> np.ndarray:
 
 
 def smallest_jacobian(warp: Warp, where: np.ndarray | None = None) -> float:
-    """Smallest determinant of the derivative of q + D(q) over the nodes, or those in `where` (h, w) bool; 0 or less: the tissue folds."""
+    """Smallest determinant of the derivative of q + D(q) over the nodes; 0 or less: the tissue folds.
+
+    where: (h, w) bool, the nodes to look at; all if none is chosen.
+    """
     linear = np.linalg.inv(warp.to_fixed[:, :2])
     by_row, by_column = np.gradient(warp.field.astype(np.float64), axis=(0, 1))  # (h, w, 2) per grid px
     derivative = np.stack([by_column, by_row], axis=-1) @ linear + np.eye(2)  # (h, w, 2, 2) per fixed px
@@ -146,21 +161,26 @@ def smallest_jacobian(warp: Warp, where: np.ndarray | None = None) -> float:
 
 
 def in_frames(transform: Transform, moving: np.ndarray, fixed: np.ndarray) -> Transform:
-    """The same transform between other frames. moving, fixed: (2, 3) that lead from its px to the new px."""
+    """The same transform between other frames. moving, fixed: (2, 3) from its px to the new px."""
     matrix, warp = compose(fixed, transform.matrix, invert(moving)), transform.warp
     if warp is None:
         return Transform(matrix)
-    return Transform(matrix, Warp((warp.field @ fixed[:, :2].T).astype(np.float32), compose(fixed, warp.to_fixed)))
+    field = (warp.field @ fixed[:, :2].T).astype(np.float32)
+    return Transform(matrix, Warp(field, compose(fixed, warp.to_fixed)))
 
 
 def chain(second: Transform, first: Transform) -> Transform:
     """The transform that moves by `first`, then by `second`, as ONE affine and ONE field in the last frame.
 
-    The field is sampled on the finer of both spacings over both grids: D(g) = second(first(M^-1 g)) - g with M the product of both affines.
+    The field is sampled on the finer of both spacings over both grids: D(g) = second(first(M^-1 g)) - g with M the
+    product of both affines.
     """
     matrix = compose(second.matrix, first.matrix)
-    grids = [] if first.warp is None else [(first.warp.field.shape, compose(second.matrix, first.warp.to_fixed))]
-    grids += [] if second.warp is None else [(second.warp.field.shape, second.warp.to_fixed)]
+    grids = []  # shape of the field, grid px -> px of the last frame
+    if first.warp is not None:
+        grids.append((first.warp.field.shape, compose(second.matrix, first.warp.to_fixed)))
+    if second.warp is not None:
+        grids.append((second.warp.field.shape, second.warp.to_fixed))
     if not grids:
         return Transform(matrix)
     corners = np.concatenate([apply_to_points(to_last, np.array([[0, 0], [w - 1, 0], [0, h - 1], [w - 1, h - 1]]))
@@ -174,16 +194,19 @@ def chain(second: Transform, first: Transform) -> Transform:
     return Transform(matrix, Warp(field.astype(np.float32), empty.to_fixed))
 
 
-def warp_image(pixels: np.ndarray, transform: Transform | np.ndarray, shape: tuple[int, int], outside: float = 0) -> np.ndarray:
-    """An image (h, w) or (h, w, c) drawn in the fixed frame on a canvas of `shape` (rows, columns); linear, `outside` beyond its border.
+def warp_image(pixels: np.ndarray, transform: Transform | np.ndarray, shape: tuple[int, int],
+               outside: float = 0) -> np.ndarray:
+    """Draw an image (h, w) or (h, w, c) in the fixed frame on a canvas of `shape` (rows, columns).
 
-    transform: moving -> fixed, px of the image -> px of the canvas; a (2, 3) matrix is taken as it is.
+    transform: moving -> fixed, px of the image -> px of the canvas; a (2, 3) matrix is taken as it is. Interpolation is
+    linear; `outside` is the value beyond the image's border.
     """
     matrix, warp = (transform, None) if isinstance(transform, np.ndarray) else (transform.matrix, transform.warp)
     border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": (outside,) * 4}
     if warp is None:
         return cv2.warpAffine(pixels, matrix, shape[::-1], flags=cv2.INTER_LINEAR, **border)
-    canvas = np.stack(np.meshgrid(np.arange(shape[1]), np.arange(shape[0])), axis=-1).astype(np.float64)  # (rows, columns, 2): x, y
+    x_y = np.meshgrid(np.arange(shape[1]), np.arange(shape[0]))
+    canvas = np.stack(x_y, axis=-1).astype(np.float64)  # (rows, columns, 2)
     source = apply_to_points(invert(matrix), canvas + displacement(inverse_warp(warp), canvas)).astype(np.float32)
     return cv2.remap(pixels, source[..., 0], source[..., 1], cv2.INTER_LINEAR, **border)
 
@@ -201,7 +224,7 @@ def pair_partner(layers: list[int], layer: int) -> int | None:
 
 
 def way_to_middle(layers: list[int], layer: int) -> list[int]:
-    """The layers a point of `layer` passes on its way, itself and the middle included: way_to_middle([1, 2, 4], 1) is [1, 2]."""
+    """The layers from `layer` to the middle, both included: [1, 2] for layer 1 of the layers [1, 2, 4]."""
     way = [layer]
     while (partner := pair_partner(layers, way[-1])) is not None:
         way.append(partner)
@@ -211,8 +234,8 @@ def way_to_middle(layers: list[int], layer: int) -> list[int]:
 def chain_to_middle(layers: list[int], pairs: dict[int, Transform]) -> dict[int, Transform]:
     """Chain the pair transforms.
 
-    layers in z order; pairs {moving layer: points of it -> points of its partner};
-    -> {layer: points of it -> points of the middle}, without the layers whose way to the middle lacks a pair.
+    layers: in z order; pairs: {moving layer: points of it -> points of its partner}.
+    Returns {layer: points of it -> points of the middle}, without the layers whose way to the middle lacks a pair.
     """
     index = len(layers) // 2
     chained = {layers[index]: Transform(identity())}
@@ -223,11 +246,12 @@ def chain_to_middle(layers: list[int], pairs: dict[int, Transform]) -> dict[int,
 
 
 # files -----------------------------------------------------------------------------------------------
-def write_transform(path: Path, transform: Transform | np.ndarray, moving: int, fixed: int, warp_path: Path | None = None, **more) -> None:
-    """JSON with the matrix, in words what it maps, `warp`: the name of the file of the field (or null), and further entries.
+def write_transform(path: Path, transform: Transform | np.ndarray, moving: int, fixed: int,
+                    warp_path: Path | None = None, **more) -> None:
+    """Write a JSON: the matrix, what it maps in words, `warp` (name of the field's file, or null), and further entries.
 
-    The field lies beside it at `warp_path` (.npz): field (h, w, 2) float32, x and y in level-0 px of the fixed layer; to_level0 (2, 3)
-    float64, grid px -> level-0 px of the fixed layer. An old field there is removed if there is none now.
+    The field lies beside it at `warp_path` (.npz): field (h, w, 2) float32, x and y in level-0 px of the fixed layer;
+    to_level0 (2, 3) float64, grid px -> level-0 px of the fixed layer. If there is no field now, an old one is removed.
     """
     maps = f"points of layer {moving} (level-0 px) to points of layer {fixed} (level-0 px)"
     matrix, warp = (transform, None) if isinstance(transform, np.ndarray) else (transform.matrix, transform.warp)
@@ -242,19 +266,24 @@ def write_transform(path: Path, transform: Transform | np.ndarray, moving: int, 
 
 
 def read_transform(path: Path, made_by: str) -> tuple[np.ndarray, dict]:
-    """((2, 3) float64, the whole JSON). Raises LayerError if the file is missing or holds no transform."""
+    """Read (matrix (2, 3) float64, the whole JSON). Raises LayerError if the file is missing or holds no transform."""
     entry = read_json(path, made_by)
     with reading(path, made_by):
         matrix = np.asarray(entry["matrix"], np.float64)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
-        raise LayerError(path, f"a matrix of shape {matrix.shape}", "a finite 2 x 3 matrix", f"run {made_by} again with --overwrite")
+        raise LayerError(path, f"a matrix of shape {matrix.shape}", "a finite 2 x 3 matrix",
+                         f"run {made_by} again with --overwrite")
     return matrix, entry
 
 
 def read_bending(path: Path, warp_path: Path, made_by: str) -> tuple[Transform, dict]:
-    """(the transform with its field, if it names one; the whole JSON). Raises as `read_transform`, LayerError if the field is missing."""
+    """Read (the transform with its field, if the JSON names one; the whole JSON).
+
+    Raises LayerError if a file is missing or holds no transform or field.
+    """
     matrix, entry = read_transform(path, made_by)
-    return Transform(matrix, None if entry.get("warp") is None else _read_warp(warp_path, made_by)), entry
+    warp = None if entry.get("warp") is None else _read_warp(warp_path, made_by)
+    return Transform(matrix, warp), entry
 
 
 def _read_warp(path: Path, made_by: str) -> Warp:
@@ -267,19 +296,19 @@ def _read_warp(path: Path, made_by: str) -> Warp:
 
 
 def write_itk(path: Path, matrix: np.ndarray) -> None:
-    """ITK affine (.mat, MATLAB 4) that maps points as our matrix does, in px (spacing 1, origin 0).
+    """Write an ITK affine (.mat, MATLAB 4) that maps points as our matrix does, in px (spacing 1, origin 0).
 
-    `ants.apply_transforms_to_points(2, points, [file])` equals `apply_to_points`; to resample the moving image, invert it
-    (`ants.apply_transforms(fixed, moving, [file], whichtoinvert=[True])`).
+    `ants.apply_transforms_to_points(2, points, [file])` equals `apply_to_points`. To resample the moving image, invert
+    it: `ants.apply_transforms(fixed, moving, [file], whichtoinvert=[True])`.
     """
     from scipy.io import savemat
-    parameters = np.concatenate([matrix[:, :2].ravel(), matrix[:, 2]]).astype(np.float64)  # (6,) row by row, then the shift
+    parameters = np.concatenate([matrix[:, :2].ravel(), matrix[:, 2]]).astype(np.float64)  # (6,): A row by row, t
     with atomic_path(path) as temporary:
         savemat(temporary, {ITK_NAME: parameters[:, None], "fixed": np.zeros((2, 1))}, format="4", appendmat=False)
 
 
 def read_itk(path: Path) -> np.ndarray:
-    """(2, 3) float64 of an ITK affine .mat, whatever its centre of rotation."""
+    """Read an ITK affine .mat as (2, 3) float64, whatever its centre of rotation."""
     from scipy.io import loadmat
     content = loadmat(path, appendmat=False)
     parameters, centre = content[ITK_NAME].ravel(), content["fixed"].ravel()
@@ -288,10 +317,10 @@ def read_itk(path: Path) -> np.ndarray:
 
 
 def write_itk_warp(points_path: Path, images_path: Path, warp: Warp | None) -> None:
-    """The field as two ITK displacement fields (.nii.gz; px, spacing and origin of the grid); removed if there is none.
+    """Write the field as two ITK displacement fields (.nii.gz; px, spacing and origin of the grid).
 
-    ITK moves points and images in opposite directions, cannot invert a field by itself, and sends a point through the first of a list
-    first. With the affine `mat` of `write_itk`:
+    Without a field, old files are removed. ITK moves points and images in opposite directions, cannot invert a field by
+    itself, and moves a point by the first transform of a list first. With the affine `mat` of `write_itk`:
     `ants.apply_transforms_to_points(2, points, [mat, points_path], whichtoinvert=[False, False])` equals `move`;
     `ants.apply_transforms(fixed, moving, [images_path, mat], whichtoinvert=[False, True])` equals `warp_image`.
     """
@@ -301,7 +330,8 @@ def write_itk_warp(points_path: Path, images_path: Path, warp: Warp | None) -> N
             continue
         import ants
         spacing, origin = np.diag(one.to_fixed[:, :2]).tolist(), one.to_fixed[:, 2].tolist()
-        image = ants.from_numpy(np.ascontiguousarray(one.field.transpose(1, 0, 2)), origin=origin, spacing=spacing, has_components=True)
+        pixels = np.ascontiguousarray(one.field.transpose(1, 0, 2))
+        image = ants.from_numpy(pixels, origin=origin, spacing=spacing, has_components=True)
         with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
             ants.image_write(image, str(Path(folder) / path.name))  # the format goes by the whole suffix
             shutil.copyfile(Path(folder) / path.name, temporary)

@@ -1,4 +1,4 @@
-"""One colour scale a gene: limits over all sections, perceptual colour maps that colour-blind readers can tell apart, colour bars."""
+"""One colour scale a gene: limits over all sections, perceptual and colour-blind-safe colour maps, colour bars."""
 import html
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 EXPRESSION, ERROR, CONFIDENCE = "viridis", "RdBu_r", "cividis"  # matplotlib's names
 PERCENTILES = (4, 96)   # of values: become the ends of a scale
-MIN_RANGE = 0.5         # doublings: a scale is never narrower, so that noise is not blown up
+MIN_RANGE = 0.5         # doublings: a scale is never narrower, so that noise is not magnified
 BAR_STOPS = 17
 
 
@@ -28,30 +28,38 @@ class Scale:
         """The colour bar as HTML."""
         table = lut(self.colours)[np.linspace(1, 255, BAR_STOPS).round().astype(int)]
         stops = ",".join("#" + bytes(colour).hex() for colour in table)
-        ticks = "".join(f'<span style="left:{100 * (value - self.low) / (self.high - self.low):.1f}%">{html.escape(label)}</span>'
-                        for value, label in self.ticks)
-        return (f'<div class="bar"><p>{html.escape(self.title)}</p><div style="background:linear-gradient(90deg,{stops})"></div>'
+        ticks = ""
+        for value, label in self.ticks:
+            left = 100 * (value - self.low) / (self.high - self.low)
+            ticks += f'<span style="left:{left:.1f}%">{html.escape(label)}</span>'
+        return (f'<div class="bar"><p>{html.escape(self.title)}</p>'
+                f'<div style="background:linear-gradient(90deg,{stops})"></div>'
                 f'<div class="ticks">{ticks}</div></div>')
 
 
 def lut(name: str) -> np.ndarray:
     """(256, 3) uint8: row 1..255 from the low to the high end, row 0 not used."""
     import matplotlib
-    return np.rint(matplotlib.colormaps[name](np.linspace(-1 / 254, 1, 256).clip(0, 1))[:, :3] * 255).astype(np.uint8)
+    share = np.linspace(-1 / 254, 1, 256).clip(0, 1)
+    return np.rint(matplotlib.colormaps[name](share)[:, :3] * 255).astype(np.uint8)
 
 
 def expression_scale(*values: np.ndarray, unit: str = "mean of the known sections") -> Scale:
-    """The scale that holds all values: measured (n,) and predicted (m,) of one gene in all sections, doublings over `unit`."""
-    ends = np.array([np.percentile(one[np.isfinite(one)], PERCENTILES) for one in values])  # each by itself: a dense grid has many spots
+    """The scale for all values of one gene in all sections.
+
+    values: measured (n,) and predicted (m,), doublings over `unit`. Their percentiles are taken separately, because a
+    dense grid of predictions has many more spots.
+    """
+    ends = np.array([np.percentile(one[np.isfinite(one)], PERCENTILES) for one in values])
     low, high = _widened(ends[:, 0].min(), ends[:, 1].max())
     return Scale(low, high, EXPRESSION, fold_ticks(low, high), f"expression; 1× = {unit} (log₂ scale)")
 
 
 def error_scale(errors: np.ndarray) -> Scale:
-    """errors: predicted − measured of one gene in all measured sections, doublings. Symmetric about 0."""
+    """The scale, symmetric about 0, of predicted − measured of one gene in all measured sections, doublings."""
     finite = np.abs(errors[np.isfinite(errors)])
     high = max(float(np.percentile(finite, PERCENTILES[1])) if len(finite) else 0.0, MIN_RANGE / 2)
-    return Scale(-high, high, ERROR, fold_ticks(-high, high), "predicted over measured; 1× = right (log₂ scale)")
+    return Scale(-high, high, ERROR, fold_ticks(-high, high), "predicted ÷ measured; 1× = equal (log₂ scale)")
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

@@ -1,7 +1,8 @@
-"""What a run left behind, read for the report: every layer's role and prediction, the numbers, and the genes to show."""
+"""Read a run for the report: every layer's role and prediction, the numbers, and the genes to show."""
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -15,14 +16,30 @@ from common.run_folder import is_3d
 from common.status import read_status
 from evaluation.metrics import pearson
 
-NOTHING_TRAINED = "This run applied a network that was there (main.py --checkpoint); it trained and scored nothing."
-OF_CHECKPOINT = {"metrics": NOTHING_TRAINED, "runtime": "main.py --checkpoint writes no runtime.json.", "config": "main.py --checkpoint writes no config.yaml."}
+NOTHING_TRAINED = "This run applied an existing network (main.py --checkpoint); nothing was trained or scored."
+OF_CHECKPOINT = {
+    "metrics": NOTHING_TRAINED,
+    "runtime": "main.py --checkpoint writes no runtime.json.",
+    "config": "main.py --checkpoint writes no config.yaml.",
+}
 MAX_MARKERS = 4
-MARKERS = {  # shown by default where the run has them, the first four; and what a pathologist reads from them
-    "ERBB2": "HER2: amplified tumour", "ESR1": "oestrogen receptor", "MKI67": "dividing cells", "KRT19": "epithelium, tumour",
-    "COL1A1": "collagen: stroma", "CD3D": "T cells", "IGKC": "plasma cells", "FASN": "lipid synthesis: tumour, fat", "ADIPOQ": "fat",
-    "Mbp": "myelin: white matter", "Nrgn": "neurons of cortex and hippocampus", "Prkcd": "thalamus", "Penk": "striatum",
-    "Ttr": "choroid plexus", "Gfap": "astrocytes"}
+MARKERS = {  # by default the first four that the run has are shown; what each marks
+    "ERBB2": "HER2: amplified tumour",
+    "ESR1": "oestrogen receptor",
+    "MKI67": "dividing cells",
+    "KRT19": "epithelium, tumour",
+    "COL1A1": "collagen: stroma",
+    "CD3D": "T cells",
+    "IGKC": "plasma cells",
+    "FASN": "lipid synthesis: tumour, fat",
+    "ADIPOQ": "fat",
+    "Mbp": "myelin: white matter",
+    "Nrgn": "neurons of cortex and hippocampus",
+    "Prkcd": "thalamus",
+    "Penk": "striatum",
+    "Ttr": "choroid plexus",
+    "Gfap": "astrocytes",
+}
 
 
 @dataclass(frozen=True)
@@ -30,10 +47,10 @@ class LayerOfRun:
     """One section of a sample."""
     sample: str
     layer: int
-    role: str             # known: measured, the method saw it; training: measured, a 2D run learned from it; target: measured, hidden;
-                          # image-only: not measured
+    role: str             # known: measured and given to the model; training: measured, a 2D run learned from it;
+                          # target: measured, hidden; image-only: not measured
     adata: object | None  # its imputed AnnData
-    problem: str | None   # why there is no prediction, if one is expected
+    problem: str | None   # why an expected prediction is missing
 
     @property
     def measured(self) -> np.ndarray | None:
@@ -54,9 +71,9 @@ class LayerOfRun:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything the page is made of. What is None has its reason in `missing`, by the file's purpose."""
+    """Everything the page is made of. If a field is None, `missing` gives the reason under the purpose of its file."""
     config: Config               # of the root, as it is now
-    run_config: Config | None    # as it was when the run was made
+    run_config: Config | None    # as it was at the time of the run
     layout: Layout
     run_layout: RunLayout
     splits: dict | None
@@ -69,7 +86,7 @@ class Run:
 
     @property
     def layers(self) -> list[LayerOfRun]:
-        return [one for layers in self.samples.values() for one in layers]
+        return list(chain.from_iterable(self.samples.values()))
 
     @property
     def method(self) -> str | None:
@@ -77,7 +94,7 @@ class Run:
 
     @property
     def folds(self) -> list[dict]:
-        return self.splits["folds"] if self.splits else []
+        return folds_of(self.splits)
 
     @property
     def flat(self) -> bool:
@@ -88,24 +105,29 @@ class Run:
         return predicts_only(self.splits)
 
     def refused(self, one: LayerOfRun) -> bool:
-        """The layer's way to the middle of the stack, which a 2D run does not need, was refused by the gate."""
-        return not self.flat and not ((self.quality[one.sample] or {}).get("to_middle", {}).get(str(one.layer), {}).get("accepted", True))
+        """True if the gate refused the layer's way to the middle of the stack. A 2D run does not need it."""
+        quality = self.quality[one.sample] or {}
+        return not self.flat and not quality.get("to_middle", {}).get(str(one.layer), {}).get("accepted", True)
 
 
 def is_2d(splits: dict | None) -> bool:
-    """main.py made the run: each section by itself, no stack."""
+    """True for a run of main.py: each section separately, no stack."""
     return splits is not None and not is_3d(splits)
 
 
 def predicts_only(splits: dict | None) -> bool:
-    """main.py --checkpoint made the run: nothing was trained, nothing scored."""
+    """True for a run of main.py --checkpoint: nothing was trained, nothing scored."""
     return is_2d(splits) and not splits["folds"]
 
 
 def read_run(context: jobs.Context, run_layout: RunLayout) -> Run:
-    """Read a dataset root and a run folder; what is absent or broken is noted, not raised. Raises DataError if there is no run folder."""
+    """Read a dataset root and a run folder. An absent or broken file is noted in `missing`.
+
+    Raises DataError if there is no run folder.
+    """
     if not run_layout.root.is_dir():
-        raise DataError(run_layout.root, "no folder", "a run folder of main_3d.py", "run main_3d.py first, or give --save_path")
+        raise DataError(run_layout.root, "no folder", "a run folder of main_3d.py",
+                        "run main_3d.py first, or give --save_path")
     missing: dict[str, str] = {}
 
     def attempt(purpose: str, read, *arguments):
@@ -120,33 +142,45 @@ def read_run(context: jobs.Context, run_layout: RunLayout) -> Run:
     runtime = attempt("runtime", read_json, run_layout.runtime, made_by)
     table = attempt("genes", read_table, run_layout.genes, ("gene",), made_by, ("gene",))
     genes = [] if table is None else list(table["gene"])
-    samples = {name: [read_layer(context, run_layout, splits, genes, name, layer) for layer in context.config.layers_of(name)]
-               for name in samples_of_run(context.config, run_layout, splits)}
-    quality = {name: attempt(f"quality {name}", read_json, context.layout.quality(name), "registration/Step3_registertoMiddle_ANTs.py")
-               for name in samples}
+    samples = {}
+    for name in samples_of_run(context.config, run_layout, splits):
+        layers = context.config.layers_of(name)
+        samples[name] = [read_layer(context, run_layout, splits, genes, name, layer) for layer in layers]
+    step_3 = "registration/Step3_registertoMiddle_ANTs.py"
+    quality = {name: attempt(f"quality {name}", read_json, context.layout.quality(name), step_3) for name in samples}
     run_config = attempt("config", load_config, run_layout.config)
     if predicts_only(splits):
         missing |= {purpose: text for purpose, text in OF_CHECKPOINT.items() if purpose in missing}
-    return Run(context.all_samples, run_config, context.layout, run_layout, splits, metrics, runtime, genes, samples, quality, missing)
+    return Run(context.all_samples, run_config, context.layout, run_layout, splits, metrics, runtime, genes, samples,
+               quality, missing)
 
 
 def samples_of_run(config: Config, run_layout: RunLayout, splits: dict | None) -> list[str]:
     """The config's samples that the run tested or predicted; all if it names none."""
-    tested = {name for fold in (splits or {"folds": []})["folds"] for name in fold["test_samples"]}
+    tested = set()
+    for fold in folds_of(splits):
+        tested.update(fold["test_samples"])
     chosen = [name for name in sorted(config.samples)
               if name in tested or any(run_layout.imputed(name, layer).is_file() for layer in config.layers_of(name))]
     return chosen or sorted(config.samples)
 
 
-def read_layer(context: jobs.Context, run_layout: RunLayout, splits: dict | None, genes: list[str], sample: str, layer: int) -> LayerOfRun:
-    folds = [fold for fold in (splits or {"folds": []})["folds"] if sample in fold["test_samples"]]
+def folds_of(splits: dict | None) -> list[dict]:
+    return splits["folds"] if splits else []
+
+
+def read_layer(context: jobs.Context, run_layout: RunLayout, splits: dict | None, genes: list[str], sample: str,
+               layer: int) -> LayerOfRun:
+    folds = [fold for fold in folds_of(splits) if sample in fold["test_samples"]]
     if is_2d(splits) and any(layer in fold["training_layers"].get(sample, []) for fold in folds):
         return LayerOfRun(sample, layer, "training", None, None)  # not predicted
-    adata, problem, file, made_by = None, None, run_layout.imputed(sample, layer), "main.py" if is_2d(splits) else "predict_3d.py"
+    adata, problem = None, None
+    file, made_by = run_layout.imputed(sample, layer), "main.py" if is_2d(splits) else "predict_3d.py"
     try:
         adata = read_h5ad(file, made_by)
         if list(adata.var_names) != genes:
-            raise LayerError(file, "another gene list than the run's", f"the {len(genes)} genes of genes.csv", f"run {made_by} again")
+            raise LayerError(file, "another gene list than the run's", f"the {len(genes)} genes of genes.csv",
+                             f"run {made_by} again")
     except LayerError as error:
         adata, problem = None, str(error)
         status = read_status(context.layout).get(f"{sample}/{layer}", {})
@@ -156,12 +190,13 @@ def read_layer(context: jobs.Context, run_layout: RunLayout, splits: dict | None
     else:
         known = any(layer in fold["known_layers"].get(sample, []) for fold in folds)
     measured = (adata is not None and "measured" in adata.layers) or context.layout.counts(sample, layer).is_file()
-    return LayerOfRun(sample, layer, "known" if known else "target" if measured else "image-only", adata, problem)
+    role = "known" if known else "target" if measured else "image-only"
+    return LayerOfRun(sample, layer, role, adata, problem)
 
 
 # genes -----------------------------------------------------------------------------------------------
 def gene_agreement(layers: list[LayerOfRun], n_genes: int) -> np.ndarray:
-    """Pearson correlation of predicted and measured, per target layer and gene: (n_target_layers, n_genes)."""
+    """Pearson correlation of predicted and measured expression, a row a target layer: (n_target_layers, n_genes)."""
     rows = [one.agreement for one in layers if one.role == "target" and one.measured is not None]
     return np.array(rows).reshape(-1, n_genes)
 
@@ -176,7 +211,8 @@ def choose_genes(run: Run, asked: str | None) -> dict[str, str]:
         for name in names:
             if name not in run.genes:
                 near = difflib.get_close_matches(name, run.genes, n=1, cutoff=0.0) or ["none"]
-                raise DataError("--genes", name, f"genes of {run.run_layout.genes}", f"choose among them; the nearest name is {near[0]}")
+                raise DataError("--genes", name, f"genes of {run.run_layout.genes}",
+                                f"choose among them; the nearest name is {near[0]}")
         return {name: MARKERS.get(name, "asked for") for name in names}
     if not any(one.adata is not None for one in run.layers):
         return {}
@@ -185,7 +221,8 @@ def choose_genes(run: Run, asked: str | None) -> dict[str, str]:
         order, of = np.argsort(-scores.mean(axis=0), kind="stable"), f"of {len(run.genes)} genes"
         chosen = {run.genes[order[0]]: f"best predicted {of}", run.genes[order[len(order) // 2]]: f"median {of}"}
     else:
-        spread = np.mean([np.asarray(one.adata.X).std(axis=0) for one in run.layers if one.adata is not None], axis=0)
+        predicted = [np.asarray(one.adata.X) for one in run.layers if one.adata is not None]
+        spread = np.mean([expression.std(axis=0) for expression in predicted], axis=0)
         chosen = {run.genes[int(np.argmax(spread))]: "varies most in the prediction"}
     markers = [name for name in MARKERS if name in run.genes and name not in chosen][:MAX_MARKERS]
     return chosen | {name: MARKERS[name] for name in markers}

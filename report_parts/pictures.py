@@ -1,4 +1,4 @@
-"""Pictures of the page: each section's H&E cropped to its tissue, and the spots of a map as a see-through layer above it."""
+"""Pictures of the page: each section's H&E cropped to its tissue, and the spots of a map as a transparent overlay."""
 import base64
 import io
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from report_parts.colours import Scale, lut
 
 MARGIN_SHARE = 0.03      # of the crop's longer side, left free around tissue and spots
 MIN_MARGIN_PX = 4
-TISSUE_RIM_PX = 9        # width of the brush that widens the tissue mask: its edge is shown
+TISSUE_RIM_PX = 9        # width of the brush that widens the tissue mask, so that the tissue edge is shown
 PHOTO_QUALITY = 72
-BLANK_PX = 600           # a section without thumbnail: white, the longer side of the spots' box in px
+BLANK_PX = 600           # longer side of the spots' box on the white picture of a section without thumbnail
 WHITE = 255
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The H&E of a section as the page shows it: its tissue; the empty slide is transparent."""
+    """The H&E of a section on the page: its tissue; the empty slide is transparent."""
     rgba: np.ndarray         # (h, w, 4) uint8
     from_level0: np.ndarray  # (2, 3): level-0 px -> px of this picture
 
@@ -42,9 +42,9 @@ class Picture:
 
 
 def section_picture(layout: Layout, sample: str, layer: int, pixel: np.ndarray, side_px: int) -> Picture | None:
-    """The section's overview, cropped to tissue and spots, longer side at most side_px; white where there is none, None without spots too.
+    """The section's overview, cropped to tissue and spots, longer side at most side_px.
 
-    pixel: (n, 2) level-0 px of the spots.
+    pixel: (n, 2) level-0 px of the spots. Without an overview the picture is white; without spots as well it is None.
     """
     try:
         rgb, mask = read_picture(layout.thumbnail(sample, layer)), read_picture(layout.mask(sample, layer))
@@ -78,19 +78,19 @@ def _with_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def photo(pixels: np.ndarray) -> str:
-    """RGB or RGBA (h, w, 3 or 4) as a data URI."""
+    """Encode RGB or RGBA (h, w, 3 or 4) as a data URI."""
     return _data_uri(Image.fromarray(pixels), "WEBP", quality=PHOTO_QUALITY)
 
 
 def spot_map(picture: Picture, pixel: np.ndarray, diameter_px: float, values: np.ndarray, scale: Scale) -> str:
-    """Discs in the colours of their values, transparent elsewhere, of the picture's size, as a data URI.
+    """Draw discs in the colours of their values, transparent elsewhere, at the picture's size: a data URI.
 
     pixel (n, 2) and diameter_px in level-0 px; values (n,), NaN: no disc.
     """
     image = Image.new("P", picture.size_px)
     image.putpalette(lut(scale.colours).tobytes())
     pen, radius = ImageDraw.Draw(image), max(0.5, diameter_px * picture.factor / 2)
-    for (x, y), level in zip(picture.place(pixel).tolist(), scale.levels(values).tolist()):
+    for (x, y), level in zip(picture.place(pixel).tolist(), scale.levels(values).tolist(), strict=True):
         if level:
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=level)
     return _data_uri(image, "PNG", transparency=0, optimize=True)

@@ -1,4 +1,4 @@
-"""What the parts of the page share: sections with their pictures (embedded once each) and sentences. What comes from data is escaped."""
+"""Shared by the parts of the page: sections with their pictures (embedded once each) and notes. Data are escaped."""
 from dataclasses import dataclass
 from html import escape
 from itertools import count
@@ -35,18 +35,25 @@ def note(text: str) -> str:
 def prepare(run: Run, side_px: int) -> dict[str, list[Shown]]:
     """{sample: its layers with their pictures}, longer side at most side_px."""
     number = count()
-    spots = lambda one: np.zeros((0, 2)) if one.adata is None else one.adata.obsm["spatial"]
-    show = lambda one: Shown(one, section_picture(run.layout, one.sample, one.layer, spots(one), side_px), f"he-{next(number)}")
+
+    def show(one: LayerOfRun) -> Shown:
+        spots = np.zeros((0, 2)) if one.adata is None else one.adata.obsm["spatial"]
+        picture = section_picture(run.layout, one.sample, one.layer, spots, side_px)
+        return Shown(one, picture, f"he-{next(number)}")
+
     return {sample: [show(one) for one in layers] for sample, layers in run.samples.items()}
 
 
 def styles(shown: dict[str, list[Shown]]) -> str:
     """CSS that holds every section's picture once."""
-    return "\n".join(f'.{one.style}{{--he:url("{photo(one.picture.rgba)}")}}' for layers in shown.values() for one in layers if one.picture)
+    rules = []
+    for layers in shown.values():
+        rules += [f'.{one.style}{{--he:url("{photo(one.picture.rgba)}")}}' for one in layers if one.picture]
+    return "\n".join(rules)
 
 
 def tissue(one: Shown, inside: str = "", kind: str = "") -> str:
-    """A section's picture as the background of what is `inside`."""
+    """A section's picture as the background of the HTML `inside`."""
     if one.picture is None:
         return '<div class="none">no picture</div>'
     width, height = one.picture.size_px

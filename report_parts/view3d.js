@@ -1,6 +1,7 @@
 "use strict";
-// A stack of sections in space, turned by dragging. Sections are parallel planes seen without perspective: each is painted once on a
-// sheet of its own, and a frame is one affine drawImage a sheet, the farthest first; as quick with 15,000 spots as with 150.
+// The stack of sections in 3D, turned by dragging. Sections are parallel planes without perspective. Each is painted
+// once on its own canvas (`sheet`); a frame is one affine drawImage per sheet, the farthest first. Its time does not
+// depend on the number of spots.
 for (const box of document.querySelectorAll(".view3d")) show(box);
 document.documentElement.dataset.ready = "yes";
 
@@ -14,11 +15,12 @@ function show(box) {
   const planes = scene.planes.map(one => {
     const sheet = document.createElement("canvas"), photo = new Image();
     [sheet.width, sheet.height] = one.size;
-    const [x, y] = [one.x, one.y].map(packed => Float32Array.from(new Int16Array(bytes(packed).buffer), step => step / scene.steps));
+    const positions = packed => Float32Array.from(new Int16Array(bytes(packed).buffer), step => step / scene.steps);
+    const [x, y] = [one.x, one.y].map(positions);
     return {...one, sheet, photo, x, y, levels: one.levels.map(bytes)};
   });
 
-  // the circle around all spots, um; how far z is stretched for a stack about as tall as wide
+  // the circle around all spots, um; the stretch of z that makes the stack about as tall as wide
   const spots = planes.flatMap(one => Array.from(one.x, (x, i) => place(one.matrix, x, one.y[i])));
   const least = axis => spots.reduce((value, spot) => Math.min(value, spot[axis]), Infinity);
   const most = axis => spots.reduce((value, spot) => Math.max(value, spot[axis]), -Infinity);
@@ -52,7 +54,7 @@ function show(box) {
     const [width, height] = [canvas.clientWidth, canvas.clientHeight].map(side => Math.round(side * ratio));
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     const [c, s, up, flat] = [Math.cos(turn), Math.sin(turn), Math.sin(tilt), Math.cos(tilt)];
-    const tall = 2 * radius * Math.abs(flat) + depth * stretch.value * up;  // of what is seen, um
+    const tall = 2 * radius * Math.abs(flat) + depth * stretch.value * up;  // height of the projection, um
     const zoom = Math.min(width / (2 * radius), height / tall);
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);

@@ -1,4 +1,4 @@
-"""What the rotatable view needs of a sample: every section as a plane with its spots, in µm. The drawing is in view3d.js."""
+"""Data of the 3D view: every section of a sample as a plane with its spots, in µm. It is drawn by view3d.js."""
 import base64
 import json
 
@@ -20,17 +20,17 @@ def plane_of(adata, picture: Picture, diameter_px: float, values: list[np.ndarra
     here = np.column_stack([picture.place(adata.obsm["spatial"]), np.ones(len(space))])  # (n, 3)
     if len(space) < 3 or np.linalg.matrix_rank(here) < 3:
         return None
-    to_um = np.linalg.lstsq(here, space[:, :2], rcond=None)[0].T  # (2, 3) picture px -> um; of a bent section the nearest affine
+    to_um = np.linalg.lstsq(here, space[:, :2], rcond=None)[0].T  # (2, 3) picture px -> um; if bent, the nearest affine
     spots = (space[:, :2] - to_um[:, 2]) @ np.linalg.inv(to_um[:, :2]).T  # (n, 2) picture px
     steps = np.rint(spots * POSITION_STEPS).clip(-2**15, 2**15 - 1).astype("<i2")
     return {"name": name, "style": style, "size": picture.size_px, "z": round(float(space[0, 2]), 3),
             "matrix": np.round(to_um, 4).T.ravel().tolist(), "diameter": round(diameter_px * picture.factor, 3),
             "x": _packed(steps[:, 0]), "y": _packed(steps[:, 1]),
-            "levels": [_packed(scale.levels(one)) for one, scale in zip(values, scales)]}
+            "levels": [_packed(scale.levels(one)) for one, scale in zip(values, scales, strict=True)]}
 
 
 def scene(planes: list[dict], scale: Scale) -> str:
-    """The planes as JSON, for a <script> element: no text that comes from data is in it."""
+    """The planes as JSON for a <script> element. It contains no text from data."""
     colours = ["#" + bytes(colour).hex() for colour in lut(scale.colours)]
     return json.dumps({"steps": POSITION_STEPS, "colours": colours, "planes": planes})
 

@@ -70,18 +70,20 @@ def test_few_spots_are_warned_about_not_refused():
     assert many.wrong and not few.wrong and few.orientation == "mirror pixel_y" and few.found
 
 
-@pytest.mark.parametrize("factor, words, wrong", [(8.0, "probably full-resolution coordinates on a down-scaled image", True),
-                                                  (0.1, "probably coordinates of a down-scaled image", False)])
-def test_a_wrong_scale_is_named_with_both_sizes(factor, words, wrong):
+@pytest.mark.parametrize("factor, full_resolution, wrong", [(8.0, True, True), (0.1, False, False)])
+def test_a_wrong_scale_is_named_with_both_sizes(factor, full_resolution, wrong):
     mask = tissue("round")
-    verdict = check(spots(mask) * factor, mask, SIZE_PX)
-    assert verdict.wrong == wrong and words in verdict.found and "but the image has 6,000 x 5,000" in verdict.found
+    xy = spots(mask) * factor
+    verdict = check(xy, mask, SIZE_PX)
+    assert verdict.wrong == wrong and "6,000 x 5,000" in verdict.found and "down-scaled" in verdict.found
+    assert all(f"{extent:,.0f}" in verdict.found for extent in xy.max(axis=0))
+    assert ("full-resolution" in verdict.found) == full_resolution
 
 
 def test_spots_all_over_the_slide_are_a_warning():
     mask = tissue("round")
     verdict = check(spots(np.ones_like(mask)), mask, SIZE_PX)
-    assert not verdict.wrong and verdict.found.startswith(f"only {verdict.on_tissue:.0%} of the spots on tissue")
+    assert not verdict.wrong and f"{verdict.on_tissue:.0%} of the spots" in verdict.found
 
 
 def test_measures_by_hand():
@@ -91,4 +93,4 @@ def test_measures_by_hand():
     assert fits(xy, mask, (6, 4))[0].on_tissue == 0.5
     assert share_inside(xy, (6, 4)) == 0.75
     full = fits(np.array([[x, y] for y in range(2) for x in range(3)], float), mask, (6, 4))[0]
-    assert full.on_tissue == 1 and full.dice == pytest.approx(2 * 6 / (6 + 11)), "11: the spots and the pixels 1 px beside them"
+    assert full.on_tissue == 1 and full.dice == pytest.approx(2 * 6 / (6 + 11))  # 11: the spots and a rim of 1 px

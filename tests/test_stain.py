@@ -75,7 +75,8 @@ def test_small_nuclei_are_grainier_than_large_ones_and_blur_has_none():
 def test_turning_and_mirroring_change_nothing():
     image = np.random.default_rng(0).integers(0, 256, (50, 50, 3)).astype(np.uint8)
     for other in (image[::-1], image[:, ::-1], np.rot90(image)):
-        np.testing.assert_allclose(stain.statistics(np.ascontiguousarray(other)), stain.statistics(image), rtol=1e-3, atol=1e-4)
+        found = stain.statistics(np.ascontiguousarray(other))
+        np.testing.assert_allclose(found, stain.statistics(image), rtol=1e-3, atol=1e-4)
 
 
 # windows ---------------------------------------------------------------------------------------------
@@ -90,7 +91,8 @@ def dotted() -> ArraySlide:
 def test_every_width_sees_its_own_surroundings(dotted):
     window_px = {width: width for width in stain.WIDTHS}
     mean, sd = NAMES.index("haematoxylin_mean"), NAMES.index("haematoxylin_sd")
-    found = stain.stain_features(dotted, np.array([[800.0, 800.0], [1200.0, 800.0]]), window_px).reshape(2, len(stain.WIDTHS), -1)
+    centre = np.array([[800.0, 800.0], [1200.0, 800.0]])
+    found = stain.stain_features(dotted, centre, window_px).reshape(2, len(stain.WIDTHS), -1)
     assert found.dtype == np.float32 and found.shape == (2, 4, 18)
     share = [1.0, 1.0 - 0.001, np.pi * 150 ** 2 / 512 ** 2, np.pi * 150 ** 2 / 1024 ** 2]
     np.testing.assert_allclose(found[0, :, mean], 0.05 + 0.55 * np.array(share), atol=0.03)
@@ -102,22 +104,22 @@ def test_every_width_sees_its_own_surroundings(dotted):
 def test_the_scale_of_the_slide_is_respected(dotted):
     """Half the resolution and half the windows: the same features, but for the grain of pixels."""
     half = ArraySlide(None, dotted.read(0, 0, 1600, 1600, out_px=(800, 800)))
-    window_px = {width: width for width in stain.WIDTHS}
-    full = stain.stain_features(dotted, np.array([[800.0, 800.0]]), window_px)
-    small = stain.stain_features(half, np.array([[400.0, 400.0]]), {width: side // 2 for width, side in window_px.items()})
+    full = stain.stain_features(dotted, np.array([[800.0, 800.0]]), {width: width for width in stain.WIDTHS})
+    small = stain.stain_features(half, np.array([[400.0, 400.0]]), {width: width // 2 for width in stain.WIDTHS})
     keep = np.tile([not name.startswith("nuclear") for name in NAMES], 4)
     np.testing.assert_allclose(full[:, keep], small[:, keep], atol=0.03)
 
 
 def test_beyond_the_slide_is_white():
     slide = ArraySlide(None, paint(np.full((300, 300), 0.5), 0.3))
-    found = stain.stain_features(slide, np.array([[0.0, 150.0]]), {112: 112, 224: 224, 512: 512, 1024: 1024}).reshape(4, -1)
+    window_px = {112: 112, 224: 224, 512: 512, 1024: 1024}
+    found = stain.stain_features(slide, np.array([[0.0, 150.0]]), window_px).reshape(4, -1)
     white = found[:, NAMES.index("white")]
     assert white[0] == pytest.approx(0.5, abs=0.01) and (np.diff(white[1:]) > 0).all()
 
 
 def test_windows_are_the_slides(dotted):
-    """What the encoder is given of the context: the window around each centre, read batch by batch."""
+    """Input of the encoder for the context: the window around each centre, read batch by batch."""
     centre = np.array([[800, 800], [30, 800], [1100, 900]])
     windows = backbone.Windows(dotted, centre, 512)
     assert len(windows) == 3 and windows[0:2].shape == (2, 224, 224, 3)
@@ -132,20 +134,23 @@ def toy_root(tmp_path):
     layout = Layout(tmp_path)
     torch.manual_seed(3)
     torch.save(timm.create_model(TINY, pretrained=False).state_dict(), tmp_path / "w.pt")
-    picture = np.random.default_rng(0).integers(0, 256, (60, 60, 3)).astype(np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    picture = np.random.default_rng(0).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+    picture = picture.repeat(10, axis=0).repeat(10, axis=1)
     file = layout.new_image("A", 1, ".png")
     file.parent.mkdir(parents=True)
     Image.fromarray(picture).save(file)
     centre = np.array([[200, 300], [310, 300], [20, 580]])
     for size in SIZES:
-        write_patches(layout.patches(size, "A", 1), np.full((3, size, size, 3), 128, np.uint8), size, centre, ["a", "b", "c"])
+        patches = np.full((3, size, size, 3), 128, np.uint8)
+        write_patches(layout.patches(size, "A", 1), patches, size, centre, ["a", "b", "c"])
     return layout, picture, centre
 
 
 def run_step(layout: Layout, features: list[str]) -> dict[str, np.ndarray]:
     step = load_script("4_feature_extraction")
-    layout.config.write_text(yaml.safe_dump({"dataset": "toy", "pitch_px": 136.0, "backbone": TINY, "features": features,
-                                             "backbone_weights": str(layout.root / "w.pt"), "samples": {"A": {"layers": [1]}}}))
+    config = {"dataset": "toy", "pitch_px": 136.0, "backbone": TINY, "features": features,
+              "backbone_weights": str(layout.root / "w.pt"), "samples": {"A": {"layers": [1]}}}
+    layout.config.write_text(yaml.safe_dump(config))
     assert step.main(["--root_path", str(layout.root), "--gpu", "cpu"]) == 0
     return read_features(layout.features(224, "A", 1))[0]
 
@@ -153,12 +158,15 @@ def run_step(layout: Layout, features: list[str]) -> dict[str, np.ndarray]:
 def test_step_writes_the_sets_of_the_config(toy_root):
     layout, picture, centre = toy_root
     sets = run_step(layout, ["stain", "backbone", "context"])
-    assert {name: values.shape for name, values in sets.items()} == {"backbone": (3, 512), "context": (3, 1024), "stain": (3, 72)}
+    shapes = {name: values.shape for name, values in sets.items()}
+    assert shapes == {"backbone": (3, 512), "context": (3, 1024), "stain": (3, 72)}
     expected = stain.stain_features(ArraySlide(None, picture), centre, {112: 56, 224: 112, 512: 256, 1024: 512})
     np.testing.assert_array_equal(sets["stain"], expected)
-    assert not np.allclose(sets["context"][0], sets["context"][1]) and np.allclose(sets["backbone"][0], sets["backbone"][1])
+    assert not np.allclose(sets["context"][0], sets["context"][1])
+    assert np.allclose(sets["backbone"][0], sets["backbone"][1])
     with h5py.File(layout.features(512, "A", 1)) as file:
-        assert list(file["stain"].attrs["window_px"]) == [56, 112, 256, 512] and list(file["context"].attrs["window_px"]) == [256, 512]
+        assert list(file["stain"].attrs["window_px"]) == [56, 112, 256, 512]
+        assert list(file["context"].attrs["window_px"]) == [256, 512]
         assert file["context"].attrs["model"] == TINY and file["stain"].attrs["model"] == stain.MODEL
     with_all = sets["stain"]
     sets = run_step(layout, ["stain"])  # another choice of sets is another recipe

@@ -25,8 +25,8 @@ def slide(background: tuple, tissue: tuple, seed: int = 0, shape: tuple = (500, 
     truth = cv2.ellipse(np.zeros(shape, np.uint8), (300, 240), (190, 120), 20, 0, 360, 1, -1) > 0
     shade = 4 * np.sin(np.linspace(0, 5, shape[1]))[None, :, None]
     texture = cv2.GaussianBlur(rng.normal(0, 60, shape), (0, 0), 1.2)[..., None]
-    rgb = np.where(truth[..., None], np.array(tissue) + texture, np.array(background) + shade) + rng.normal(0, 1, (*shape, 3))
-    return np.clip(rgb, 0, 255).astype(np.uint8), truth
+    rgb = np.where(truth[..., None], np.array(tissue) + texture, np.array(background) + shade)
+    return np.clip(rgb + rng.normal(0, 1, (*shape, 3)), 0, 255).astype(np.uint8), truth
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -90,7 +90,8 @@ def test_tissue_may_touch_the_border():
     assert dice(mask, truth[:, 250:]) > 0.97
 
 
-PENS = {"black": (25, 25, 30), "blue": (30, 50, 180), "light blue": (90, 140, 220), "green": (20, 130, 60), "red": (205, 30, 45)}
+PENS = {"black": (25, 25, 30), "blue": (30, 50, 180), "light blue": (90, 140, 220), "green": (20, 130, 60),
+        "red": (205, 30, 45)}
 
 
 @pytest.mark.parametrize("pen", sorted(PENS))
@@ -108,7 +109,9 @@ def test_pen_is_not_tissue_and_tissue_under_it_stays(pen):
 def test_shadow_and_vignette_are_not_tissue(background):
     rgb, truth = slide(background, PURPLE)
     y, x = np.mgrid[:500, :600]
-    light = (1 - 0.1 * ((x - 300) ** 2 + (y - 250) ** 2) / 300 ** 2) * np.where(x > 330, 0.9, 1) * (1 - 0.4 * np.exp(-(600 - x) / 20))
+    vignette = 1 - 0.1 * ((x - 300) ** 2 + (y - 250) ** 2) / 300 ** 2
+    shadow, border = np.where(x > 330, 0.9, 1), 1 - 0.4 * np.exp(-(600 - x) / 20)
+    light = vignette * shadow * border
     assert dice(tissue_mask((rgb * light[..., None]).astype(np.uint8)), truth) > 0.97
 
 
@@ -135,7 +138,8 @@ def test_the_mask_does_not_depend_on_the_size_of_the_thumbnail():
 
 def grid(truth: np.ndarray, step: int = 20) -> np.ndarray:
     """Spot centres (n, 2) on the tissue."""
-    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(0, truth.shape[1], step), np.arange(0, truth.shape[0], step)))
+    height, width = truth.shape
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(0, width, step), np.arange(0, height, step)))
     return np.stack([x, y], axis=1)[truth[y, x]].astype(float)
 
 
@@ -144,7 +148,8 @@ def write_layer(root, layer: int, rgb: np.ndarray, xy: np.ndarray | None = None,
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rgb).save(path)
     if xy is not None:
-        table = pd.DataFrame({"barcode": np.arange(len(xy)), "pixel_x": xy[:, 0], "pixel_y": xy[:, 1], "i": 0, "j": np.arange(len(xy))})
+        number = np.arange(len(xy))
+        table = pd.DataFrame({"barcode": number, "pixel_x": xy[:, 0], "pixel_y": xy[:, 1], "i": 0, "j": number})
         write_table(Layout(root).location("S", layer), table)
     return path
 
@@ -167,20 +172,22 @@ def test_script_names_what_is_wrong_with_each_layer_and_goes_on(tmp_path, capsys
     write_layer(tmp_path, 11, cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), xy)
     write_layer(tmp_path, 12, rgb, grid(np.ones_like(truth)))  # spots all over the slide
     assert load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path)]) == 0
-    layout, status = Layout(tmp_path), {name: steps["0_2_tissue_mask"] for name, steps in read_status(Layout(tmp_path)).items()}
+    layout = Layout(tmp_path)
+    status = {name: steps["0_2_tissue_mask"] for name, steps in read_status(layout).items()}
     good = {1, 10, 11, 12}
     for layer in range(1, 13):
-        assert (status[f"S/{layer}"] == "ok") == (layer in good) == layout.mask("S", layer).exists(), status[f"S/{layer}"]
+        ended = status[f"S/{layer}"]
+        assert (ended == "ok") == (layer in good) == layout.mask("S", layer).exists(), ended
     for layer in (2, 3, 4, 5, 6):
         assert f"{layer}." in status[f"S/{layer}"] and "cannot be read" in status[f"S/{layer}"]
     assert "uint16" in status["S/6"] and "no tissue" in status["S/7"]
     assert "fix: swap pixel_x and pixel_y;" in status["S/8"] and layout.mask_picture("S", 8).exists()
-    assert "the image has 600 x 500: probably full-resolution coordinates" in status["S/9"]
+    assert "600 x 500" in status["S/9"] and "full-resolution" in status["S/9"]
     info = json.loads(layout.thumbnail_info("S", 1).read_text())
     assert info["spots_on_tissue"] > 0.97 and info["orientation"] == "as given"
     assert json.loads(layout.thumbnail_info("S", 10).read_text())["orientation"] is None
     screen = capsys.readouterr().out
-    assert "% of the spots on it" in screen and "warning: only 25% of the spots on tissue" in screen
+    assert f"{info['spots_on_tissue']:.0%} of the spots" in screen and "25% of the spots" in screen
     picture = np.asarray(Image.open(layout.mask_picture("S", 1))).astype(int)
     x, y = xy[len(xy) // 2].astype(int)
     assert picture.shape == (500, 600, 3) and abs(picture[y, x] - (255, 200, 0)).max() < 60, "a spot is drawn"
@@ -194,7 +201,7 @@ def test_a_layer_that_goes_bad_keeps_no_old_overview(tmp_path):
     assert script.main(["--root_path", str(tmp_path)]) == 0 and layout.mask("S", 1).exists()
     write_layer(tmp_path, 1, rgb, grid(truth)[:, ::-1])
     assert script.main(["--root_path", str(tmp_path)]) == 2 and not layout.mask("S", 1).exists()
-    (tmp_path / "dataset.yaml").write_text("dataset: toy\npitch_px: 20\nrefuse_flipped_spots: false\n")  # a person insists
+    (tmp_path / "dataset.yaml").write_text("dataset: toy\npitch_px: 20\nrefuse_flipped_spots: false\n")
     assert script.main(["--root_path", str(tmp_path)]) == 0
     assert json.loads(layout.thumbnail_info("S", 1).read_text())["orientation"] == "swap pixel_x and pixel_y"
 

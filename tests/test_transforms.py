@@ -1,6 +1,4 @@
-"""Transforms that may bend: points there and back, chains, files and ITK, SyN, steps 3 and 3.5 on pairs made by hand, the pictures."""
-import json
-import shutil
+"""Transforms of points: affine algebra, fields that bend, chains to the middle, JSON and ITK files."""
 import tempfile
 from pathlib import Path
 
@@ -8,41 +6,59 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import load_script
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
+from synthetic_sections import CANVAS, bending, smooth_warp, tissue_points
 
 from common.errors import LayerError
-from common.io import write_json, write_npy, write_picture
-from common.layout import Layout
-from common.status import read_status, set_status
-from registration import pictures
+from common.io import write_json
 from registration import transforms as T
-from registration.quality import judge
-from registration.refinement import compared, folds, refine
-from registration.sections import Section, make_view
+from registration.refinement import folds
 
-CANVAS = (1000.0, 800.0)  # width and height of the toy frames, px
-STEPS = ("Step3_registertoMiddle_ANTs", "Step3.5_registertoMiddle_ANTs_points_contour_fast")
+CORNERS = np.array([[0, 0], [10000, 0], [0, 8000], [1234.5, 6789.25]])
+POINTS = np.array([[400.0, 300.0], [500.0, 250.0], [620.0, 420.0], [380.0, 520.0], [555.0, 560.0]])
 
 
-def smooth_warp(seed: int, largest_px: float, spacing_px: float = 20.0, sigma_px: float = 120.0) -> T.Warp:
-    """A random smooth field over the canvas, zero at the border."""
-    rng = np.random.default_rng(seed)
-    shape = int(CANVAS[1] / spacing_px) + 5, int(CANVAS[0] / spacing_px) + 5
-    field = np.stack([cv2.GaussianBlur(rng.normal(size=shape), (0, 0), sigma_px / spacing_px) for _ in range(2)], axis=-1)
-    field *= (np.hanning(shape[0])[:, None] * np.hanning(shape[1]))[..., None] ** 0.5
-    return T.Warp((field * largest_px / np.linalg.norm(field, axis=2).max()).astype(np.float32),
-                  np.array([[spacing_px, 0, -2 * spacing_px], [0, spacing_px, -2 * spacing_px]]))
+@st.composite
+def affines(draw):
+    angle, log_x, log_y, shear = (draw(st.floats(-limit, limit)) for limit in (180, 0.5, 0.5, 0.3))
+    shift = [draw(st.floats(-5000, 5000)) for _ in range(2)]
+    linear = T.rotation(angle)[:, :2] @ np.array([[1, shear], [0, 1]]) @ np.diag(np.exp([log_x, log_y]))
+    return T.affine(linear, shift), (angle, np.exp(log_x), np.exp(log_y), shear)
 
 
-def tissue_points(seed: int = 0, n: int = 300) -> np.ndarray:
-    return np.random.default_rng(seed).uniform([50, 50], [CANVAS[0] - 50, CANVAS[1] - 50], (n, 2))
+# algebra ---------------------------------------------------------------------------------------------
+@given(affines())
+def test_inverse_brings_points_back(drawn):
+    matrix = drawn[0]
+    np.testing.assert_allclose(T.compose(matrix, T.invert(matrix)), T.identity(), atol=1e-8)
+    moved = T.apply_to_points(matrix, CORNERS)
+    np.testing.assert_allclose(T.apply_to_points(T.invert(matrix), moved), CORNERS, atol=0.1)
 
 
-def bending(seed: int, largest_px: float = 25.0, degrees: float = 20.0, scale: float = 1.05) -> T.Transform:
-    turn = T.rotation(degrees, (CANVAS[0] / 2, CANVAS[1] / 2))
-    return T.Transform(T.compose(T.affine(scale * np.eye(2), [seed, -seed]), turn), smooth_warp(seed, largest_px))
+@given(affines(), affines())
+def test_compose_applies_the_last_first(first, second):
+    a, b = first[0], second[0]
+    expected = T.apply_to_points(a, T.apply_to_points(b, CORNERS))
+    np.testing.assert_allclose(T.apply_to_points(T.compose(a, b), CORNERS), expected, atol=1e-6)
+
+
+@given(affines())
+def test_describe_names_what_built_the_matrix(drawn):
+    matrix, (angle, scale_x, scale_y, shear) = drawn
+    found = T.describe(matrix)
+    assert abs((found["rotation_deg"] - angle + 180) % 360 - 180) < 1e-6
+    values = [found[name] for name in ("scale_x", "scale_y", "shear", "determinant")]
+    np.testing.assert_allclose(values, [scale_x, scale_y, shear, scale_x * scale_y], atol=1e-9)
+
+
+def test_rotation_turns_x_towards_y():
+    np.testing.assert_allclose(T.apply_to_points(T.rotation(90), [1.0, 0.0]), [0, 1], atol=1e-12)
+    np.testing.assert_allclose(T.apply_to_points(T.rotation(33, (5.0, 7.0)), [5.0, 7.0]), [5, 7], atol=1e-12)
+
+
+def test_scaling_keeps_the_corner_of_the_image():
+    corners = np.array([[-0.5, -0.5], [99.5, 49.5]])
+    np.testing.assert_allclose(T.apply_to_points(T.scaling(4, 2), corners), [[-0.5, -0.5], [399.5, 99.5]])
 
 
 # points ----------------------------------------------------------------------------------------------
@@ -51,7 +67,8 @@ def bending(seed: int, largest_px: float = 25.0, degrees: float = 20.0, scale: f
 def test_a_point_comes_back_within_a_tenth_of_a_pixel(seed, largest_px, degrees, scale, mirrored):
     transform = bending(seed, largest_px, degrees, scale)
     if mirrored:
-        transform = T.Transform(T.compose(transform.matrix, T.affine(np.diag([-1.0, 1.0]), [CANVAS[0], 0])), transform.warp)
+        mirror = T.affine(np.diag([-1.0, 1.0]), [CANVAS[0], 0])
+        transform = T.Transform(T.compose(transform.matrix, mirror), transform.warp)
     points = tissue_points(seed)
     np.testing.assert_allclose(T.move_back(transform, T.move(transform, points)), points, atol=0.1)
     np.testing.assert_allclose(T.move(transform, T.move_back(transform, points)), points, atol=0.1)
@@ -61,28 +78,30 @@ def test_a_field_by_hand_is_bilinear_and_zero_beyond_its_grid():
     field = np.zeros((3, 3, 2), np.float32)
     field[1, 1] = [4, -3]
     transform = T.Transform(T.affine(np.eye(2), [100, 0]), T.Warp(field, np.array([[10.0, 0, 95], [0, 10.0, 20]])))
-    points = np.array([[5.0, 30.0], [0.0, 30.0], [0.0, 25.0], [500.0, 500.0]])  # the node, half a step beside it in x, in both, far
+    points = np.array([[5.0, 30.0], [0.0, 30.0], [0.0, 25.0], [500.0, 500.0]])  # node, half a step off: in x, both; far
     expected = points + [100, 0] + np.array([[4, -3], [2, -1.5], [1, -0.75], [0, 0]])
     np.testing.assert_allclose(T.move(transform, points), expected, atol=1e-6)
     np.testing.assert_allclose(T.move_back(transform, expected), points, atol=0.01)
 
 
 def test_the_same_transform_in_other_frames():
-    transform, moving, fixed = bending(3), T.scaling(2.5, 2.5), T.compose(T.affine(np.eye(2), [7, -3]), T.scaling(0.4, 0.3))
-    points = tissue_points()
+    transform, points = bending(3), tissue_points()
+    moving, fixed = T.scaling(2.5, 2.5), T.compose(T.affine(np.eye(2), [7, -3]), T.scaling(0.4, 0.3))
     expected = T.apply_to_points(fixed, T.move(transform, points))
-    np.testing.assert_allclose(T.move(T.in_frames(transform, moving, fixed), T.apply_to_points(moving, points)), expected, atol=1e-4)
+    found = T.move(T.in_frames(transform, moving, fixed), T.apply_to_points(moving, points))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_jacobian_of_a_linear_field_and_of_a_fold():
     x, y = np.meshgrid(np.arange(9.0), np.arange(7.0))
-    squeezed = T.Warp(np.stack([-0.5 * 4 * x, 0.25 * 4 * y], axis=-1).astype(np.float32), T.affine(4 * np.eye(2), [3, 3]))  # 4 px a node
+    to_fixed = T.affine(4 * np.eye(2), [3, 3])  # 4 px a node
+    squeezed = T.Warp(np.stack([-0.5 * 4 * x, 0.25 * 4 * y], axis=-1).astype(np.float32), to_fixed)
     assert T.smallest_jacobian(squeezed) == pytest.approx(0.5 * 1.25)
     turned = T.Warp(np.stack([-1.5 * 4 * x, 0 * y], axis=-1).astype(np.float32), squeezed.to_fixed)
     tissue = np.ones((30, 40), bool)
     assert T.smallest_jacobian(turned) == pytest.approx(-0.5) and folds(turned, tissue) and not folds(squeezed, tissue)
-    part = np.where((x < 2)[..., None], turned.field, 0).astype(np.float32)  # folds at the left only: that counts where tissue is
-    assert folds(T.Warp(part, turned.to_fixed), tissue) and not folds(T.Warp(part, turned.to_fixed), tissue & (np.arange(40) > 20))
+    left = T.Warp(np.where((x < 2)[..., None], turned.field, 0).astype(np.float32), to_fixed)  # folds at the left only
+    assert folds(left, tissue) and not folds(left, tissue & (np.arange(40) > 20))
 
 
 # images ----------------------------------------------------------------------------------------------
@@ -103,9 +122,6 @@ def centres(picture: np.ndarray, near: np.ndarray, reach_px: int = 14) -> np.nda
     return np.array(out)
 
 
-POINTS = np.array([[400.0, 300.0], [500.0, 250.0], [620.0, 420.0], [380.0, 520.0], [555.0, 560.0]])
-
-
 def test_an_image_goes_where_its_points_go():
     transform = bending(5)
     drawn = T.warp_image(dotted(POINTS), transform, (int(CANVAS[1]), int(CANVAS[0])))
@@ -117,8 +133,26 @@ def test_an_image_goes_where_its_points_go():
 
 
 # the chain -------------------------------------------------------------------------------------------
+def test_pairs_lead_to_the_middle_at_half_of_n():
+    assert T.middle_layer([2, 3, 4]) == 3 and T.middle_layer([2, 3, 4, 7]) == 4 and T.middle_layer([5]) == 5
+    assert [T.pair_partner([2, 3, 4, 7], layer) for layer in (2, 3, 4, 7)] == [3, 4, None, 4]
+
+
+def test_chain_composes_unequal_transforms_in_order():
+    layers = [1, 2, 4, 5, 9]  # middle 4
+    pairs = {1: T.rotation(90), 2: T.affine(2 * np.eye(2), [10, 0]),
+             5: T.affine(np.eye(2), [0, 7]), 9: T.rotation(-90)}
+    chained = T.chain_to_middle(layers, {layer: T.Transform(matrix) for layer, matrix in pairs.items()})
+    assert list(chained) == layers
+    point = np.array([3.0, 1.0])
+    expected = {1: [8, 6], 2: [16, 2], 4: [3, 1], 5: [3, 8], 9: [1, 4]}  # by hand
+    for layer in layers:
+        np.testing.assert_allclose(T.move(chained[layer], point), expected[layer], atol=1e-9)
+
+
 def test_a_chain_is_one_affine_and_one_field():
-    first, second = bending(1, 20), T.in_frames(bending(2, 15, -35, 0.9), T.identity(), T.scaling(3, 3))  # another pixel size
+    first = bending(1, 20)
+    second = T.in_frames(bending(2, 15, -35, 0.9), T.identity(), T.scaling(3, 3))  # another pixel size
     points = tissue_points()
     both = T.chain(second, first)
     exact = T.move(second, T.move(first, points))
@@ -142,15 +176,45 @@ def test_layers_beyond_a_missing_pair_are_not_reached():
 
 def test_a_slide_moved_in_its_scan_changes_nothing_in_the_middle():
     pairs = {1: bending(1), 2: bending(2, degrees=-10), 4: bending(4)}
-    moved = T.compose(T.affine(np.eye(2), [300, -150]), T.rotation(180, (500, 400)))  # layer 2: moving in its pair, fixed for layer 1
+    moved = T.compose(T.affine(np.eye(2), [300, -150]), T.rotation(180, (500, 400)))  # layer 2: of two pairs
     again = {1: T.in_frames(pairs[1], T.identity(), moved), 2: T.in_frames(pairs[2], moved, T.identity()), 4: pairs[4]}
+    chained = T.chain_to_middle([1, 2, 3, 4], again)
     for layer, transform in T.chain_to_middle([1, 2, 3, 4], pairs).items():
         points = tissue_points(layer)
         seen = T.apply_to_points(moved, points) if layer == 2 else points
-        np.testing.assert_allclose(T.move(T.chain_to_middle([1, 2, 3, 4], again)[layer], seen), T.move(transform, points), atol=0.7)
+        np.testing.assert_allclose(T.move(chained[layer], seen), T.move(transform, points), atol=0.7)
 
 
 # files -----------------------------------------------------------------------------------------------
+@settings(max_examples=15, deadline=None)
+@given(affines())
+def test_json_and_itk_round_trip(drawn):
+    matrix = drawn[0]
+    with tempfile.TemporaryDirectory() as folder:
+        T.write_transform(Path(folder) / "t.json", matrix, 3, 2, method="xfeat")
+        read, entry = T.read_transform(Path(folder) / "t.json", "a test")
+        T.write_itk(Path(folder) / "t.mat", matrix)
+        np.testing.assert_array_equal(read, matrix)
+        np.testing.assert_array_equal(T.read_itk(Path(folder) / "t.mat"), matrix)
+    assert "layer 3 (level-0 px) to points of layer 2" in entry["maps"] and entry["method"] == "xfeat"
+
+
+def test_ants_maps_points_and_images_by_an_affine_as_we_do(tmp_path):
+    import ants
+    matrix = T.compose(T.affine(np.array([[1.1, 0.05], [-0.02, 0.9]]), [30, -12]), T.rotation(25))
+    T.write_itk(tmp_path / "t.mat", matrix)
+    points = np.array([[10.0, 20.0], [60.0, 5.0], [33.0, 44.0]])
+    moved = ants.apply_transforms_to_points(2, pd.DataFrame(points, columns=["x", "y"]), [str(tmp_path / "t.mat")])
+    np.testing.assert_allclose(moved[["x", "y"]].to_numpy(), T.apply_to_points(matrix, points), atol=1e-3)
+    image = cv2.GaussianBlur(np.random.default_rng(0).random((90, 120)).astype(np.float32), (0, 0), 3)
+    ours = cv2.warpAffine(image, matrix, (120, 90), flags=cv2.INTER_LINEAR)
+    as_ants = ants.from_numpy(np.ascontiguousarray(image.T))
+    theirs = ants.apply_transforms(as_ants, as_ants, [str(tmp_path / "t.mat")], whichtoinvert=[True]).numpy().T
+    inside = cv2.erode((ours > 0).astype(np.uint8), np.ones((7, 7))) > 0
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(ours[inside], theirs[inside], atol=0.02)
+
+
 def test_json_and_field_round_trip_and_an_old_field_is_removed(tmp_path):
     path, field = tmp_path / "1_to_2.json", tmp_path / "1_to_2.npz"
     transform = bending(7)
@@ -170,7 +234,7 @@ def test_json_and_field_round_trip_and_an_old_field_is_removed(tmp_path):
 
 
 @pytest.mark.parametrize("spacing", [20.0, 7.5])
-def test_ants_maps_points_and_images_as_we_do(spacing):
+def test_ants_maps_points_and_images_by_a_field_as_we_do(spacing):
     import ants
     transform = T.Transform(bending(6).matrix, smooth_warp(6, 25, spacing))
     with tempfile.TemporaryDirectory() as folder:
@@ -178,250 +242,16 @@ def test_ants_maps_points_and_images_as_we_do(spacing):
         T.write_itk(mat, transform.matrix)
         T.write_itk_warp(for_points, for_images, transform.warp)
         points = tissue_points(n=50)
-        moved = ants.apply_transforms_to_points(2, pd.DataFrame(points, columns=["x", "y"]), [str(mat), str(for_points)],
-                                                whichtoinvert=[False, False])
+        table = pd.DataFrame(points, columns=["x", "y"])
+        both = [str(mat), str(for_points)]
+        moved = ants.apply_transforms_to_points(2, table, both, whichtoinvert=[False, False])
         np.testing.assert_allclose(moved[["x", "y"]].to_numpy(), T.move(transform, points), atol=0.02)
         picture = cv2.GaussianBlur(dotted(POINTS), (0, 0), 3)
         as_ants = ants.from_numpy(np.ascontiguousarray(picture.T))
-        theirs = ants.apply_transforms(as_ants, as_ants, [str(for_images), str(mat)], whichtoinvert=[False, True]).numpy().T
+        both = [str(for_images), str(mat)]
+        theirs = ants.apply_transforms(as_ants, as_ants, both, whichtoinvert=[False, True]).numpy().T
         np.testing.assert_allclose(theirs, T.warp_image(picture, transform, picture.shape), atol=0.03)
         expected = T.move(transform, POINTS)
         np.testing.assert_allclose(centres(theirs, expected), expected, atol=0.3)
         T.write_itk_warp(for_points, for_images, None)
         assert not for_points.exists() and not for_images.exists()
-
-
-# SyN -------------------------------------------------------------------------------------------------
-def textured(seed: int = 0, shape: tuple[int, int] = (236, 268)) -> np.ndarray:
-    """(h, w, 3) uint8: a textured piece of tissue on a white slide."""
-    rng = np.random.default_rng(seed)
-    inside = cv2.fillPoly(np.zeros(shape, np.uint8), [np.array([[22, 120], [82, 30], [202, 20], [248, 110], [212, 210], [72, 216]])], 1)
-    noise = [weight * sigma * cv2.GaussianBlur(rng.normal(0, 1, shape), (0, 0), sigma) for sigma, weight in ((2, 30), (6, 50), (15, 50))]
-    texture = sum(noise)
-    return np.where(inside[..., None] > 0, np.clip([140, 90, 160] + texture[..., None], 20, 225), 240).astype(np.uint8)
-
-
-def view_of(rgb: np.ndarray):
-    return make_view(Section(rgb, rgb[..., 0] < 235, T.identity()), 500)
-
-
-@pytest.fixture(scope="module")
-def bent_pair():
-    """(moving view, fixed view, truth): the moving one is the fixed one bent by up to 9 px of 268, and a little turned."""
-    fixed = textured()
-    shrunk = smooth_warp(11, 27, sigma_px=150)
-    warp = T.Warp(shrunk.field / 3, T.compose(T.scaling(1 / 3, 1 / 3), shrunk.to_fixed))
-    truth = T.Transform(T.rotation(2, (134, 118)), warp)  # fixed -> moving
-    moving = T.warp_image(fixed, truth, fixed.shape[:2], outside=240)
-    return view_of(np.clip(245 * (moving / 245.0) ** [0.8, 1.2, 1.1], 0, 255).astype(np.uint8)), view_of(fixed), truth
-
-
-def error_px(found: T.Transform, truth: T.Transform, tissue: np.ndarray) -> np.ndarray:
-    points = np.argwhere(tissue)[::53, ::-1].astype(np.float64)
-    return np.linalg.norm(T.move(found, T.move(truth, points)) - points, axis=1)
-
-
-def test_syn_recovers_a_smooth_warp_and_twice_the_same(bent_pair):
-    moving, fixed, truth = bent_pair
-    bent, kept = refine(moving, fixed, T.identity(), "syn")
-    assert kept == "syn"
-    straight = T.Transform(bent.matrix)  # what the affine alone achieves
-    affine_error, syn_error = (error_px(one, truth, fixed.mask) for one in (straight, bent))
-    assert np.mean(affine_error) > 1.5 and np.mean(syn_error) < 0.35 and np.max(syn_error) < 2
-    assert T.smallest_jacobian(bent.warp) > 0.4
-    assert judge(moving, fixed, bent)["image_correlation"] > judge(moving, fixed, straight)["image_correlation"] + 0.05
-    again, _ = refine(moving, fixed, T.identity(), "syn")
-    np.testing.assert_array_equal(again.warp.field, bent.warp.field)
-
-
-def test_a_part_that_one_section_lost_is_not_compared():
-    whole, torn, off = (np.zeros((80, 100), bool) for _ in range(3))
-    whole[20:60, 20:80] = True
-    torn[20:60, 20:60] = True      # its right third is gone
-    off[20:60, 22:82] = True       # merely 2 px aside
-    where = compared(torn, whole)
-    assert where[40, 21:50].all() and not where[40, 56:].any() and where[40, 15]
-    assert compared(off, whole)[40, 16:86].all() and not compared(whole, ~whole).any()
-
-
-def test_without_refinement_the_matrix_stays(bent_pair):
-    matrix = T.rotation(3)
-    found, kept = refine(*bent_pair[:2], matrix, "none")
-    assert kept == "none" and found.warp is None and found.matrix is matrix
-
-
-@pytest.mark.parametrize("field", ["folds", "makes it worse"])
-def test_a_field_that_folds_or_makes_it_worse_is_dropped(bent_pair, monkeypatch, field):
-    moving, fixed, _ = bent_pair
-    spread = np.zeros((fixed.mask.shape[0] // 4 + 2, fixed.mask.shape[1] // 4 + 2, 2), np.float32)
-    if field == "folds":
-        spread[40, 40] = spread[41, 41] = [30, 0]  # a spike, too small to cost Dice or correlation
-    else:
-        spread[2:-2, 2:-2] = [15, 0]
-    warp = T.Warp(spread, np.array([[4.0, 0, -4], [0, 4.0, -4]]))
-    monkeypatch.setattr("registration.refinement._ants_affine", lambda *_: T.identity())
-    monkeypatch.setattr("registration.refinement._ants_syn", lambda *_: warp)
-    assert folds(warp, fixed.mask) == (field == "folds") or field != "folds"
-    found, kept = refine(moving, fixed, T.identity(), "syn")
-    assert kept == "affine" and found.warp is None
-
-
-# steps 3 and 3.5 on pairs made by hand ---------------------------------------------------------------
-SCALE = 5.0  # level-0 px per overview px
-TRUE_PAIRS = {1: bending(1), 2: bending(2, 15, -12), 4: T.Transform(bending(4).matrix), 5: bending(5, 20, 8)}
-
-
-def make_root(root: Path, refused: tuple[int, ...] = (), layers: tuple[int, ...] = (1, 2, 3, 4, 5), config: str = "") -> Layout:
-    """Overviews, pairs, contours and locations of a stack as the steps before write them."""
-    layout = Layout(root)
-    root.mkdir(parents=True)
-    layout.config.write_text(f"dataset: toy\npitch_px: 100\nsamples: {{S: {{layers: {list(layers)}{config}}}}}\n")
-    rng = np.random.default_rng(0)
-    for layer in layers:
-        rgb = np.full((int(CANVAS[1] / SCALE), int(CANVAS[0] / SCALE), 3), 240, np.uint8)
-        cv2.ellipse(rgb, (100, 80), (70, 45), 10, 0, 360, (150, 90, 160), -1)
-        write_picture(layout.thumbnail("S", layer), rgb, quality=95)
-        tissue = rgb[..., 0] < 200
-        write_picture(layout.mask("S", layer), np.where(tissue, 255, 0).astype(np.uint8))
-        write_json(layout.thumbnail_info("S", layer), {"width_px": tissue.shape[1] * SCALE, "height_px": tissue.shape[0] * SCALE,
-                                                         "scale": [SCALE, SCALE], "tissue_share": float(tissue.mean())})
-        spots = rng.uniform([300, 300], [700, 500], (6, 2))
-        layout.location("S", layer).parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame({"barcode": [f"{k}x{layer}" for k in range(6)], "pixel_x": spots[:, 0], "pixel_y": spots[:, 1], "i": range(6), "j": 0}
-                     ).to_csv(layout.location("S", layer), index=False)
-        around = rng.normal(0, 30, (6, 100, 2))
-        write_npy(layout.contours("S", layer), (spots[:, None] + around - around.mean(axis=1, keepdims=True)).astype(np.float32))
-        if (fixed := T.pair_partner(list(layers), layer)) is not None:
-            write_pair(layout, layer, fixed, TRUE_PAIRS[layer], layer not in refused)
-    return layout
-
-
-def write_pair(layout: Layout, layer: int, fixed: int, transform: T.Transform, accepted: bool = True) -> None:
-    T.write_transform(layout.pair("S", layer, fixed), transform, layer, fixed, layout.pair_warp("S", layer, fixed), method="xfeat",
-                      accepted=accepted, reasons=[] if accepted else ["too few inliers (3)"], warnings=[], refinement="none",
-                      before={"tissue_dice": 0.8}, after={"tissue_dice": 0.9}, pieces={"moving": 1, "fixed": 1})
-
-
-def run(layout: Layout, *options: str, steps: tuple[str, ...] = STEPS) -> list[int]:
-    return [load_script(step).main(["--root_path", str(layout.root), *options]) for step in steps]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory) -> Layout:
-    layout = make_root(tmp_path_factory.mktemp("bent") / "root", refused=(2,))
-    assert run(layout) == [0, 0]
-    return layout
-
-
-def quality_of(layout: Layout) -> dict:
-    return json.loads(layout.quality("S").read_text())
-
-
-def to_middle(layout: Layout, layer: int) -> T.Transform:
-    return T.read_bending(layout.to_middle("S", layer), layout.to_middle_warp("S", layer), "a test")[0]
-
-
-def test_points_and_contours_go_to_the_middle_through_every_field_and_back(stack):
-    spots, contours = pd.read_csv(stack.spot_regist("S")), np.load(stack.spot_regist_contours("S"))
-    for layer, steps in {1: (1, 2), 2: (2,), 3: (), 4: (4,), 5: (5, 4)}.items():
-        centres_px = pd.read_csv(stack.location("S", layer))[["pixel_x", "pixel_y"]].to_numpy()
-        outline = np.load(stack.contours("S", layer))
-        exact, exact_outline = centres_px, outline
-        for step in steps:
-            exact, exact_outline = T.move(TRUE_PAIRS[step], exact), T.move(TRUE_PAIRS[step], exact_outline)
-        rows = (spots["layer"] == layer).to_numpy()
-        np.testing.assert_allclose(spots.loc[rows, ["registered_x", "registered_y"]], exact, atol=0.7)
-        np.testing.assert_allclose(contours[rows], exact_outline, atol=0.7)
-        back = T.move_back(to_middle(stack, layer), spots.loc[rows, ["registered_x", "registered_y"]])
-        np.testing.assert_allclose(back, centres_px, atol=0.1)
-
-
-def test_quality_says_through_which_pairs_a_layer_comes_and_whether_all_are_accepted(stack):
-    quality = quality_of(stack)
-    assert quality["layers"] == [1, 2, 3, 4, 5] and quality["left_out"] == [] and quality["middle"] == 3
-    assert [quality["to_middle"][str(layer)]["through"] for layer in (1, 3, 5)] == [[1, 2, 3], [3], [5, 4, 3]]
-    assert [quality["to_middle"][str(layer)]["accepted"] for layer in range(1, 6)] == [False, False, True, True, True]
-    assert [pair["accepted"] for pair in quality["pairs"]] == [True, False, True, True]
-    assert quality["pairs"][1]["reasons"] == ["too few inliers (3)"] and "matrix" not in quality["pairs"][0]
-    assert quality["to_middle"]["1"]["largest_bend_px"] > 10 and quality["to_middle"]["4"]["largest_bend_px"] == 0
-    for layer in (1, 2, 5):
-        assert stack.to_middle_warp("S", layer).is_file() and all(path.is_file() for path in stack.to_middle_itk_warps("S", layer))
-    assert not stack.to_middle_warp("S", 4).exists() and not stack.to_middle_itk_warps("S", 4)[0].exists()
-    np.testing.assert_array_equal(T.read_itk(stack.to_middle_itk("S", 5)), to_middle(stack, 5).matrix)
-
-
-def test_the_refused_pair_is_named_at_the_end(stack, capsys):
-    run(stack, "--overwrite", steps=STEPS[:1])
-    out = capsys.readouterr().out
-    assert "REFUSED: 2 to 3 (too few inliers (3))" in out and out.count("\n") == 1
-
-
-def test_a_missing_pair_leaves_out_what_lies_beyond_and_the_rest_goes_on(stack, tmp_path, capsys):
-    layout = Layout(shutil.copytree(stack.root, tmp_path / "root"))
-    set_status(layout, "Step2_registration_ANTs", "S/2", "left out: it broke")  # its old files are still there
-    assert run(layout) == [0, 0]
-    assert quality_of(layout)["layers"] == [3, 4, 5] and quality_of(layout)["left_out"] == [1, 2]
-    assert [pair["moving"] for pair in quality_of(layout)["pairs"]] == [1, 4, 5]
-    status = read_status(layout)
-    assert status["S/2"][STEPS[0]] == "left out since Step2_registration_ANTs"
-    assert status["S/1"][STEPS[0]].startswith("left out: its way to the middle leads through layer 2") and status["S/5"][STEPS[0]] == "ok"
-    assert "S/1: left out" in capsys.readouterr().err
-    assert sorted(set(pd.read_csv(layout.spot_regist("S"))["layer"])) == [3, 4, 5]
-    set_status(layout, "Step2_registration_ANTs", "S/2", "ok")  # mended: all are back
-    assert run(layout) == [0, 0]
-    assert quality_of(layout)["left_out"] == [] and sorted(set(pd.read_csv(layout.spot_regist("S"))["layer"])) == [1, 2, 3, 4, 5]
-    layout.pair("S", 5, 4).unlink()
-    assert run(layout) == [0, 0]
-    assert quality_of(layout)["left_out"] == [5] and "no file; run Step2" in read_status(layout)["S/5"][STEPS[0]]
-
-
-def test_a_skipped_layer_is_bridged(tmp_path):
-    layout = make_root(tmp_path / "root", config=", skip: [2]")
-    write_pair(layout, 1, 3, bending(9))
-    write_pair(layout, 3, 4, bending(3))  # of 1, 3, 4, 5 the middle is 4
-    assert run(layout) == [0, 0]
-    quality = quality_of(layout)
-    assert quality["layers"] == [1, 3, 4, 5] and quality["left_out"] == [2] and quality["middle"] == 4
-    assert quality["to_middle"]["1"]["through"] == [1, 3, 4]
-    spots = pd.read_csv(layout.location("S", 1))[["pixel_x", "pixel_y"]].to_numpy()
-    registered = pd.read_csv(layout.spot_regist("S")).query("layer == 1")[["registered_x", "registered_y"]]
-    np.testing.assert_allclose(registered, T.move(bending(3), T.move(bending(9), spots)), atol=0.7)
-
-
-def test_a_stack_of_one_layer_stays_where_it_is(tmp_path):
-    layout = make_root(tmp_path / "root", layers=(7,))
-    assert run(layout) == [0, 0]
-    assert quality_of(layout)["to_middle"]["7"] == {"through": [7], "accepted": True, **T.describe(T.identity()), "largest_bend_px": 0.0}
-    spots = pd.read_csv(layout.spot_regist("S"))[["registered_x", "registered_y"]].to_numpy()
-    np.testing.assert_allclose(spots, pd.read_csv(layout.location("S", 7))[["pixel_x", "pixel_y"]])
-
-
-# pictures --------------------------------------------------------------------------------------------
-def red(colour: np.ndarray) -> bool:
-    return tuple(int(v) for v in colour) == pictures.BAD_COLOUR
-
-
-def test_a_refused_pair_is_framed_red_and_a_bent_one_shows_its_grid():
-    rgb = textured()
-    section = Section(rgb, rgb[..., 0] < 235, T.scaling(3, 3))
-    none = np.zeros((0, 2))
-    good = pictures.pair_overlay(section, section, T.Transform(T.identity()), POINTS, POINTS, "a pair")
-    bad = pictures.pair_overlay(section, section, T.Transform(T.identity()), none, none, "a pair of 1.6 µm", False)
-    assert good.shape == bad.shape == (pictures.BAR_PX + pictures.PAIR_SIDE_PX, 3 * pictures.PAIR_SIDE_PX, 3)
-    assert red(bad[0, 500]) and not red(good[0, 500])
-    side = pictures.PAIR_SIDE_PX
-    after = good[pictures.BAR_PX:, side:2 * side].astype(int)
-    assert np.abs(after[..., 0] - after[..., 1])[100:-100:7, 100:-100:7].mean() < 3  # laid on itself: grey all over
-    gridded = pictures.pair_overlay(section, section, T.Transform(T.identity(), smooth_warp(0, 20)), none, none, "a pair")
-    corner = np.s_[pictures.BAR_PX + 4:pictures.BAR_PX + 90, side + 4:side + 90]
-    assert (good[corner] == 255).all() and (gridded[corner] < 200).any()
-
-
-def test_the_stack_view_frames_refused_and_missing_layers_red():
-    rgb = textured()
-    sections = {layer: Section(rgb, rgb[..., 0] < 235, T.scaling(3, 3)) for layer in (1, 2, 3, 4)}
-    still = T.Transform(T.identity())
-    picture = pictures.stack_view(sections, {1: still, 3: still, 4: still}, 3, {1: False, 3: True, 4: True})
-    side = pictures.STACK_SIDE_PX
-    assert picture.shape == (2 * side, 2 * side, 3)
-    assert [red(picture[row, column]) for row in (0, side) for column in (side // 2, side + side // 2)] == [True, True, False, False]

@@ -1,4 +1,4 @@
-"""Pictures to look at: a pair before and after registration, and the whole stack in the middle layer's frame."""
+"""Pictures for visual inspection: a pair before and after registration, and the stack in the middle layer's frame."""
 import textwrap
 
 import cv2
@@ -9,53 +9,58 @@ from registration.transforms import Transform, affine, apply_to_points, identity
 
 PAIR_SIDE_PX = 760      # side of one panel of a pair
 STACK_SIDE_PX = 360     # side of one tile of the stack
-BAR_PX = 72             # height of the two lines above a pair
-TITLE_LETTERS = 165     # of one of them
+BAR_PX = 72             # height of the two title lines above a pair
+TITLE_LETTERS = 165     # of one title line
 MARGIN_SHARE = 0.05     # of the tissue's longer side, left free around it
 CHECKS = 12             # fields of the checkerboard a side
 GRID_LINES = 20         # lines of the drawn grid a side
 FRAME_PX = 6
 MAX_LINES = 120         # matches drawn
-MOVING_COLOUR, FIXED_COLOUR, LINE_COLOUR, GRID_COLOUR, TEXT_COLOUR = (200, 30, 30), (0, 130, 140), (40, 120, 40), (185,) * 3, (20,) * 3
+MOVING_COLOUR, FIXED_COLOUR = (200, 30, 30), (0, 130, 140)
+LINE_COLOUR, GRID_COLOUR, TEXT_COLOUR = (40, 120, 40), (185,) * 3, (20,) * 3
 GOOD_COLOUR, BAD_COLOUR = (20, 130, 40), (215, 20, 20)
 WHITE = 255
 
 
-def pair_overlay(moving: Section, fixed: Section, transform: Transform, moving_points: np.ndarray, fixed_points: np.ndarray,
-                 title: str, accepted: bool = True) -> np.ndarray:
+def pair_overlay(moving: Section, fixed: Section, transform: Transform, moving_points: np.ndarray,
+                 fixed_points: np.ndarray, title: str, accepted: bool = True) -> np.ndarray:
     """Before | after | checkerboard of both, in the fixed layer's frame: (h, w, 3) uint8.
 
-    Before and after: fixed tissue in cyan, moving in red, where both are the same: grey. Before: the matches as lines from the moving to
-    the fixed point; after: a faint grid where the tissue is bent. transform and points (n, 2) in level-0 px. The title is green, or red as the
-    frame of a refused pair.
+    transform and points (n, 2): in level-0 px. Before and after: fixed tissue in cyan, moving in red, grey where both
+    agree. Before: the matches as lines from the moving to the fixed point. After: a faint grid if the tissue is bent.
+    The title is green; for a refused pair the title and a frame are red.
     """
     start = Transform(identity())
-    panels = [_red_cyan(moving, fixed, start), _red_cyan(moving, fixed, transform), _checkerboard(moving, fixed, transform)]
+    before, after = _red_cyan(moving, fixed, start), _red_cyan(moving, fixed, transform)
     to_canvas = _canvas(moving, fixed, start)
     chosen = np.linspace(0, len(moving_points) - 1, min(MAX_LINES, len(moving_points))).astype(int)
-    for ends in zip(apply_to_points(to_canvas, moving_points[chosen]), apply_to_points(to_canvas, fixed_points[chosen])):
-        cv2.line(panels[0], *(tuple(int(v) for v in np.rint(point)) for point in ends), LINE_COLOUR, 1, cv2.LINE_AA)
-    picture = np.hstack(panels)
+    for ends in zip(apply_to_points(to_canvas, moving_points[chosen]),
+                    apply_to_points(to_canvas, fixed_points[chosen]), strict=True):
+        cv2.line(before, *(tuple(int(v) for v in np.rint(point)) for point in ends), LINE_COLOUR, 1, cv2.LINE_AA)
+    picture = np.hstack([before, after, _checkerboard(moving, fixed, transform)])
     bar = np.full((BAR_PX, picture.shape[1], 3), WHITE, np.uint8)
-    for row, line in zip((30, 60), textwrap.wrap(title, TITLE_LETTERS)):
+    for row, line in zip((30, 60), textwrap.wrap(title, TITLE_LETTERS), strict=False):  # a third line is cut
         _write(bar, line, (14, row), GOOD_COLOUR if accepted else BAD_COLOUR)
     picture = np.vstack([bar, picture])
     return picture if accepted else _framed(picture)
 
 
-def stack_view(sections: dict[int, Section], to_middle: dict[int, Transform], middle: int, accepted: dict[int, bool]) -> np.ndarray:
+def stack_view(sections: dict[int, Section], to_middle: dict[int, Transform], middle: int,
+               accepted: dict[int, bool]) -> np.ndarray:
     """A tile per layer, warped to the middle layer's frame, all with the middle's outline: (h, w, 3) uint8.
 
-    Red frame: a pair on the layer's way is refused, or (an empty tile) it has no way: it is not in `to_middle`.
+    Red frame: a pair on the layer's way to the middle is refused. Red frame, empty tile: the layer has no way to the
+    middle and is not in `to_middle`.
     """
-    to_canvas = _fitted(_box(sections[middle], Transform(identity())), STACK_SIDE_PX)
+    still = Transform(identity())
+    to_canvas = _fitted(_box(sections[middle], still), STACK_SIDE_PX)
     tiles = []
     for layer, section in sections.items():
         tile = np.full((STACK_SIDE_PX, STACK_SIDE_PX, 3), WHITE, np.uint8)
         label = "left out"
         if layer in to_middle:
             tile = _drawn(section.rgb, section, to_middle[layer], to_canvas, STACK_SIDE_PX)
-            _draw_outline(tile, sections[middle], Transform(identity()), to_canvas, FIXED_COLOUR)
+            _draw_outline(tile, sections[middle], still, to_canvas, FIXED_COLOUR)
             label = "middle" if layer == middle else "" if accepted[layer] else "refused"
         good = layer in to_middle and accepted[layer]
         _write(tile, f"{layer} {label}", (10, 26), TEXT_COLOUR if good else BAD_COLOUR)
@@ -67,10 +72,12 @@ def stack_view(sections: dict[int, Section], to_middle: dict[int, Transform], mi
 
 # panels ----------------------------------------------------------------------------------------------
 def _red_cyan(moving: Section, fixed: Section, transform: Transform) -> np.ndarray:
+    """Both tissues in the fixed layer's frame: the fixed one as red channel, the moving one as green and blue."""
     to_canvas, still = _canvas(moving, fixed, transform), Transform(identity())
-    grey = [cv2.cvtColor(_drawn(_tissue(section), section, step, to_canvas, PAIR_SIDE_PX), cv2.COLOR_RGB2GRAY)
-            for section, step in ((fixed, still), (moving, transform))]
-    panel = np.stack([grey[0], grey[1], grey[1]], axis=2)
+    fixed_rgb = _drawn(_tissue(fixed), fixed, still, to_canvas, PAIR_SIDE_PX)
+    moving_rgb = _drawn(_tissue(moving), moving, transform, to_canvas, PAIR_SIDE_PX)
+    fixed_grey, moving_grey = (cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) for rgb in (fixed_rgb, moving_rgb))
+    panel = np.stack([fixed_grey, moving_grey, moving_grey], axis=2)
     _draw_outline(panel, fixed, still, to_canvas, FIXED_COLOUR)
     _draw_outline(panel, moving, transform, to_canvas, MOVING_COLOUR)
     if transform.warp is not None:
@@ -91,7 +98,8 @@ def _draw_grid(canvas: np.ndarray, transform: Transform, to_canvas: np.ndarray) 
     ticks, fine = np.linspace(0, len(canvas) - 1, GRID_LINES), np.arange(len(canvas), step=4)
     bend = Transform(identity(), in_frames(transform, identity(), to_canvas).warp)
     for tick in ticks:
-        for line in (np.column_stack([np.full(len(fine), tick), fine]), np.column_stack([fine, np.full(len(fine), tick)])):
+        constant = np.full(len(fine), tick)
+        for line in (np.column_stack([constant, fine]), np.column_stack([fine, constant])):
             cv2.polylines(canvas, [np.rint(move(bend, line)).astype(np.int32)], False, GRID_COLOUR, 1, cv2.LINE_AA)
 
 
@@ -100,7 +108,7 @@ def _box(section: Section, transform: Transform) -> np.ndarray:
     """(2, 2): low and high x, y of the moved tissue, level-0 px; of the whole picture if there is no tissue."""
     rows, columns = np.nonzero(section.mask if section.mask.any() else np.ones_like(section.mask))
     x, y = (np.array([values.min(), values.max()]) for values in (columns, rows))
-    corners = np.array([[x[i], y[j]] for i in (0, 1) for j in (0, 1)], np.float64)
+    corners = np.array([[x[0], y[0]], [x[0], y[1]], [x[1], y[0]], [x[1], y[1]]], np.float64)
     moved = move(transform, apply_to_points(section.to_level0, corners))
     return np.stack([moved.min(axis=0), moved.max(axis=0)])
 
@@ -118,7 +126,8 @@ def _fitted(box: np.ndarray, side_px: int) -> np.ndarray:
     return affine(factor * np.eye(2), (side_px - 1) / 2 - factor * box.mean(axis=0))
 
 
-def _drawn(pixels: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray, side_px: int) -> np.ndarray:
+def _drawn(pixels: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray,
+           side_px: int) -> np.ndarray:
     """An overview (h, w, 3) moved and drawn on the canvas, smoothed first where it shrinks; white outside."""
     to_px = in_frames(transform, invert(section.to_level0), to_canvas)
     shrink = 1 / np.sqrt(abs(np.linalg.det(to_px.matrix[:, :2])))
@@ -132,10 +141,14 @@ def _tissue(section: Section) -> np.ndarray:
     return np.where(section.mask[..., None], section.rgb, WHITE).astype(np.uint8)
 
 
-def _draw_outline(canvas: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray, colour: tuple[int, int, int]) -> None:
+def _draw_outline(canvas: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray,
+                  colour: tuple[int, int, int]) -> None:
     outlines, _ = cv2.findContours(section.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    moved = [apply_to_points(to_canvas, move(transform, apply_to_points(section.to_level0, outline[:, 0]))) for outline in outlines]
-    cv2.polylines(canvas, [np.rint(points).astype(np.int32) for points in moved], True, colour, 1, cv2.LINE_AA)
+    drawn = []
+    for outline in outlines:
+        moved = move(transform, apply_to_points(section.to_level0, outline[:, 0]))
+        drawn.append(np.rint(apply_to_points(to_canvas, moved)).astype(np.int32))
+    cv2.polylines(canvas, drawn, True, colour, 1, cv2.LINE_AA)
 
 
 def _write(canvas: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
@@ -144,5 +157,5 @@ def _write(canvas: np.ndarray, text: str, place: tuple[int, int], colour: tuple[
 
 
 def _framed(picture: np.ndarray) -> np.ndarray:
-    """With a red frame."""
+    """The picture with a red frame."""
     return cv2.rectangle(picture.copy(), (0, 0), (picture.shape[1] - 1, picture.shape[0] - 1), BAD_COLOUR, FRAME_PX)
