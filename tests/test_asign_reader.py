@@ -103,7 +103,7 @@ def test_arrays_tensors_and_scalars_are_read_as_they_were(tmp_path, protocol):
 @pytest.mark.parametrize("spoil, file, message", [
     ("cut", "D2.npy", "cannot be read"), ("key", "D2.npy", "feature_512"), ("nan", "D2.npy", "not finite"),
     ("x", "D2.pt", "layer_224.x"), ("twice", "D2.npy", "twice"),
-    ("text", "D.csv", "one"), ("names", "D.csv", "<layer>_<spot>")])
+    ("text", "D.csv", "'one"), ("names", "D.csv", "<layer>_<spot>")])
 def test_a_broken_sample_is_left_out_and_the_other_goes_on(tmp_path, capsys, spoil, file, message):
     raw = tmp_path / "raw"
     truths = write_archive(raw, parts="2d 3d csv" if spoil in ("text", "names") else "2d")
