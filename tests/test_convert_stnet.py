@@ -1,5 +1,6 @@
 """Step 0_1 on generated ST-Net folders, in the form of the paper's code and of the data set's download."""
 import gzip
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -70,7 +71,7 @@ def test_the_pixel_size_is_measured_on_the_spots(tmp_path, capsys):
     assert run(tmp_path / "raw", tmp_path / "root") == 0
     config = load_config(tmp_path / "root" / "dataset.yaml")
     assert config.samples["BC1"].pixel_size_um == {1: 0.666667}  # 200 um are 300 px
-    assert "dropped 1 spots without counts, dropped 1 counts without a spot" in capsys.readouterr().out
+    assert re.search(r"\b1 spots without counts.*\b1 counts without a spot", capsys.readouterr().out)
 
 
 def test_the_config_orders_the_sections(tmp_path):

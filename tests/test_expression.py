@@ -46,8 +46,10 @@ def toy_counts(barcodes, genes, seed: int = 0) -> anndata.AnnData:
     return anndata.AnnData(sparse.csr_matrix(values), obs=obs, var=var)
 
 
-HOW = {name: {"model": model, "weights_sha256": "ab" * 32, "preprocessing": "none", "spot_window_um": 200 * 224 / 272}
-       for name, model in (("backbone", "efficientnet_lite0"), ("stain", "toy"))}  # how the features were made
+SHARED_RECIPE = {"weights_sha256": "ab" * 32, "preprocessing": "none", "spot_window_um": 200 * 224 / 272}
+HOW = {  # recipe of each feature set
+    "backbone": {"model": "efficientnet_lite0", **SHARED_RECIPE},
+    "stain": {"model": "toy", **SHARED_RECIPE}}
 
 
 def toy_features(names, seed: int, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Faults before and during a step: bad bytes, full disks, killed processes. Each is one line; other files are intact."""
+"""Faults before and during a step: bad bytes, full disks, killed processes. Each is one line; other files stay."""
 import errno
 import os
 import subprocess

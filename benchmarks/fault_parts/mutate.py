@@ -65,7 +65,7 @@ def tries(work: Path, n: int, seed: int, only: list[str]) -> Iterator[dict]:
         expected, files = tree(first), [path.relative_to(first) for path in inputs_of(first, step)]
         for number, name in enumerate(files):
             rng = np.random.default_rng([seed, STEPS.index(step), number])
-            kinds = [kind for _ in range(5 * n) for kind in rng.permutation([*BYTES, *ROWS])]
+            kinds = np.concatenate([rng.permutation([*BYTES, *ROWS]) for _ in range(5 * n)])
             rows = chain.from_iterable(one_try(work, step, name, str(kind), rng, expected) for kind in kinds)
             yield from islice(rows, n)
 
