@@ -8,7 +8,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read once, when the first test imports ANTs
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read at import: on small arrays threads only wait for each other
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read at import: no gain on small arrays
 SCRIPT_FOLDERS = ("data_preprocessing", "registration", "data_preprocessing_3d", ".")
 
 
@@ -22,7 +22,7 @@ def script_path(name: str) -> Path:
 
 
 def load_script(name: str) -> ModuleType:
-    """A numbered script as a module (its name is no identifier, so `import` cannot)."""
+    """A numbered script as a module: its name is no identifier, so `import` cannot load it."""
     path = script_path(name)
     spec = importlib.util.spec_from_file_location("script_" + name.replace(".", "_"), path)
     module = importlib.util.module_from_spec(spec)
@@ -31,5 +31,5 @@ def load_script(name: str) -> ModuleType:
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """The slowest file first: beside it the other process does the rest (with --no-loadscope-reorder, see the Makefile)."""
+    """Run the slowest file first; the other process runs the rest (with --no-loadscope-reorder, see the Makefile)."""
     items.sort(key=lambda item: item.path.name != "test_real_stack.py")

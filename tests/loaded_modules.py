@@ -1,4 +1,6 @@
-"""Run the numbered scripts and the mains on a new demo root, each in a process of its own, and write down which files of ours each has loaded.
+"""Run the numbered scripts and the mains on a new demo root and record which files of ours each has loaded.
+
+Every script runs in a process of its own.
 
     python tests/loaded_modules.py ROOT RUN REPORT.json
 """
@@ -13,7 +15,8 @@ from conftest import ROOT, load_script, script_path
 from common.io import write_json
 from common.layout import PIPELINE
 
-BIG = ("torch", "torch.utils.tensorboard", "torch_geometric", "timm", "cv2", "ants", "anndata", "scipy.stats", "sklearn", "shapely", "h5py")
+BIG = ("torch", "torch.utils.tensorboard", "torch_geometric", "timm", "cv2", "ants", "anndata", "scipy.stats",
+       "sklearn", "shapely", "h5py")
 MAINS = ("main", "main_3d", "predict_3d")
 
 
@@ -25,12 +28,12 @@ def ours() -> dict[str, str]:
 
 
 def run_alone(name: str, options: list[str]) -> list[str]:
-    """Run a script in a process that had loaded nothing of ours; the files of ours that it loaded, relative to the repository."""
+    """Run a script in a process without modules of ours; returns the files of ours that it loaded, relative paths."""
     reading, writing = os.pipe()
     if os.fork() == 0:
         for module in ours():
             del sys.modules[module]
-        if name in MAINS:  # what the comparison of recipes loads is the steps' own code, not the main's
+        if name in MAINS:  # the comparison of recipes loads the steps' code, which is not part of the main's
             importlib.import_module("common.stale").jobs_of = no_jobs
         code = load_script(name).main(options)
         with os.fdopen(writing, "w") as stream:
@@ -52,9 +55,12 @@ def main(root: str, run: str, report: str) -> None:
     for name in BIG:  # once, not in every process
         importlib.import_module(name)
     quick, options = ["--gpu", "cpu", "--max_iterations", "2", "--members", "1"], ["--root_path", root]
-    scripts = {"0_make_demo": [*options, "--n_samples", "1", "--n_layers", "3", "--size_px", "768"], **dict.fromkeys(PIPELINE, options),
-               "main": [*options, "--save_path", f"{run}_2d", *quick, "--training_layers", "1"], "main_3d": [*options, "--save_path", run, *quick],
-               "predict_3d": [*options, "--save_path", run, "--gpu", "cpu"]}
+    scripts = {
+        "0_make_demo": [*options, "--n_samples", "1", "--n_layers", "3", "--size_px", "768"],
+        **dict.fromkeys(PIPELINE, options),
+        "main": [*options, "--save_path", f"{run}_2d", *quick, "--training_layers", "1"],
+        "main_3d": [*options, "--save_path", run, *quick],
+        "predict_3d": [*options, "--save_path", run, "--gpu", "cpu"]}
     write_json(Path(report), {name: run_alone(name, given) for name, given in scripts.items()})
 
 

@@ -1,4 +1,4 @@
-"""Step 0_1: raw her2st folders made by hand, and the real one where it is."""
+"""Step 0_1 on generated her2st folders, and on the real one if it exists."""
 import gzip
 import json
 import os
@@ -19,14 +19,22 @@ REAL = Path(os.environ.get("ASIGN_DATA", ROOT.parent / "shared" / "data" / "her2
 convert = load_script("0_1_convert_raw")
 
 
-def add_layer(raw: Path, sample: str, layer: int, counts: dict | None, spots: list | None, image: bytes | None = b"not decoded here",
-              genes: str = "G1\tG2\tG1", columns: str = "x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected", zipped: bool = True) -> None:
+COLUMNS = "x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected"
+
+
+def add_layer(raw: Path, sample: str, layer: int, counts: dict | None, spots: list | None,
+              image: bytes | None = b"not decoded here", genes: str = "G1\tG2\tG1", columns: str = COLUMNS,
+              zipped: bool = True) -> None:
     """Write the raw files of one layer: counts {'XxY': [values]}, spots [(x, y, pixel_x, pixel_y, selected)]."""
     name = f"{sample}{layer}"
     if counts is not None:
         (raw / "ST-cnts").mkdir(parents=True, exist_ok=True)
-        text = "\t" + genes + "\n" + "".join(f"{spot}\t" + "\t".join(map(str, row)) + "\n" for spot, row in counts.items())
-        (raw / "ST-cnts" / f"{name}.tsv{'.gz' if zipped else ''}").write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+        rows = "".join(f"{spot}\t" + "\t".join(map(str, row)) + "\n" for spot, row in counts.items())
+        content = f"\t{genes}\n{rows}".encode()
+        if zipped:
+            (raw / "ST-cnts" / f"{name}.tsv.gz").write_bytes(gzip.compress(content))
+        else:
+            (raw / "ST-cnts" / f"{name}.tsv").write_bytes(content)
     if spots is not None:
         (raw / "ST-spotfiles").mkdir(parents=True, exist_ok=True)
         rows = "".join(f"{x}\t{y}\t{x}.1\t{y}.2\t{px}\t{py}\t{selected}\n" for x, y, px, py, selected in spots)
@@ -57,14 +65,16 @@ def test_spots_and_counts_are_intersected(raw, tmp_path, capsys):
     assert run(raw, tmp_path / "root") == 0
     layout = Layout(tmp_path / "root")
     location, counts = read_location(layout.location("A", 1)), read_h5ad(layout.counts("A", 1))
-    expected = pd.DataFrame({"barcode": ["2x5", "2x6"], "pixel_x": [544.5, 545.0], "pixel_y": [1360.25, 1632.0], "i": [2, 2], "j": [5, 6]})
+    expected = pd.DataFrame({
+        "barcode": ["2x5", "2x6"], "pixel_x": [544.5, 545.0], "pixel_y": [1360.25, 1632.0], "i": [2, 2], "j": [5, 6]})
     pd.testing.assert_frame_equal(location, expected)
     assert list(counts.obs_names) == ["2x5", "2x6"]
     assert list(counts.var_names) == ["G1", "G2", "G1-1"]
     assert counts.X.format == "csr" and counts.X.dtype == np.float32
     np.testing.assert_array_equal(counts.X.toarray(), [[3, 0, 2], [0, 7, 1]])
     line = next(line for line in capsys.readouterr().out.splitlines() if "A/1" in line)
-    for part in ("2 spots", "3 genes", "dropped 1 not selected", "dropped 1 spots without counts", "dropped 2 counts without a spot"):
+    dropped = ("dropped 1 not selected", "dropped 1 spots without counts", "dropped 2 counts without a spot")
+    for part in ("2 spots", "3 genes", *dropped):
         assert part in line
 
 
@@ -111,7 +121,7 @@ def test_resolved_config_lists_the_layers_of_this_call_and_of_those_before(raw, 
     assert "dataset.yaml: added A/1" in capsys.readouterr().out
     values = yaml.safe_load((root / "dataset.yaml").read_text())
     assert {name: one["layers"] for name, one in values["samples"].items()} == {"A": [1, 2], "B": [1]}
-    assert values["folds"] == [["A"], ["B"]]  # what is here of [[A, E], [B, F], ...]
+    assert values["folds"] == [["A"], ["B"]]  # [[A, E], [B, F], ...] without absent samples
     assert values["pitch_px"] == 272 and values["raw_path"] == str(raw)
     assert run(raw, root, "--sample", "A", "--layer", "2") == 0
     assert yaml.safe_load((root / "dataset.yaml").read_text()) == values
@@ -163,7 +173,8 @@ def test_options_that_name_nothing(raw, tmp_path, capsys):
 
 
 def test_config_that_lists_a_layer_without_files(raw, tmp_path, capsys):
-    values = yaml.safe_load((ROOT / "configs/her2st.yaml").read_text()) | {"samples": {"A": {"layers": [1, 7]}}, "folds": None}
+    values = yaml.safe_load((ROOT / "configs/her2st.yaml").read_text())
+    values |= {"samples": {"A": {"layers": [1, 7]}}, "folds": None}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
     assert run(raw, tmp_path / "root", "--config", str(tmp_path / "mine.yaml")) == 2
     assert "[7]" in capsys.readouterr().err
@@ -188,7 +199,8 @@ def test_image_of_the_config_and_refused_mapping(raw, tmp_path, capsys):
     (raw / "A2_scan.jpg").write_bytes(b"another scan")
     values = yaml.safe_load((ROOT / "configs/her2st.yaml").read_text()) | {"folds": None}
     mine = tmp_path / "mine.yaml"
-    for sample, code in (({"images": {2: "A2_scan.jpg"}}, 0), ({"images": {2: "A2_scn.jpg"}}, 2), ({"raw": {1: "A1"}}, 2)):
+    cases = (({"images": {2: "A2_scan.jpg"}}, 0), ({"images": {2: "A2_scn.jpg"}}, 2), ({"raw": {1: "A1"}}, 2))
+    for sample, code in cases:
         mine.write_text(yaml.safe_dump(values | {"samples": {"A": sample}}))
         assert run(raw, tmp_path / "root", "--config", str(mine)) == code, sample
     assert Layout(tmp_path / "root").image("A", 2).read_bytes() == b"another scan"

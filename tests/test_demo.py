@@ -1,12 +1,11 @@
-"""The demo data: same seed, same bytes; the truth it states is the truth it draws and counts."""
+"""The demo data: same seed, same bytes; images and counts follow the stored truth."""
 import filecmp
 import shutil
 
 import numpy as np
 import pytest
 from conftest import load_script
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.spatial import cKDTree
 
 from common.config import load_config
@@ -29,8 +28,10 @@ def made(tmp_path_factory) -> Layout:
 
 
 def data_files(layout: Layout) -> list[str]:
-    return sorted(str(path.relative_to(layout.root)) for folder in ("imgs", "location", "counts", "truth")
-                  for path in (layout.root / folder).rglob("*") if path.is_file()) + ["dataset.yaml"]
+    files = []
+    for folder in ("imgs", "location", "counts", "truth"):
+        files += [str(path.relative_to(layout.root)) for path in (layout.root / folder).rglob("*") if path.is_file()]
+    return [*sorted(files), "dataset.yaml"]
 
 
 # reproducible ----------------------------------------------------------------------------------------
@@ -68,11 +69,13 @@ def test_senseless_options_are_refused(tmp_path, option):
 def test_config_lists_what_was_made(made):
     config = load_config(made.config)
     assert config.dataset == "demo" and config.layers_of("A") == [1, 2] and config.folds is None
-    assert dataset_geometry(config).scale == pytest.approx(0.25) and dataset_geometry(config).um_per_px == pytest.approx(200 / PITCH_PX, abs=1e-4)
+    geometry = dataset_geometry(config)
+    assert geometry.scale == pytest.approx(0.25)
+    assert geometry.um_per_px == pytest.approx(200 / PITCH_PX, abs=1e-4)
 
 
 def test_the_last_but_one_of_four_layers_is_only_photographed(tmp_path, monkeypatch):
-    """Of the last sample; what is not missing has the bytes it would have if every layer were measured."""
+    """In the last sample; all other files have the same bytes as if every layer were measured."""
     layouts = [Layout(tmp_path / name) for name in ("measured", "made")]
     options = ["--n_samples", "2", "--n_layers", "4", "--size_px", "544"]
     with monkeypatch.context() as patch:
@@ -108,7 +111,7 @@ def test_counts_and_location_agree(made, layer):
     steps = location[["pixel_x", "pixel_y"]].to_numpy()
     neighbour = cKDTree(steps).query(steps, k=2)[0][:, 1]
     assert np.median(neighbour) == pytest.approx(PITCH_PX, abs=0.05) and len(location) > 15
-    right = location.merge(location.assign(i=location["i"] - 1), on=["i", "j"])  # i is the column: one more is one pitch to the right
+    right = location.merge(location.assign(i=location["i"] - 1), on=["i", "j"])  # the next column: one pitch further
     assert (right["pixel_x_y"] - right["pixel_x_x"]).median() == pytest.approx(PITCH_PX, abs=0.1)
 
 
@@ -117,12 +120,15 @@ def test_every_spot_lies_on_tissue(made):
         slide = open_slide(made.image("A", layer))
         pixels = slide.read(0, 0, *slide.size_px).astype(np.float32)
         corners = np.concatenate([pixels[:60, :60], pixels[-60:, -60:]]).reshape(-1, 3)
-
-        def stained(disc: np.ndarray) -> float:
-            return np.mean(np.abs(disc.reshape(-1, 3) - np.median(corners, 0)).max(1) > 12)
+        glass = np.median(corners, 0)
         centres = read_location(made.location("A", layer))[["pixel_x", "pixel_y"]].round().astype(int).to_numpy()
         discs = [pixels[y - 12:y + 13, x - 12:x + 13] for x, y in centres]
-        assert min(map(stained, discs)) > 0.15 > 3 * stained(corners)
+        assert min(stained(disc, glass) for disc in discs) > 0.15 > 3 * stained(corners, glass)
+
+
+def stained(pixels: np.ndarray, glass: np.ndarray) -> float:
+    """Share of the pixels (..., 3) that differ from the colour of the glass (3,)."""
+    return np.mean(np.abs(pixels.reshape(-1, 3) - glass).max(1) > 12)
 
 
 # geometry --------------------------------------------------------------------------------------------
@@ -153,11 +159,12 @@ def test_maps_stay_in_the_stated_ranges(seed):
 
 
 def test_the_picture_shows_the_truth(made):
-    """Haematoxylin in a disc follows the crowded types; the map layer → tissue is the one that was drawn."""
+    """Haematoxylin in a disc follows the crowded types; the map layer → tissue is the drawn one."""
     slide = open_slide(made.image("A", 1))
     red = slide.read(0, 0, *slide.size_px)[..., 0].astype(np.float32)  # eosin hardly absorbs red
     truth, location = read_h5ad(made.truth("A", 1, ".h5ad")), read_location(made.location("A", 1))
-    dark = np.array([-red[y - 15:y + 16, x - 15:x + 16].mean() for x, y in location[["pixel_x", "pixel_y"]].round().astype(int).to_numpy()])
+    centres = location[["pixel_x", "pixel_y"]].round().astype(int).to_numpy()
+    dark = np.array([-red[y - 15:y + 16, x - 15:x + 16].mean() for x, y in centres])
     crowded = truth.obs[["tumour", "immune", "duct"]].sum(axis=1)
     assert np.corrcoef(dark, crowded)[0, 1] > 0.85
 
@@ -171,7 +178,8 @@ def test_registered_spots_look_alike_and_unregistered_less(made):
         close = distance < 0.6 * PITCH_PX
         return np.corrcoef(mine[close].ravel(), other[nearest[close]].ravel())[0, 1]
     registered = agreement(second["spot_common_xy"], first["spot_common_xy"])
-    assert registered > 0.7 and registered > agreement(second["spot_common_xy"] + [2.5 * PITCH_PX, 0], first["spot_common_xy"]) + 0.15
+    shifted = agreement(second["spot_common_xy"] + [2.5 * PITCH_PX, 0], first["spot_common_xy"])
+    assert registered > 0.7 and registered > shifted + 0.15
 
 
 def test_tissue_changes_slowly_through_z():
@@ -188,7 +196,8 @@ def test_tissue_changes_slowly_through_z():
 def test_a_torn_corner_is_missing_tissue():
     tissue = demo_tissue.make_tissue(np.random.default_rng(5), 400, 100)
     points = np.column_stack([np.random.default_rng(6).uniform(-420, 420, (4000, 2)), np.zeros(4000)])
-    whole, torn = demo_tissue.depth_inside(tissue, points) > 0, demo_tissue.depth_inside(tissue, points, (1.0, 0.0, 250.0)) > 0
+    whole = demo_tissue.depth_inside(tissue, points) > 0
+    torn = demo_tissue.depth_inside(tissue, points, (1.0, 0.0, 250.0)) > 0
     lost = whole & ~torn
     assert not (torn & ~whole).any() and 0.02 < lost.sum() / whole.sum() < 0.25 and points[lost, 0].min() > 190
 
@@ -202,7 +211,8 @@ def test_one_layer_is_odd_and_a_later_one_torn():
 # expression ------------------------------------------------------------------------------------------
 def test_genes_are_400_unique_names():
     names = demo.gene_names()
-    assert len(names) == len(set(names)) == 400 and {"ERBB2", "COL1A1", "CD3D", "ADIPOQ", "SCGB2A2", "MT-CO1", "RPL3"} <= set(names)
+    assert len(names) == len(set(names)) == 400
+    assert {"ERBB2", "COL1A1", "CD3D", "ADIPOQ", "SCGB2A2", "MT-CO1", "RPL3"} <= set(names)
 
 
 def test_a_type_raises_its_own_markers():
@@ -215,7 +225,8 @@ def test_a_type_raises_its_own_markers():
 
 def test_hidden_programs_change_expression_at_equal_composition():
     programs = demo.draw_programs(np.random.default_rng(0))
-    low, high = demo.expected_expression(programs, np.full((2, 5), 0.2), np.array([[-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), np.zeros(400))
+    hypoxia = np.array([[-1.0, 0, 0, 0], [1.0, 0, 0, 0]])
+    low, high = demo.expected_expression(programs, np.full((2, 5), 0.2), hypoxia, np.zeros(400))
     own = [programs.genes.index(name) for name in demo.HIDDEN_GENES["hypoxia"].split()]
     assert np.all(np.log(high / low)[own] > 0.5)
 

@@ -4,8 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from test_expression import (
     GENES,
@@ -28,7 +27,8 @@ from common.layout import Layout
 from data_preprocessing import expression, patches
 from data_preprocessing.graph import membership_edges, near_edges
 
-POINTS = arrays(np.float64, st.tuples(st.integers(1, 25), st.just(2)), elements=st.integers(0, 60).map(lambda value: value / 10))
+TENTHS = st.integers(0, 60).map(lambda value: value / 10)
+POINTS = arrays(np.float64, st.tuples(st.integers(1, 25), st.just(2)), elements=TENTHS)
 
 
 def hexagonal_array(columns: int = 9, rows: int = 9) -> np.ndarray:
@@ -42,12 +42,13 @@ def middle(position: np.ndarray) -> int:
 
 
 def as_dict(edge_index: np.ndarray, weight: np.ndarray) -> dict:
-    return {tuple(edge): float(value) for edge, value in zip(edge_index.T.tolist(), weight.ravel())}
+    return {tuple(edge): float(value) for edge, value in zip(edge_index.T.tolist(), weight.ravel(), strict=True)}
 
 
 # near ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("position, rings", [(square_array(9, 9).astype(float), {1.0: 4, np.sqrt(2): 4, 2.0: 4}),
-                                             (hexagonal_array(), {1.0: 6, np.sqrt(3): 6, 2.0: 6})])
+@pytest.mark.parametrize("position, rings", [
+    (square_array(9, 9).astype(float), {1.0: 4, np.sqrt(2): 4, 2.0: 4}),
+    (hexagonal_array(), {1.0: 6, np.sqrt(3): 6, 2.0: 6})])
 def test_neighbours_on_square_and_hexagonal_arrays(position, rings):
     edge_index, weight = near_edges(position)
     of_middle = 2.1 - weight.ravel()[edge_index[1] == middle(position)]
@@ -118,13 +119,15 @@ def test_graph_file_is_a_heterodata_without_pickle(graphs):
     graph = HeteroData.from_dict(stored)
     graph.validate()
     assert sorted(graph.node_types) == ["global", "region", "spot"]
-    assert sorted(graph.edge_types) == [("global", "near", "global"), ("region", "in", "global"), ("region", "near", "region"),
-                                        ("spot", "in", "global"), ("spot", "in", "region"), ("spot", "near", "spot")]
+    assert sorted(graph.edge_types) == [
+        ("global", "near", "global"), ("region", "in", "global"), ("region", "near", "region"),
+        ("spot", "in", "global"), ("spot", "in", "region"), ("spot", "near", "spot")]
     assert graph["region"].x.shape[1] == 8 and graph["region"].y.shape[1] == 10
     for level in ("region", "global"):
         assert graph[level].x.dtype == graph[level].y.dtype == graph[level].pos.dtype == torch.float32
         assert graph[level].has_label.dtype == torch.bool
-    np.testing.assert_allclose(graph["spot"].pos, io.read_location(graphs.location("S", 1))[["pixel_x", "pixel_y"]] / PITCH_PX, rtol=1e-6)
+    pixel = io.read_location(graphs.location("S", 1))[["pixel_x", "pixel_y"]]
+    np.testing.assert_allclose(graph["spot"].pos, pixel / PITCH_PX, rtol=1e-6)
 
 
 @pytest.mark.parametrize("level, size", [("region", 512), ("global", 1024)])
@@ -145,7 +148,8 @@ def test_every_spot_lies_in_its_region_and_global(graphs):
     location = io.read_location(graphs.location("S", 1))
     regions, globals_ = (patches.read_patch_table(graphs, size, "S", 1) for size in (512, 1024))
     centres = {"spot": location[["pixel_x", "pixel_y"]].to_numpy(), "region": patches.centres(regions)}
-    for lower, upper, table in (("spot", "region", regions), ("spot", "global", globals_), ("region", "global", globals_)):
+    levels = (("spot", "region", regions), ("spot", "global", globals_), ("region", "global", globals_))
+    for lower, upper, table in levels:
         member, owner = graph[lower, "in", upper]["edge_index"].numpy()
         assert sorted(member) == list(range(len(centres[lower])))  # each in exactly one
         offset = centres[lower][member] - table[["x", "y"]].to_numpy()[owner]
@@ -155,7 +159,8 @@ def test_every_spot_lies_in_its_region_and_global(graphs):
 def test_labels_follow_the_counts(graphs):
     bare, partial = io.read_pt(graphs.graph("S", 2)), io.read_pt(graphs.graph("S", 3))
     for level in ("region", "global"):
-        assert not bare[level]["has_label"].any() and not bare[level]["y"].any() and bare[level]["y"].shape[1] == 10
+        assert not bare[level]["has_label"].any()
+        assert not bare[level]["y"].any() and bare[level]["y"].shape[1] == 10
     assert partial["region"]["has_label"].any()
     assert not graphs.graph("S", 4).exists()  # no image, no patches
 
@@ -168,14 +173,16 @@ def test_a_region_whose_spots_have_no_counts_has_no_label(own_graphs):
     run(own_graphs.root, *STEPS)
     graph = io.read_pt(own_graphs.graph("S", 3))
     names = patches.read_patch_table(own_graphs, 512, "S", 3)["patch_name"].tolist()
-    assert [names[row] for row in np.flatnonzero(~graph["region"]["has_label"])] == ["512_0_0", "512_1_0", "512_0_1", "512_1_1"]
+    unlabelled = [names[row] for row in np.flatnonzero(~graph["region"]["has_label"])]
+    assert unlabelled == ["512_0_0", "512_1_0", "512_0_1", "512_1_1"]
 
 
 def test_records(graphs):
     records = np.load(graphs.npy("S", 3), mmap_mode="r", allow_pickle=False)
     location = io.read_location(graphs.location("S", 3))
-    kinds = {"barcode": "U", "pixel": ("f8", (2,)), "array": ("i4", (2,)), "label": ("f4", (10,)), "feature": ("f4", (8,)),
-             "region_index": "i4", "global_index": "i4", "has_label": "?"}
+    kinds = {
+        "barcode": "U", "pixel": ("f8", (2,)), "array": ("i4", (2,)), "label": ("f4", (10,)), "feature": ("f4", (8,)),
+        "region_index": "i4", "global_index": "i4", "has_label": "?"}
     assert list(records.dtype.names) == list(kinds)
     for name, kind in kinds.items():
         assert records.dtype[name].kind == "U" if kind == "U" else records.dtype[name] == np.dtype(kind)
@@ -200,7 +207,7 @@ def test_records_of_a_layer_without_counts(graphs):
 
 
 def test_permuted_location_permutes_graph_and_records(tmp_path_factory):
-    """The same layer with its spots in another order: regions and globals are the same, everything of the spots is permuted."""
+    """With the spots in another order, regions and globals are the same and all values of the spots are permuted."""
     location = toy_location(square_array())
     order = np.random.default_rng(0).permutation(len(location))
     counts = toy_counts(location["barcode"], GENES)
@@ -217,7 +224,8 @@ def test_permuted_location_permutes_graph_and_records(tmp_path_factory):
         for name in ("x", "y", "has_label", "pos"):
             assert torch.equal(permuted[level][name], graph[level][name])
         member, owner = permuted["spot", "in", level]["edge_index"].numpy()
-        assert set(zip(order[member], owner)) == set(map(tuple, graph["spot", "in", level]["edge_index"].T.tolist()))
+        expected = set(map(tuple, graph["spot", "in", level]["edge_index"].T.tolist()))
+        assert set(zip(order[member], owner, strict=True)) == expected
     near = [one["spot", "near", "spot"] for one in (graph, permuted)]
     assert as_dict(order[near[1]["edge_index"].numpy()], near[1]["edge_attr"].numpy()) == pytest.approx(
         as_dict(near[0]["edge_index"].numpy(), near[0]["edge_attr"].numpy()), abs=1e-5)
@@ -229,8 +237,9 @@ def test_patches_without_a_feature_leave_the_layer_out(own_graphs, capsys):
     io.write_features(own_graphs.features(512, "S", 1), fewer, names[1:], HOW)
     run(own_graphs.root, "6_pt_construction")
     assert f"S/1: left out: {own_graphs.features(512, 'S', 1)}: " in capsys.readouterr().err
-    status = {name: steps["6_pt_construction"] for name, steps in io.read_json(own_graphs.status).items() if name in ("S/1", "S/2")}
-    assert status["S/1"].startswith("left out") and status["S/2"] == "ok"
+    status = io.read_json(own_graphs.status)
+    assert status["S/1"]["6_pt_construction"].startswith("left out")
+    assert status["S/2"]["6_pt_construction"] == "ok"
 
 
 def test_spots_that_no_region_holds_leave_the_layer_out(own_graphs, capsys):
@@ -245,4 +254,5 @@ def test_read_memberships_agree_with_the_cells(graphs):
     region_of_spot, global_of_spot, _ = expression.read_memberships(graphs, "S", 1, location)
     for size, row in ((512, region_of_spot), (1024, global_of_spot)):
         table = patches.read_patch_table(graphs, size, "S", 1)
-        np.testing.assert_array_equal(table[["i", "j"]].to_numpy()[row], location[["pixel_x", "pixel_y"]].to_numpy() // size)
+        cells = location[["pixel_x", "pixel_y"]].to_numpy() // size
+        np.testing.assert_array_equal(table[["i", "j"]].to_numpy()[row], cells)

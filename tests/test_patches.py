@@ -1,12 +1,11 @@
-"""Where patches lie and what is cropped: properties of the grid, and steps 1 to 3 on a small slide."""
+"""Positions and content of patches: properties of the grid, and steps 1 to 3 on a small slide."""
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from conftest import load_script
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from common.io import open_patches, read_table, write_table
@@ -19,8 +18,9 @@ WINDOWS = {224: 56, 512: 128, 1024: 256}
 
 
 def location(points: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"barcode": [f"s{k}" for k in range(len(points))], "pixel_x": points[:, 0], "pixel_y": points[:, 1],
-                         "i": np.arange(len(points)), "j": 7})
+    return pd.DataFrame({
+        "barcode": [f"s{k}" for k in range(len(points))], "pixel_x": points[:, 0], "pixel_y": points[:, 1],
+        "i": np.arange(len(points)), "j": 7})
 
 
 @st.composite
@@ -35,7 +35,15 @@ def layers(draw):
 
 
 def contains(table: pd.DataFrame, point: np.ndarray) -> np.ndarray:
-    return ((point >= table[["x", "y"]]) & (point <= table[["x", "y"]].to_numpy() + table[["width", "height"]].to_numpy())).all(axis=1)
+    high = table[["x", "y"]].to_numpy() + table[["width", "height"]].to_numpy()
+    return ((point >= table[["x", "y"]]) & (point <= high)).all(axis=1)
+
+
+def overlap(a: pd.DataFrame, b: pd.DataFrame) -> np.ndarray:
+    """Areas (len(a), len(b)), px, that the square patches of two tables share."""
+    a_low, b_low = a[["x", "y"]].to_numpy()[:, None], b[["x", "y"]].to_numpy()[None]
+    high = np.minimum(a_low + a["width"].iloc[0], b_low + b["width"].iloc[0])
+    return (high - np.maximum(a_low, b_low)).clip(0).prod(axis=2)
 
 
 @settings(max_examples=80, deadline=None)
@@ -49,19 +57,14 @@ def test_properties_of_the_levels(layer):
     assert (row >= 0).all()
     assert contains(regions.iloc[row].reset_index(drop=True), points).all()
     assert np.abs(spots[["x", "y"]].to_numpy() + windows[224] / 2 - points).max() <= 0.5
-    # every kept region holds a spot; every region's own global is kept and overlaps it; every kept global overlaps a region
+    # every kept region holds a spot; its own global is kept and overlaps it; every kept global overlaps a region
     assert set(row) == set(range(len(regions)))
     own = patches.parent_rows(globals_, patches.centres(regions))
     assert (own >= 0).all()
-
-    def overlap(a: pd.DataFrame, b: pd.DataFrame) -> np.ndarray:
-        low = np.maximum(a[["x", "y"]].to_numpy()[:, None], b[["x", "y"]].to_numpy()[None])
-        high = np.minimum((a[["x", "y"]].to_numpy() + a["width"].iloc[0])[:, None], (b[["x", "y"]].to_numpy() + b["width"].iloc[0])[None])
-        return (high - low).clip(0).prod(axis=2)  # (len(a), len(b)) px
     shared = overlap(regions, globals_)
     assert (shared[np.arange(len(regions)), own] > 0).all()
     assert (shared.max(axis=0) > 0).all()
-    # patches of the grid lie inside a slide that is large enough, at the origin of one that is not; names are unique; rows sorted by (j, i)
+    # patches of the grid lie inside the slide, or at its origin if it is smaller; unique names; rows sorted by (j, i)
     for table, size in ((regions, 512), (globals_, 1024)):
         for axis, side, length in (("x", "width", slide_px[0]), ("y", "height", slide_px[1])):
             assert (table[axis] >= 0).all()
@@ -111,7 +114,7 @@ def stacked(images) -> np.ndarray:
 
 
 def tissue(height: int, width: int) -> np.ndarray:
-    """A smooth picture: what survives a resize by 4."""
+    """A smooth picture that a resize by 4 preserves."""
     noise = np.random.default_rng(5).uniform(0, 255, (height // 40, width // 40, 3)).astype(np.float32)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
 
@@ -122,7 +125,8 @@ def test_quarter_slide_with_quarter_scale_gives_the_same_patches():
     points = np.array([[400.0, 400.0], [1000.0, 800.0], [1900.0, 1500.0], [60.0, 900.0]])
     sizes = {224: 224, 512: 512, 1024: 1024}
     large = patches.level_tables(location(points), (2000, 1600), sizes)
-    quarter = patches.level_tables(location(points / 4), (500, 400), {size: side // 4 for size, side in sizes.items()})
+    quarter_sizes = {size: side // 4 for size, side in sizes.items()}
+    quarter = patches.level_tables(location(points / 4), (500, 400), quarter_sizes)
     for size in sizes:
         assert large[size]["patch_name"].tolist() == quarter[size]["patch_name"].tolist()
         np.testing.assert_array_equal(large[size][["x", "y"]], quarter[size][["x", "y"]] * 4)
@@ -135,13 +139,15 @@ def test_quarter_slide_with_quarter_scale_gives_the_same_patches():
 
 def test_beyond_the_slide_is_white():
     dark = ArraySlide(None, np.zeros((300, 300, 3), np.uint8))
-    table = patches.level_tables(location(np.array([[0.0, 150.0], [290.0, 299.0]])), (300, 300), {224: 224, 512: 512, 1024: 1024})
+    points = np.array([[0.0, 150.0], [290.0, 299.0]])
+    table = patches.level_tables(location(points), (300, 300), {224: 224, 512: 512, 1024: 1024})
     left, corner = stacked(crop_step.crop(dark, table[224], 224))
     assert (left[:, :112] == WHITE).all() and (left[:, 112:] == 0).all()
     assert (corner[113:] == WHITE).all() and (corner[:, 122:] == WHITE).all() and (corner[:113, :122] == 0).all()
     region = stacked(crop_step.crop(dark, table[512], 512))
     assert region.shape == (1, 512, 512, 3)
-    assert (region[0, :300, :300] == 0).all() and (region[0, 300:] == WHITE).all() and (region[0, :, 300:] == WHITE).all()
+    assert (region[0, :300, :300] == 0).all()
+    assert (region[0, 300:] == WHITE).all() and (region[0, :, 300:] == WHITE).all()
 
 
 @pytest.fixture
@@ -178,7 +184,8 @@ def test_steps_write_what_they_promise(root):
     regions = read_table(root.global_pairs_csv("A", 1), ("regions",))["regions"].fillna("")
     barcodes = read_table(root.location("A", 1))["barcode"]
     assert sorted(";".join(spots).split(";")) == sorted(barcodes)
-    assert sorted(filter(None, ";".join(regions).split(";"))) == sorted(patches.read_patch_table(root, 512, "A", 1)["patch_name"])
+    names = patches.read_patch_table(root, 512, "A", 1)["patch_name"]
+    assert sorted(filter(None, ";".join(regions).split(";"))) == sorted(names)
 
 
 def test_second_run_is_skipped_and_output_is_the_same(root, capsys):
@@ -186,7 +193,8 @@ def test_second_run_is_skipped_and_output_is_the_same(root, capsys):
     for options in ([], [], ["--overwrite"]):
         assert crop_step.main(["--root_path", str(root.root), *options]) == 0
         for size in WINDOWS:
-            assert first.setdefault(size, root.patches(size, "A", 1).read_bytes()) == root.patches(size, "A", 1).read_bytes()
+            found = root.patches(size, "A", 1).read_bytes()
+            assert first.setdefault(size, found) == found
     assert capsys.readouterr().out.count("up to date") == 1
 
 
@@ -197,7 +205,7 @@ def test_layer_that_cannot_be_cropped_is_left_out(root, capsys):
     assert crop_step.main(["--root_path", str(root.root)]) == 0
     error = capsys.readouterr().err
     assert "A/2: left out:" in error and "no image" in error
-    assert "A/3: left out:" in error and "no spot on the slide of 200 x 200 px" in error
+    assert "A/3: left out:" in error and "200 x 200 px" in error
     assert crop_step.main(["--root_path", str(root.root), "--layer", "2"]) == 2
 
 
@@ -206,4 +214,5 @@ def test_spots_newer_than_patches_are_refused(root, capsys):
     table = patches.read_patch_table(root, 512, "A", 1)
     write_table(root.patches_csv(512, "A", 1), table[table["patch_name"] != "512_2_1"])
     assert load_script("2_find_512_pair").main(["--root_path", str(root.root)]) == 2
-    assert "fix: run 1_cropped_multi_level_patch.py with --overwrite" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "fix: " in error and "1_cropped_multi_level_patch.py" in error and "--overwrite" in error

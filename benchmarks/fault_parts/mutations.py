@@ -1,6 +1,10 @@
-"""Ways to break a file: of its bytes, and of the rows and values that it holds. Each returns False where the file has nothing of the kind."""
+"""Ways to break a file: its bytes, or the rows and values in it.
+
+A way that does not apply to a file returns None; `mutate` then returns False.
+"""
 import io
 import json
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,10 @@ ROWS = ("shuffled", "dropped", "nan", "dtype", "scaled")
 
 # bytes -----------------------------------------------------------------------------------------------
 def mutate(path: Path, how: str, rng: np.random.Generator, others: dict[str, Path | None]) -> bool:
-    """Break a file in place (as a new file: the old one may be linked elsewhere). others: a file for 'other section', 'other kind'."""
+    """Break a file in place, as a new file: the old one may be linked elsewhere. Returns False if nothing changed.
+
+    others: the files whose content 'other section' and 'other kind' take.
+    """
     content = path.read_bytes()
     if how in others:
         if others[how] is None or not others[how].is_file() or others[how].read_bytes() == content:
@@ -39,13 +46,15 @@ def mutate(path: Path, how: str, rng: np.random.Generator, others: dict[str, Pat
 
 def of_rows(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
     """The file with other rows or values, or None."""
-    kind = {".csv": csv, ".tsv": csv, ".npy": npy, ".npz": npz, ".h5": hdf5, ".h5ad": hdf5, ".pt": torch_file, ".json": json_file, ".yaml": None}.get(path.suffix)
+    kinds = {".csv": csv, ".tsv": csv, ".npy": npy, ".npz": npz, ".h5": hdf5, ".h5ad": hdf5, ".pt": torch_file,
+             ".json": json_file}
+    kind = kinds.get(path.suffix)
     return kind and kind(path, how, rng)
 
 
 # values ----------------------------------------------------------------------------------------------
 def array(values: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray | None:
-    """One array broken; None if it cannot be in this way."""
+    """Break one array; None if this way does not apply."""
     if values.ndim == 0 or not values.size:
         return None
     if how == "shuffled":
@@ -63,11 +72,13 @@ def array(values: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray 
         return broken
     if how == "dtype":
         return values.astype({"f": "i4", "b": "f4"}.get(values.dtype.kind, "f8"))
-    return values * values.dtype.type(100) if values.dtype.kind in "iu" else values * np.asarray(LARGE, values.dtype) if values.dtype.kind == "f" else None
+    if values.dtype.kind in "iu":
+        return values * values.dtype.type(100)
+    return values * np.asarray(LARGE, values.dtype) if values.dtype.kind == "f" else None
 
 
 def fields(values: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray | None:
-    """A structured array with one field broken."""
+    """Break one field of a structured array."""
     names = list(values.dtype.names)
     name = names[rng.integers(0, len(names))]
     if how == "dropped":
@@ -75,7 +86,10 @@ def fields(values: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray
     broken = array(np.ascontiguousarray(values[name]), how, rng)
     if broken is None:
         return None
-    kinds = [(other, broken.dtype if other == name else values.dtype[other].base, values.dtype[other].shape) for other in names]
+    kinds = []
+    for other in names:
+        kind = values.dtype[other]
+        kinds.append((other, broken.dtype if other == name else kind.base, kind.shape))
     out = np.zeros(len(values), kinds)
     for other in names:
         out[other] = broken if other == name else values[other]
@@ -104,8 +118,11 @@ def csv(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
 
 def npy(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
     broken = array(np.load(path), how, rng)
+    if broken is None:
+        return None
     stream = io.BytesIO()
-    return None if broken is None else (np.save(stream, broken), stream.getvalue())[1]
+    np.save(stream, broken)
+    return stream.getvalue()
 
 
 def npz(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
@@ -122,12 +139,17 @@ def npz(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
 
 
 def hdf5(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
-    """Rows of patches and features are shuffled together, as a person would sort them; of an h5ad those of one part alone."""
+    """Break an HDF5 file. Rows of patches and features are shuffled together; in an h5ad, those of one dataset."""
     import h5py
     stream = io.BytesIO(path.read_bytes())
     with h5py.File(stream, "r+") as file:
         found = []
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) and item.shape else None)
+
+        def collect(name: str, item) -> None:
+            if isinstance(item, h5py.Dataset) and item.shape:
+                found.append(name)
+
+        file.visititems(collect)
         name = found[rng.integers(0, len(found))]
         if how == "shuffled" and path.suffix == ".h5":
             order = rng.permutation(len(file[name]))
@@ -150,7 +172,7 @@ def hdf5(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
 def torch_file(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
     import torch
     value = torch.load(path, weights_only=True)
-    places = [(holder, key) for holder in nested(value) for key in holder]
+    places = places_in(value)
     holder, key = places[rng.integers(0, len(places))]
     if how == "dropped" and (rng.integers(0, 2) or not isinstance(holder[key], torch.Tensor)):
         del holder[key]
@@ -170,7 +192,7 @@ def torch_file(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
 
 def json_file(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
     value = json.loads(path.read_text())
-    places = [(holder, key) for holder in nested(value) for key in holder]
+    places = places_in(value)
     if not places:
         return None
     holder, key = places[rng.integers(0, len(places))]
@@ -191,7 +213,15 @@ def json_file(path: Path, how: str, rng: np.random.Generator) -> bytes | None:
 
 
 def nested(value) -> list[dict]:
-    """The value and every dict in it."""
+    """Every dict in a value, the value itself included."""
     if isinstance(value, list):
-        return [one for part in value for one in nested(part)]
-    return [value, *(one for part in value.values() for one in nested(part))] if isinstance(value, dict) else []
+        return list(chain.from_iterable(map(nested, value)))
+    return [value, *chain.from_iterable(map(nested, value.values()))] if isinstance(value, dict) else []
+
+
+def places_in(value) -> list[tuple[dict, object]]:
+    """(dict, key) of every entry of every dict in a value."""
+    places = []
+    for holder in nested(value):
+        places += [(holder, key) for key in holder]
+    return places

@@ -1,4 +1,4 @@
-"""Run a script's main in a process forked from one that has already imported everything: a try costs its own work, not seconds of imports."""
+"""Run a script's main in a process forked from one that has imported everything: a try spends no seconds on imports."""
 import contextlib
 import importlib.util
 import os
@@ -12,15 +12,17 @@ from pathlib import Path
 from common.layout import REPOSITORY, SCRIPTS
 
 FOLDERS = (*SCRIPTS, ".")
-HEAVY = ("anndata", "scanpy", "torch", "ants", "cv2", "h5py", "openslide", "tifffile", "sklearn.linear_model", "shapely", "timm", "torch.utils.tensorboard",
-         "tensorboard.backend.event_processing.event_accumulator", "evaluation.runs", "training.three_d", "training.two_d", "training.reference_recipe", "dataloader",
-         "dataloader_3d", "predict_3d", "report_parts.gather")
+HEAVY = (
+    "anndata", "scanpy", "torch", "ants", "cv2", "h5py", "openslide", "tifffile", "sklearn.linear_model", "shapely",
+    "timm", "torch.utils.tensorboard", "tensorboard.backend.event_processing.event_accumulator",
+    "evaluation.runs", "training.three_d", "training.two_d", "training.reference_recipe",
+    "dataloader", "dataloader_3d", "predict_3d", "report_parts.gather")
 POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a try ended. code: exit status, -9 if it was killed, None if it was still running at the limit (and was ended)."""
+    """How a try ended. code: exit status, -9 if killed, None if it was still running at the limit and was ended."""
     code: int | None
     out: str
     err: str
@@ -30,15 +32,20 @@ class Outcome:
     def error_lines(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
+    @property
+    def last_line(self) -> str:
+        """Last line of stderr, or the exit status if stderr is empty."""
+        return (self.err.strip().splitlines() or [f"exit {self.code}"])[-1]
+
 
 def warm_up() -> None:
-    """Import what the scripts import, once."""
+    """Import once what the scripts import."""
     for name in HEAVY:
         importlib.import_module(name)
 
 
 def load(script: str):
-    """A script as a module, by its name without suffix."""
+    """Load a script as a module, by its name without suffix."""
     path = next(path for folder in FOLDERS if (path := REPOSITORY / folder / f"{script}.py").is_file())
     spec = importlib.util.spec_from_file_location(f"script_{script.replace('.', '_')}", path)
     module = importlib.util.module_from_spec(spec)
@@ -47,7 +54,7 @@ def load(script: str):
 
 
 def begin(script: str, options: list[str], folder: Path) -> int:
-    """Start the script in a process group of its own; what it prints goes to <folder>/out and err. Returns its process number."""
+    """Start the script in its own process group; its output goes to <folder>/out and <folder>/err. Returns the PID."""
     folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     process = os.fork()
@@ -73,7 +80,7 @@ def begin(script: str, options: list[str], folder: Path) -> int:
 
 
 def end(process: int, folder: Path, limit_s: float, kill_at_s: float | None = None) -> Outcome:
-    """Wait for a process of `begin`; kill its whole group at `kill_at_s`, or at the limit."""
+    """Wait for a process that `begin` started; kill its whole group at `kill_at_s`, or at the limit."""
     started = time.perf_counter()
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
@@ -88,17 +95,21 @@ def end(process: int, folder: Path, limit_s: float, kill_at_s: float | None = No
             code = -9 if kill_at_s is not None else None
             break
         time.sleep(POLL_SECONDS)
-    text = {name: (folder / name).read_text(errors="replace") for name in ("out", "err") if (folder / name).is_file()}
-    return Outcome(code, text.get("out", ""), text.get("err", ""), seconds)
+    return Outcome(code, printed(folder / "out"), printed(folder / "err"), seconds)
 
 
-def run(script: str, options: list[str], folder: Path, limit_s: float = 60.0, kill_at_s: float | None = None) -> Outcome:
-    """The script from begin to end."""
+def printed(file: Path) -> str:
+    return file.read_text(errors="replace") if file.is_file() else ""
+
+
+def run(script: str, options: list[str], folder: Path, limit_s: float = 60.0,
+        kill_at_s: float | None = None) -> Outcome:
+    """Run the script to its end, or until it is killed."""
     return end(begin(script, options, folder), folder, limit_s, kill_at_s)
 
 
 def linked_copy(source: Path, target: Path) -> Path:
-    """A copy of a folder whose files are hard links: our writers replace files and never write into one."""
+    """Copy a folder with hard links for files: our writers replace files and never write into one."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, copy_function=os.link, symlinks=True)
     return target

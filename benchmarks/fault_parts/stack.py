@@ -1,4 +1,4 @@
-"""The small stack that faults are tried on: a demo of two blocks, one section of it only photographed, after every step, and after each."""
+"""The small stack of the fault tests: a demo of two blocks, one section image-only, as it is before every step."""
 import hashlib
 import json
 import shutil
@@ -13,8 +13,11 @@ DEMO = ["--n_samples", "2", "--n_layers", "3", "--size_px", "640", "--seed", "0"
 PHOTOGRAPHED = ("B", 3)
 CONFIG = {"features": ["backbone", "stain"], "n_genes": 40, "folds": None}
 FAST = ["--gpu", "cpu", "--num_workers", "1"]
-TRAINING = {"main_3d": ["--max_iterations", "3", "--members", "1", *FAST], "main": ["--max_iterations", "10", "--members", "1", *FAST],
-            "predict_3d": ["--gpu", "cpu"], "report": []}
+TRAINING = {
+    "main_3d": ["--max_iterations", "3", "--members", "1", *FAST],
+    "main": ["--max_iterations", "10", "--members", "1", *FAST],
+    "predict_3d": ["--gpu", "cpu"],
+    "report": []}
 ORDER = ("0_make_demo", *PIPELINE, *TRAINING)
 UNCOMPARED = ("runtime.json", "report.html", "status.lock")     # seconds and memory; empty
 TIMES = ("seconds", "training_seconds")
@@ -22,21 +25,22 @@ LIMIT_S = 600.0
 
 
 def options_of(script: str, root: Path) -> list[str]:
-    """How a script is started on the stack."""
+    """Command-line options of a script on the stack."""
     if script == "0_make_demo":
         return ["--root_path", str(root), *DEMO]
     if script not in TRAINING:
         return ["--root_path", str(root)]
-    return ["--root_path", str(root), "--save_path", str(root / "runs" / ("2d" if script == "main" else "3d")), *TRAINING[script]]
+    run_path = root / "runs" / ("2d" if script == "main" else "3d")
+    return ["--root_path", str(root), "--save_path", str(run_path), *TRAINING[script]]
 
 
 def snapshot(work: Path, script: str) -> Path:
-    """The stack as it stands before this script (`end`: after all)."""
+    """Folder of the stack as it is before this script (`end`: after all scripts)."""
     return work / "before" / script
 
 
 def prepare(work: Path) -> dict[str, float]:
-    """Make the snapshots unless they are there: {script: seconds}. Raises RuntimeError if a script fails undisturbed."""
+    """Write the snapshots unless they exist: {script: seconds}. Raises RuntimeError if a script fails undisturbed."""
     durations = work / "seconds.json"
     if durations.is_file():
         return json.loads(durations.read_text())
@@ -58,7 +62,7 @@ def prepare(work: Path) -> dict[str, float]:
 
 
 def own_config(root: Path) -> None:
-    """Few genes, and one section without spots or counts."""
+    """Change the demo: few genes, and one section without spots and counts."""
     layout = Layout(root)
     for path in (layout.location(*PHOTOGRAPHED), layout.counts(*PHOTOGRAPHED)):
         path.unlink()
@@ -68,9 +72,12 @@ def own_config(root: Path) -> None:
 
 
 def tree(root: Path) -> dict[str, str]:
-    """{file below root: digest of what must not depend on when and where it was made}."""
-    return {str(path.relative_to(root)): digest(path, root) for path in sorted(root.rglob("*"))
-            if path.is_file() and path.name not in UNCOMPARED and "tensorboard" not in path.parts}
+    """{file below root: digest of the content that must not depend on the time and the place of the run}."""
+    digests = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.name not in UNCOMPARED and "tensorboard" not in path.parts:
+            digests[str(path.relative_to(root))] = digest(path, root)
+    return digests
 
 
 def digest(path: Path, root: Path) -> str:
@@ -83,5 +90,5 @@ def digest(path: Path, root: Path) -> str:
 
 
 def differing(found: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """Files that are missing, too many, or of other bytes."""
+    """Files that are missing, unexpected, or of other bytes."""
     return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
