@@ -58,6 +58,8 @@ from common.written import Written, content
 from data_preprocessing import archive
 from data_preprocessing.listing import (
     folds_among,
+    listed_units,
+    units_of,
     well_named,
     with_earlier,
     with_layers_of_both,
@@ -90,7 +92,7 @@ def convert(args: argparse.Namespace) -> int:
     config, layout = context.config, context.layout
     if config.raw_format == "asign":
         return convert_archive(context, raw)
-    units = [(sample, layer) for sample in sorted(config.samples) for layer in config.layers_of(sample)]
+    units = units_of(config)
     code = jobs.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, raw, *unit, bad.get(unit)))
     for sample, layer in units:
         name = f"{sample}/{layer}"
@@ -126,9 +128,8 @@ def open_raw(args: argparse.Namespace) -> tuple[jobs.Context, Path, dict[tuple[s
         print(f"{STEP}  {line}")
     new = resolve(without_the_unlisted(whole), layout, file)
     new = with_sources_of(new, of_raw, *earlier).model_copy(update={"raw_format": form, "raw_path": str(raw)})
-    chosen = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers]
     locks.hold(layout.root / "imgs")
-    now = write_merged(layout, STEP, new, file, chosen if args.sample or args.layer else [])
+    now = write_merged(layout, STEP, new, file, listed_units(restricted) if args.sample or args.layer else [])
     converted = with_layers_of_both(now, listed if form == "asign" else restricted, restricted)  # whole archive samples
     converted = converted.model_copy(update={"n_genes": new.n_genes})  # an archive: those of its labels
     print_sources(converted, bad)

@@ -44,7 +44,7 @@ from common.merge import write_merged
 from common.written import Written
 from common.z import z_um_of
 from data_preprocessing.demo_genes import HIDDEN_GENES, HOUSEKEEPING, MITOCHONDRIA, RIBOSOME, TYPE_GENES
-from data_preprocessing.listing import folds_among
+from data_preprocessing.listing import folds_among, units_of
 
 STEP = "0_make_demo"
 FORMAT = 2                       # raised when the same options give other data
@@ -132,8 +132,8 @@ class Programs:
 
 def gene_names() -> list[str]:
     """The 400 genes: markers, hidden programs, housekeeping, then made-up names."""
-    named = [name for group in (TYPE_GENES, HIDDEN_GENES) for names in group.values() for name in names.split()]
-    named += HOUSEKEEPING.split() + RIBOSOME + MITOCHONDRIA
+    markers = " ".join([*TYPE_GENES.values(), *HIDDEN_GENES.values(), HOUSEKEEPING]).split()
+    named = markers + RIBOSOME + MITOCHONDRIA
     return named + [f"DEMO{k:04d}" for k in range(1, N_GENES - len(named) + 1)]
 
 
@@ -327,8 +327,7 @@ def make_demo(args: argparse.Namespace) -> int:
     config = resolve(config.model_copy(update=update), layout, file)
     write_merged(layout, STEP, config, file)  # the drawing depends on the options and --config alone
     context = jobs.Context(config, layout, args, config)
-    units = [(sample, layer) for sample in names for layer in config.layers_of(sample)]
-    return jobs.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, *unit))
+    return jobs.run_jobs(STEP, __file__, context, units_of(config), lambda unit: layer_job(context, *unit))
 
 
 def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:

@@ -66,7 +66,9 @@ def feature_sets(config: Config, geometry: Geometry, size: int, img, centre: np.
     """
     sets, about = {}, {}
     widths = {"backbone": (size,), "context": CONTEXT_WIDTHS, "stain": stain.WIDTHS}  # reference px
-    window_px = {name: {width: geometry.window_px(width) for width in widths[name]} for name in config.features}
+    window_px = {}  # {set: {reference px: level-0 px}}
+    for name in config.features:
+        window_px[name] = {width: geometry.window_px(width) for width in widths[name]}
     if "backbone" in config.features:
         sets["backbone"] = extract(backbone, img, config.feature_batch_size)
     if "context" in config.features:

@@ -46,8 +46,9 @@ class Backbone:
     @property
     def preprocessing(self) -> str:
         """The preprocessing of a patch, in words."""
-        numbers = ("/".join(f"{one:.6g}" for one in values) for values in (self.mean, self.std))
-        return f"{INPUT_PX} px by area, mean {next(numbers)}, std {next(numbers)}"
+        mean = "/".join(f"{one:.6g}" for one in self.mean)
+        std = "/".join(f"{one:.6g}" for one in self.std)
+        return f"{INPUT_PX} px by area, mean {mean}, std {std}"
 
 
 def load_backbone(name: str, weights: str | None, device: "torch.device", n_threads: int = 1) -> Backbone:

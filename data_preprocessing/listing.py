@@ -8,6 +8,22 @@ from common.errors import DataError
 from common.names import NAME_FORM, is_name
 
 
+def units_of(config: Config) -> list[tuple[str, int]]:
+    """(sample, layer) of every layer that is not skipped, sorted by sample."""
+    units = []
+    for sample in sorted(config.samples):
+        units += [(sample, layer) for layer in config.layers_of(sample)]
+    return units
+
+
+def listed_units(config: Config) -> list[tuple[str, int]]:
+    """(sample, layer) of every listed layer, skipped ones too."""
+    units = []
+    for sample, one in config.samples.items():
+        units += [(sample, layer) for layer in one.layers]
+    return units
+
+
 def well_named(found: dict[str, SampleConfig], raw: Path, step: str) -> dict[str, SampleConfig]:
     """The samples whose names can name folders; the others are reported. Raises DataError if none is left."""
     fix = "rename its files, or name it in the config: samples: {<name>: {…}}"
