@@ -3,8 +3,8 @@ r"""Step 0_1: bring raw data into the form of the data contract; create the data
 INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad
                 (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
-        --config: what is known of the dataset (default configs/<format>.yaml); samples.<name>.raw says which folder or
-                file is which section
+        --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
+                sections
 OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; stnet, visium, h5ad: the
                                                 source of each section, and its um per px where the dataset's keys do
                                                 not state it (measured on its spots, else by its image;
@@ -18,8 +18,8 @@ OUTPUT  <root>/dataset.yaml                     the config with samples and laye
         asign: instead of imgs/ and counts/, the output of steps 5_1 to 7 and of all 3D steps (a 2D archive: up to
         step 7), ready for training
 
-Spots and counts are intersected; the line of a section says how many of each were dropped. A section without an image
-is kept (status: no image), and so is one that is only an image.
+Spots and counts are intersected; the line of a section gives the number dropped of each. A section without an image is
+kept (status: no image), and so is one that is only an image.
 
     python data_preprocessing/0_1_convert_raw.py --format her2st --raw_path her2st --root_path data/her2st \
         --sample C --layer 2 --layer 3
@@ -184,7 +184,7 @@ def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path,
     """The config with pixel_size_um of every section whose um per px the dataset's own keys do not state.
 
     Also returns the sections whose scale is unknown or contradictory: they are left out. shipped: the config is one of
-    this repository; where a section's spots contradict its pitch_px for all, the spots are right, and a line says so.
+    this repository; where a section's spots contradict its pitch_px for all, the spots are right; a line reports it.
     """
     if reader is asign:
         return config, {}
@@ -337,7 +337,7 @@ def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path, wr
 
 
 def summary(found: RawLayer) -> str:
-    """One line on what a layer has and what was dropped."""
+    """One line on the content of a layer and the dropped entries."""
     image = f"image {found.image.name}" if isinstance(found.image, Path) else "image"
     parts = ["no spots" if found.location is None else f"{len(found.location)} spots",
              "no counts" if found.counts is None else f"{found.counts.n_vars} genes",

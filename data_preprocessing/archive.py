@@ -183,7 +183,7 @@ def outputs(layout: Layout, config: Config, raw: Path, sample: str) -> list[Path
 
 
 def write_sample(raw: Path, layout: Layout, config: Config, sample: str) -> str:
-    """Convert one sample; returns a line on what it has. Raises DataError, LayerError."""
+    """Convert one sample; returns a line on its content. Raises DataError, LayerError."""
     names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
     stack = Stack(stack_file(raw, sample))
     layers = read_layers(raw, sample, names, stack)

@@ -104,7 +104,7 @@ def streaks(rng: np.random.Generator, length_px: float, width_px: float, side_px
     return (blurred - blurred.mean()) / blurred.std()
 
 
-# what is where ---------------------------------------------------------------------------------------
+# cell types at a point -------------------------------------------------------------------------------
 def depth_inside(tissue: Tissue, points: np.ndarray, torn: tuple[float, float, float] | None = None) -> np.ndarray:
     """How deep a point lies inside the section, px (negative: outside). (…, 3) → (…)"""
     planes = tissue.planes

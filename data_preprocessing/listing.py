@@ -80,12 +80,12 @@ def with_sources_of(config: Config, of_raw: Config, base: Config | None, there: 
     """The config with layers, `raw`, `images` and pitch_um of the raw data and the config file, without a person's."""
     samples = dict(config.samples)
     for name in set(samples) & set(of_raw.samples):
-        said = of_raw.samples[name]
-        layers = [layer for layer in samples[name].layers if layer in said.layers]
+        given = of_raw.samples[name]
+        layers = [layer for layer in samples[name].layers if layer in given.layers]
         theirs = sizes_of_a_person(base, there, name, layers)
         sizes = {layer: size for layer, size in samples[name].pixel_size_um.items()
-                 if layer not in theirs or layer in said.pixel_size_um}
-        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": said.raw, "images": said.images,
+                 if layer not in theirs or layer in given.pixel_size_um}
+        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": given.raw, "images": given.images,
                                                          "pixel_size_um": sizes})
     return config.model_copy(update={"samples": samples, "pitch_um": of_raw.pitch_um})
 

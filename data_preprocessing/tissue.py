@@ -44,7 +44,7 @@ PIECE_SHARE = 0.01          # pieces below this share of the largest are dust
 MIN_TISSUE_SHARE = 0.001    # less tissue than this share of the thumbnail is none
 
 PICTURE_SIDE_PX = 1024
-OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB of what is drawn
+OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB
 
 
 def background_colour(rgb: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ def tissue_mask(rgb: np.ndarray) -> np.ndarray:
 
 
 def under_ink(mask: np.ndarray, inked: np.ndarray) -> np.ndarray:
-    """The mask, under ink that of its surroundings: tissue where most of what is near and ink-free is tissue.
+    """The mask, filled in under ink: tissue where most of the ink-free surroundings are tissue.
 
     mask, inked (h, w) bool -> (h, w) bool.
     """

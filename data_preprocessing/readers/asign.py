@@ -155,7 +155,7 @@ class ArchiveLayer:
     """One layer of an archive."""
     path: Path             # the file of its spots
     barcode: list[str]
-    position: np.ndarray   # (n, 2), whatever unit
+    position: np.ndarray   # (n, 2), any unit
     feature: np.ndarray    # (n, D) float32
     label: np.ndarray      # (n, G) float32
     region: Level
