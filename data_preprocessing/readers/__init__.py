@@ -77,7 +77,8 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
                                 "correct the name in the config, or --raw_path")
         layers = sorted({*named, *one.images})
         if not layers:
-            raise DataError(raw, f"no source of sample {name}", f"samples.{name}.raw: {{<layer>: <{what}>}}",
+            raise DataError(raw, f"no entry that states where sample {name} is",
+                            f"samples.{name}.raw: {{<layer>: <{what}>}}",
                             f"add it; there are {', '.join(found) or 'none'}")
         samples[name] = one.model_copy(update={"layers": layers, "raw": named})
     return samples
