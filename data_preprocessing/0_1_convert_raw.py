@@ -1,22 +1,28 @@
-"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
+r"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
-INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad (AnnData with
-                obsm['spatial'], an image) or asign (the paper's processed archives); what is read is said at the head of
-                data_preprocessing/readers/<format>.py
-        --config: what is known of the dataset (default configs/<format>.yaml); samples.<name>.raw says which folder or file is which layer
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; stnet, visium, h5ad: where each layer was read from;
-                                                and its um per px where the dataset's keys do not state it (measured on its spots, else by
-                                                its image; common/geometry.py). What a person wrote there stays (common/merge.py). With
-                                                --sample or --layer, or of another --raw_path, what was converted earlier stays listed too
-        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG where an h5ad holds it
-        <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
+INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad
+                (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
+                data_preprocessing/readers/<format>.py lists the files that are read
+        --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
+                sections
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; stnet, visium, h5ad: the
+                                                source of each section, and its um per px where the dataset's keys do
+                                                not state it (measured on its spots, else by its image;
+                                                common/geometry.py). A person's edits stay (common/merge.py).
+                                                With --sample or --layer, or with another --raw_path, earlier
+                                                conversions stay listed too
+        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG from an h5ad
+        <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
+                                                i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
-        asign: instead of imgs/ and counts/ what steps 5_1 to 7 and all 3D steps write (a 2D archive: up to step 7), ready for training
+        asign: instead of imgs/ and counts/, the output of steps 5_1 to 7 and of all 3D steps (a 2D archive: up to
+        step 7), ready for training
 
-Spots and counts are intersected; the line of a layer says how many of each were dropped. A layer without an image is kept
-(status: no image), and so is one that is only an image.
+Spots and counts are intersected; the line of a section gives the number dropped of each. A section without an image is
+kept (status: no image), and so is one that is only an image.
 
-    python data_preprocessing/0_1_convert_raw.py --format her2st --raw_path her2st --root_path data/her2st --sample C --layer 2 --layer 3
+    python data_preprocessing/0_1_convert_raw.py --format her2st --raw_path her2st --root_path data/her2st \
+        --sample C --layer 2 --layer 3
     python data_preprocessing/0_1_convert_raw.py --format visium --raw_path DIR --root_path data/mine
 """
 import sys
@@ -51,6 +57,9 @@ from common.status import read_status, set_status
 from common.written import Written, content
 from data_preprocessing import archive
 from data_preprocessing.listing import (
+    folds_among,
+    listed_units,
+    units_of,
     well_named,
     with_earlier,
     with_layers_of_both,
@@ -65,7 +74,8 @@ READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=True, layer=True, workers=True)
-    parser.add_argument("--format", choices=sorted(READERS), default=None, help="form of the raw data (default: raw_format of --config)")
+    parser.add_argument("--format", choices=sorted(READERS), default=None,
+                        help="form of the raw data (default: raw_format of --config)")
     parser.add_argument("--raw_path", default=None, help="folder of the raw data (default: raw_path of --config)")
     parser.add_argument("--copy", action="store_true", help="copy the images instead of linking them")
     return parser
@@ -79,30 +89,24 @@ def main(argv: list[str] | None = None) -> int:
 def convert(args: argparse.Namespace) -> int:
     """Resolve the config, write it, convert the layers. Raises DataError; returns the exit code."""
     context, raw, bad = open_raw(args)
-    if context.config.raw_format == "asign":
+    config, layout = context.config, context.layout
+    if config.raw_format == "asign":
         return convert_archive(context, raw)
-    units = [(sample, layer) for sample in sorted(context.config.samples) for layer in context.config.layers_of(sample)]
+    units = units_of(config)
     code = jobs.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, raw, *unit, bad.get(unit)))
     for sample, layer in units:
         name = f"{sample}/{layer}"
-        if context.layout.image(sample, layer) is None and read_status(context.layout)[name][STEP] == "ok":
-            set_status(context.layout, STEP, name, "no image")
+        if layout.image(sample, layer) is None and read_status(layout)[name][STEP] == "ok":
+            set_status(layout, STEP, name, "no image")
     return code
 
 
 def open_raw(args: argparse.Namespace) -> tuple[jobs.Context, Path, dict[tuple[str, int], LayerError]]:
-    """Check config and raw folder, create the root and its dataset.yaml: (context, raw folder, bad layers). Raises DataError."""
-    if not (args.format or args.config):
-        raise DataError("command line", "neither --format nor --config", "one of them", f"add --format {'|'.join(sorted(READERS))}")
-    file = Path(args.config) if args.config else REPOSITORY / "configs" / f"{args.format}.yaml"
-    config = load_config(file)
-    form, raw_path = args.format or config.raw_format, args.raw_path or config.raw_path
-    if form is None or raw_path is None:
-        missing = "raw_format" if form is None else "raw_path"
-        raise DataError(file, f"no {missing}", "where and in which form the raw data are", "give --format and --raw_path")
-    raw = Path(raw_path).resolve()
-    if not raw.is_dir():
-        raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
+    """Check config and raw folder, create the root and its dataset.yaml: (context, raw folder, bad layers).
+
+    Raises DataError.
+    """
+    file, config, form, raw = chosen_raw(args)
     layout = Layout(Path(args.root_path or "."))
     earlier = earlier_config(layout, STEP)
     of_raw = with_layers(config, READERS[form].list_layers(raw, config), raw, file)
@@ -112,9 +116,11 @@ def open_raw(args: argparse.Namespace) -> tuple[jobs.Context, Path, dict[tuple[s
     resolve(listed if config.samples is not None else listed.model_copy(update={"folds": None}), layout, file)
     restricted = listed.restricted(args.sample, args.layer, file)
     if not restricted.samples:
-        raise DataError(file, f"no layer {args.layer} in the chosen samples", "a layer of the raw data", "correct --layer")
+        raise DataError(file, f"no section {args.layer} in the chosen samples", "a section of the raw data",
+                        "correct --layer")
     if form == "asign":
-        restricted = restricted.model_copy(update={"n_genes": asign.read_n_genes(raw, sorted(restricted.samples))})
+        n_genes = asign.read_n_genes(raw, sorted(restricted.samples))
+        restricted = restricted.model_copy(update={"n_genes": n_genes})
     whole = restricted
     if args.sample or args.layer or any(one is not None and one.raw_path != str(raw) for one in earlier):
         whole = with_earlier(restricted, listed, earlier[0] or earlier[1])
@@ -122,18 +128,36 @@ def open_raw(args: argparse.Namespace) -> tuple[jobs.Context, Path, dict[tuple[s
         print(f"{STEP}  {line}")
     new = resolve(without_the_unlisted(whole), layout, file)
     new = with_sources_of(new, of_raw, *earlier).model_copy(update={"raw_format": form, "raw_path": str(raw)})
-    chosen = [(name, layer) for name, one in restricted.samples.items() for layer in one.layers]
     locks.hold(layout.root / "imgs")
-    now = write_merged(layout, STEP, new, file, chosen if args.sample or args.layer else [])
-    by_layer = listed if form == "asign" else restricted  # of an archive whole samples
-    converted = with_layers_of_both(now, by_layer, restricted)
+    now = write_merged(layout, STEP, new, file, listed_units(restricted) if args.sample or args.layer else [])
+    converted = with_layers_of_both(now, listed if form == "asign" else restricted, restricted)  # whole archive samples
     converted = converted.model_copy(update={"n_genes": new.n_genes})  # an archive: those of its labels
-    say_what_is_what(converted, bad)
+    print_sources(converted, bad)
     return jobs.Context(converted, layout, args, now), raw, bad
 
 
+def chosen_raw(args: argparse.Namespace) -> tuple[Path, Config, str, Path]:
+    """(config file, config, format, raw folder) of the command line. Raises DataError."""
+    if not (args.format or args.config):
+        raise DataError("command line", "neither --format nor --config", "one of them",
+                        f"add --format {'|'.join(sorted(READERS))}")
+    file = Path(args.config) if args.config else REPOSITORY / "configs" / f"{args.format}.yaml"
+    config = load_config(file)
+    form, raw_path = args.format or config.raw_format, args.raw_path or config.raw_path
+    if form is None or raw_path is None:
+        missing = "raw_format" if form is None else "raw_path"
+        raise DataError(file, f"no {missing}", "folder and form of the raw data", "give --format and --raw_path")
+    raw = Path(raw_path).resolve()
+    if not raw.is_dir():
+        raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
+    return file, config, form, raw
+
+
 def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
-    """The config with samples and layers listed: its own, else those found in the raw data. Raises DataError for one that is not there."""
+    """The config with samples and layers listed: its own, else those found in the raw data.
+
+    Raises DataError for one that is not there.
+    """
     if config.samples is None:
         found = well_named(found, raw, STEP)
     there = {name: one.layers for name, one in found.items()}
@@ -141,22 +165,26 @@ def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file:
     for name, one in (found if config.samples is None else config.samples).items():
         missing = sorted(set(one.layers or []) - set(there.get(name, [])))
         if name not in there or missing:
-            raise DataError(file, f"sample {name} {missing or ''}", f"samples and layers among {there}", "correct samples or --raw_path")
+            raise DataError(file, f"sample {name} {missing or ''}", f"samples and sections among {there}",
+                            "correct samples or --raw_path")
         if one.raw and not found[name].raw:
-            raise DataError(file, f"samples.{name}.raw", "no such key for this format: its file names say sample and layer", "remove it")
+            raise DataError(file, f"samples.{name}.raw",
+                            "no such key for this format: its file names give sample and section", "remove it")
         for layer, image in one.images.items():
             if not (raw / image).is_file():
-                raise DataError(file, f"samples.{name}.images.{layer}: {image}, which is not there", f"an image file under {raw}",
-                                "correct the name")
-        samples[name] = one.model_copy(update={"layers": there[name] if one.layers is None else one.layers, "raw": found[name].raw})
+                raise DataError(file, f"samples.{name}.images.{layer}: {image}, which is not there",
+                                f"an image file under {raw}", "correct the name")
+        layers = there[name] if one.layers is None else one.layers
+        samples[name] = one.model_copy(update={"layers": layers, "raw": found[name].raw})
     return config.model_copy(update={"samples": samples})
 
 
-def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, shipped: bool) -> tuple[Config, dict[tuple[str, int], LayerError]]:
-    """The config with the um per px of every section that the dataset's own keys do not state (samples.<name>.pixel_size_um).
+def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path,
+                     shipped: bool) -> tuple[Config, dict[tuple[str, int], LayerError]]:
+    """The config with pixel_size_um of every section whose um per px the dataset's own keys do not state.
 
-    Returns with it the sections whose scale is not known or contradictory: they are left out. shipped: the config is one of this repository;
-    where a section's spots contradict the pitch_px that it states for all, the spots are right and a line says so.
+    Also returns the sections whose scale is unknown or contradictory: they are left out. shipped: the config is one of
+    this repository; where a section's spots contradict its pitch_px for all, the spots are right; a line reports it.
     """
     if reader is asign:
         return config, {}
@@ -175,10 +203,15 @@ def with_pixel_sizes(config: Config, reader: ModuleType, raw: Path, shipped: boo
     return config.model_copy(update={"samples": samples}), bad
 
 
-def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str, layer: int, shipped: bool) -> float | None:
-    """um per level-0 px of a section, six digits; None if dataset.yaml states it for all. Raises LayerError if nothing does, or two sources differ."""
+def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str, layer: int,
+                     shipped: bool) -> float | None:
+    """Scale of a section in um per level-0 px, six digits; None if dataset.yaml states it for all.
+
+    Raises LayerError if no source states it, or two sources differ.
+    """
     stated = config_sources(config, sample, layer)
-    location, files = reader.read_positions(raw, config, sample, layer), reader.raw_files(raw, config, sample, layer)
+    location = reader.read_positions(raw, config, sample, layer)
+    files = reader.raw_files(raw, config, sample, layer)
     measured, image = [], files.get("image")
     if location is not None:
         xy, ij = location[["pixel_x", "pixel_y"]].to_numpy(), location[["i", "j"]].to_numpy()
@@ -189,9 +222,11 @@ def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str,
     sources = [*stated, *measured, *platform, *images]
     if not sources:
         if image is None:
-            raise LayerError(raw, f"neither spots nor an image of layer {sample}/{layer}", "one of them", "add it, or leave the layer out")
+            raise LayerError(raw, f"neither spots nor an image of section {sample}/{layer}", "one of them",
+                             "add it, or leave the section out")
         raise no_source(image, sample, layer)
-    if shipped and layer not in config.samples[sample].pixel_size_um and measured and stated and stated[0].contradicts(measured[0]):
+    only_for_all = shipped and layer not in config.samples[sample].pixel_size_um
+    if only_for_all and measured and stated and stated[0].contradicts(measured[0]):
         agreed([*measured, *platform, *images], f"{sample}/{layer}")
         print(f"{STEP}  {sample}/{layer}: not {stated[0]}, but {measured[0]}")
         return measured[0].um_per_px
@@ -199,30 +234,31 @@ def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str,
     return None if stated else float(f"{chosen.um_per_px:.6g}")
 
 
-def say_what_is_what(config: Config, bad: Container[tuple[str, int]]) -> None:
-    """One line a layer: the folder or file it is read from, and its pixel size. The order of the layers is the z order."""
+def print_sources(config: Config, bad: Container[tuple[str, int]]) -> None:
+    """Print one line a layer: its folder or file, and its pixel size. The order of the layers is the z order."""
     for name, one in config.samples.items():
         for layer in config.layers_of(name):
             source = one.raw.get(layer) or one.images.get(layer)
             if source:
                 geometry = None if (name, layer) in bad else stated_geometry(config, name, layer)
-                size = f"{geometry.um_per_px:.4g} um/px, pitch {geometry.pitch_px:.4g} px" if geometry else "no pixel size"
+                size = "no pixel size"
+                if geometry:
+                    size = f"{geometry.um_per_px:.4g} um/px, pitch {geometry.pitch_px:.4g} px"
                 print(f"{STEP}  {name}/{layer} is {source}: {size}")
 
 
 def without_the_unlisted(config: Config) -> Config:
-    """Folds and known layers without what the config no longer lists; fewer than two folds left are none."""
-    folds = config.folds
-    if isinstance(folds, list):
-        folds = [fold for fold in ([name for name in fold if name in config.samples] for fold in folds) if fold]
-        folds = folds if len(folds) > 1 else None
-    samples = {name: one.model_copy(update={"known_layers": [layer for layer in one.known_layers or [] if layer in one.layers] or None})
-               for name, one in config.samples.items()}
+    """The config with folds and known layers of listed samples and layers only; fewer than two folds left are none."""
+    folds = folds_among(config.folds, config.samples) if isinstance(config.folds, list) else config.folds
+    samples = {}
+    for name, one in config.samples.items():
+        known = [layer for layer in one.known_layers or [] if layer in one.layers]
+        samples[name] = one.model_copy(update={"known_layers": known or None})
     return config.model_copy(update={"samples": samples, "folds": folds})
 
 
 def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: LayerError | None = None) -> jobs.Job:
-    """The conversion of one layer. Raises what is already known to be wrong with it."""
+    """The conversion of one layer. Raises `wrong`, the error already found in it."""
     if wrong is not None:
         raise wrong
     layout, config, reader = context.layout, context.config, READERS[context.config.raw_format]
@@ -250,7 +286,8 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
             make_the_only_image(layout, sample, layer, outputs["image"], written)
         return summary(found)
 
-    return jobs.Job(sample, layer, inputs=list(files.values()), outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
+    return jobs.Job(sample, layer, inputs=list(files.values()),
+                   outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
                    settings={"format": config.raw_format, "copy": context.args.copy})
 
 
@@ -261,15 +298,18 @@ def convert_archive(context: jobs.Context, raw: Path) -> int:
 
     def sample_job(sample: str) -> jobs.Job:
         names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
-        pictures = [len(list(asign.picture_folder(raw, name).glob("*.png"))) for name in names.values()]  # how many: there are too many to read
-        return jobs.Job(sample, None, [layout.genes, *asign.sample_files(raw, sample)], archive.outputs(layout, config, raw, sample),
+        folders = [asign.picture_folder(raw, name) for name in names.values()]
+        n_pictures = [len(list(folder.glob("*.png"))) for folder in folders]  # too many to digest
+        return jobs.Job(sample, None, [layout.genes, *asign.sample_files(raw, sample)],
+                       archive.outputs(layout, config, raw, sample),
                        lambda: archive.write_sample(raw, layout, config, sample),
-                       {"format": "asign", "pitch_px": config.pitch_px, "layers": names, "pictures": pictures})
-    return jobs.run_jobs(STEP, __file__, context, [(sample, None) for sample in samples], lambda unit: sample_job(unit[0]))
+                       {"format": "asign", "pitch_px": config.pitch_px, "layers": names, "pictures": n_pictures})
+    units = [(sample, None) for sample in samples]
+    return jobs.run_jobs(STEP, __file__, context, units, lambda unit: sample_job(unit[0]))
 
 
 def place_image(source: Path, target: Path, copy: bool, written: Written) -> None:
-    """Copy or link the image, as it is; our older file or link of that name is replaced at once, a person's is set aside.
+    """Copy or link the image unchanged; our older file or link of that name is replaced, a person's is set aside.
 
     A .mrxs is copied with the folder of its pixels.
     """
@@ -287,19 +327,21 @@ def place_image(source: Path, target: Path, copy: bool, written: Written) -> Non
 
 
 def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path, written: Written) -> None:
-    """Remove the images that this layer had before; a person's link is set aside. Raises LayerError for a person's file."""
+    """Remove earlier images of this layer; a person's link is set aside. Raises LayerError for a person's file."""
     for other in layout.images(sample, layer):
         if other != image:
             if not other.is_symlink() and not written.is_ours(other):
-                raise LayerError(other, f"another image than {image.name}", "one image a layer", "remove the one that is not this layer's")
+                raise LayerError(other, f"another image than {image.name}", "one image a section",
+                                 "remove the one that is not this section's")
             written.remove([other])
 
 
 def summary(found: RawLayer) -> str:
-    """One line on what a layer has and what was dropped."""
+    """One line on the content of a layer and the dropped entries."""
+    image = f"image {found.image.name}" if isinstance(found.image, Path) else "image"
     parts = ["no spots" if found.location is None else f"{len(found.location)} spots",
              "no counts" if found.counts is None else f"{found.counts.n_vars} genes",
-             "no image" if found.image is None else f"image {found.image.name}" if isinstance(found.image, Path) else "image",
+             "no image" if found.image is None else image,
              found.note, *(f"dropped {number} {reason}" for reason, number in found.dropped.items() if number)]
     return ", ".join(filter(None, parts))
 

@@ -1,19 +1,21 @@
-"""Step 0_2: a thumbnail of every layer, where on it tissue is, and whether the spots lie there.
+"""Step 0_2: a thumbnail and a tissue mask of every section, and a check that its spots lie on the tissue.
 
 INPUT   imgs/<sample>/<layer>.<ext>         H&E, anything OpenSlide, tifffile or Pillow opens
-        location/<sample>/<layer>.csv       spots, if the layer was measured
+        location/<sample>/<layer>.csv       spots, if the section was measured
 OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at most 2048 px, never enlarged
         tissue/<sample>/<layer>.png         tissue mask of the same size, uint8: 255 tissue, 0 empty slide
         tissue/<sample>/<layer>_mask.jpg    to look at: the mask's outline and the spots, longer side at most 1024 px
         tissue/<sample>/<layer>.json        width_px, height_px (level 0); scale: [x, y] level-0 px per thumbnail px;
-                                            tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the image states it,
-                                            believed or not, or null; um_per_px that is used (common/geometry.py);
-                                            thumbnail_sha256, of the JPEG;
-                                            spots_on_tissue (0..1) and orientation ("as given", or what would fit better), null without spots
+                                            tissue_share of the thumbnail (0..1); pixel_size_um of level 0 as the image
+                                            states it, believed or not, or null; um_per_px that is used
+                                            (common/geometry.py); thumbnail_sha256, of the JPEG;
+                                            spots_on_tissue (0..1) and orientation ("as given", or a better one),
+                                            null without spots
 
-What every later overview step (registration, spot grids) reads instead of the slide. A layer is left out if it cannot be read, nothing states its
-scale or two sources contradict each other, it shows no tissue, or has spots that lie on it only after a flip or turn of their coordinates (swapped x and y is the classic); the picture to look at
-is written all the same. Source: own (data_preprocessing/tissue.py, data_preprocessing/orientation.py).
+Later steps (registration, spot grids) read this overview instead of the slide. A section is left out if it cannot be
+read, no source states its scale, two sources contradict each other, it has no tissue, or its spots lie on the tissue
+only after a flip or turn of their coordinates (often swapped x and y). The picture with the outline is always written.
+Source: own (data_preprocessing/tissue.py, data_preprocessing/orientation.py).
 
     python data_preprocessing/0_2_tissue_mask.py --root_path data/her2st
 """
@@ -46,7 +48,8 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     if layout.image(sample, layer) is not None:
         um_per_px = context.geometry(sample, layer).um_per_px
     inputs = [path for path in (layout.image(sample, layer), measured_location(layout, sample, layer)) if path]
-    outputs = [layout.thumbnail(sample, layer), layout.mask(sample, layer), layout.mask_picture(sample, layer), layout.thumbnail_info(sample, layer)]
+    outputs = [path(sample, layer)
+               for path in (layout.thumbnail, layout.mask, layout.mask_picture, layout.thumbnail_info)]
 
     def work() -> str:
         try:
@@ -60,42 +63,47 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
 
 
 def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
-    """The mask as this step drew it; a person may have changed it since."""
+    """The record of the mask that this step drew; a person may have changed it since."""
     return Written(layout.written(STEP, sample, layer), layout.root)
 
 
 def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per_px: float | None) -> str:
-    """Raises LayerError if the image cannot be read, holds no tissue or, with `refuse`, is not that of the spots."""
+    """Write the overview of one layer; returns one line.
+
+    Raises LayerError if the image cannot be read, has no tissue or, with `refuse`, is not that of the spots.
+    """
     image = layout.image(sample, layer)
     if image is None:
-        raise LayerError(layout.new_image(sample, layer, ".*"), "no image", "the layer's H&E",
-                         "put it there, or skip the layer in the config")
+        raise LayerError(layout.new_image(sample, layer, ".*"), "no image", "the section's H&E",
+                         "put it there, or skip the section in the config")
     slide = open_slide(image)
     thumbnail = slide.thumbnail(MAX_SIDE_PX)  # (h, w, 3)
     mask = tissue_mask(thumbnail)  # (h, w)
     xy = spots(layout, sample, layer)  # (n_spots, 2)
     write_picture(layout.mask_picture(sample, layer), drawn(thumbnail, mask, xy, slide.size_px))
     if not mask.any():
-        raise LayerError(image, "no tissue", "a section stained with H&E", "look at the image, or skip the layer in the config")
+        raise LayerError(image, "no tissue", "a section stained with H&E",
+                         "look at the image, or skip the section in the config")
     verdict = check(xy, mask, slide.size_px) if len(xy) else None
     if verdict and verdict.wrong and refuse:
         raise LayerError(layout.location(sample, layer), verdict.found, "the spots on the tissue",
-                         f"{verdict.fix}; what was seen: {layout.mask_picture(sample, layer)}; if it is right as it is: refuse_flipped_spots: false")
+                         f"{verdict.fix}; picture: {layout.mask_picture(sample, layer)}; "
+                         "if the positions are right: refuse_flipped_spots: false")
     (width, height), (rows, columns) = slide.size_px, mask.shape
     share = float(mask.mean())
     write_picture(layout.thumbnail(sample, layer), thumbnail)
     with written_by_us(layout, sample, layer).writing(layout.mask(sample, layer)) as temporary:
         write_picture(temporary, mask.astype(np.uint8) * 255)
-    write_json(layout.thumbnail_info(sample, layer), {"width_px": width, "height_px": height, "scale": [width / columns, height / rows],
-                                                      "tissue_share": share, "pixel_size_um": slide.pixel_size_um, "um_per_px": um_per_px,
-                                                      "spots_on_tissue": verdict and verdict.on_tissue,
-                                                      "orientation": verdict and verdict.orientation,
-                                                      "thumbnail_sha256": file_digest(layout.thumbnail(sample, layer))})
+    info = {"width_px": width, "height_px": height, "scale": [width / columns, height / rows],
+            "tissue_share": share, "pixel_size_um": slide.pixel_size_um, "um_per_px": um_per_px,
+            "spots_on_tissue": verdict and verdict.on_tissue, "orientation": verdict and verdict.orientation,
+            "thumbnail_sha256": file_digest(layout.thumbnail(sample, layer))}
+    write_json(layout.thumbnail_info(sample, layer), info)
     return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}"
 
 
 def spots(layout: Layout, sample: str, layer: int) -> np.ndarray:
-    """Level-0 spot centres (n_spots, 2) float64; none for an image-only layer, whatever step 0_3 has laid on it."""
+    """Level-0 spot centres (n_spots, 2) float64; none for an image-only layer, even if it has spots of step 0_3."""
     path = measured_location(layout, sample, layer)
     return read_location(path)[["pixel_x", "pixel_y"]].to_numpy() if path else np.zeros((0, 2))
 
@@ -104,7 +112,9 @@ def words(verdict: Verdict | None) -> str:
     """The end of the line on screen."""
     if verdict is None:
         return ""
-    return f"; warning: {verdict.found}: {verdict.fix}" if verdict.found else f", {verdict.on_tissue:.0%} of the spots on it"
+    if verdict.found:
+        return f"; warning: {verdict.found}: {verdict.fix}"
+    return f", {verdict.on_tissue:.0%} of the spots on it"
 
 
 def build_parser() -> argparse.ArgumentParser:

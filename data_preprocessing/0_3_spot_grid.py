@@ -1,14 +1,16 @@
-"""Step 0_3: spots for a layer that was only photographed: a lattice over its tissue.
+"""Step 0_3: spots for an image-only section: a lattice over its tissue.
 
 INPUT   tissue/<sample>/<layer>.{jpg,png,json}      overview of step 0_2
         config: array; pitch_um, or a finer grid_pitch_um
-OUTPUT  location/<sample>/<layer>.csv               as for a measured layer: barcode ('grid_<i>x<j>'), pixel_x, pixel_y (level-0 px,
-                                                    spot centres, on tissue), i, j (array column, row; hex: i steps by 2 in a row)
-        tissue/<sample>/<layer>_grid.jpg            to look at: the mask's outline and these spots, longer side at most 1024 px
+OUTPUT  location/<sample>/<layer>.csv               as for a measured section: barcode ('grid_<i>x<j>'),
+                                                    pixel_x, pixel_y (level-0 px, spot centres, on tissue),
+                                                    i, j (array column, row; hex: i steps by 2 in a row)
+        tissue/<sample>/<layer>_grid.jpg            to look at: the mask's outline and these spots,
+                                                    longer side at most 1024 px
 
-A layer with counts, or with spots of another origin, is measured and stays as it is. Another pitch or mask makes the spots anew; to keep
-spots that you edited, give them barcodes of your own; edited ones with the old barcodes are kept as <layer>.csv.bak.
-Source: own (data_preprocessing/grid.py).
+A section with counts, or with spots of another origin, is measured and stays as it is. Another pitch or mask gives new
+spots. To keep spots that you edited, give them barcodes of your own; edited ones with the old barcodes are kept as
+<layer>.csv.bak. Source: own (data_preprocessing/grid.py).
 
     python data_preprocessing/0_3_spot_grid.py --root_path data/her2st
 """
@@ -49,29 +51,36 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
             written_by_us(layout, sample, layer).remove([layout.location(sample, layer)])
             layout.grid_picture(sample, layer).unlink(missing_ok=True)
             raise
-    return jobs.Job(sample, layer, inputs, outputs, work, {"array": config.array, "pitch_px": geometry.px_of(pitch_um)})
+    settings = {"array": config.array, "pitch_px": geometry.px_of(pitch_um)}
+    return jobs.Job(sample, layer, inputs, outputs, work, settings)
 
 
 def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
-    """The lattice as this step laid it; a person may have changed it since."""
+    """The record of the lattice that this step laid; a person may have changed it since."""
     return Written(layout.written(STEP, sample, layer), layout.root)
 
 
 def write_spots(layout: Layout, sample: str, layer: int, geometry: Geometry, array: str, pitch_um: float) -> str:
-    """Raises LayerError if step 0_2 left the layer out, no spot fits on the tissue, or more tissue or spots than a section can hold."""
-    mask, info = read_picture(layout.mask(sample, layer), MADE_BY) > 0, read_json(layout.thumbnail_info(sample, layer), MADE_BY)
+    """Write the spots of one layer; returns one line.
+
+    Raises LayerError if step 0_2 left the layer out, no spot fits on the tissue, or tissue or spots are more than a
+    section can hold.
+    """
+    mask = read_picture(layout.mask(sample, layer), MADE_BY) > 0  # (h, w)
+    info = read_json(layout.thumbnail_info(sample, layer), MADE_BY)
     scale, pitch_px = np.array(info["scale"]), geometry.px_of(pitch_um)
     check_lattice(geometry, mask.sum() * scale.prod(), pitch_px, layout.mask(sample, layer))
     location = spot_grid(mask, scale, pitch_px, array)
     if location.empty:
         raise LayerError(layout.mask(sample, layer), f"no place for a spot every {pitch_px:.4g} px",
-                         "tissue wider than the pitch", "set a finer grid_pitch_um, or skip the layer in the config")
-    thumbnail, xy = read_picture(layout.thumbnail(sample, layer), MADE_BY), location[["pixel_x", "pixel_y"]].to_numpy()
+                         "tissue wider than the pitch", "set a finer grid_pitch_um, or skip the section in the config")
+    thumbnail = read_picture(layout.thumbnail(sample, layer), MADE_BY)
+    xy = location[["pixel_x", "pixel_y"]].to_numpy()  # (n_spots, 2)
     write_picture(layout.grid_picture(sample, layer), drawn(thumbnail, mask, xy, (info["width_px"], info["height_px"])))
     with written_by_us(layout, sample, layer).writing(layout.location(sample, layer)) as temporary:
         write_table(temporary, location)
-    return (f"{layout.location(sample, layer)}: {len(location)} spots, {array}, {pitch_um:g} um = {pitch_px:.4g} px apart "
-            f"({geometry.um_per_px:.4g} um/px by {geometry.source})")
+    return (f"{layout.location(sample, layer)}: {len(location)} spots, {array}, "
+            f"{pitch_um:g} um = {pitch_px:.4g} px apart ({geometry.um_per_px:.4g} um/px by {geometry.source})")
 
 
 def build_parser() -> argparse.ArgumentParser:

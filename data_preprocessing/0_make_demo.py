@@ -1,24 +1,26 @@
 """Step 0 for the demo: make a stack of serial sections with known truth, in the form of the data contract.
 
-INPUT   --config: pitch (px, um), pixel size, distance of the layers (default configs/demo.yaml); --seed
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; what a person wrote there
-                                                stays (common/merge.py)
+INPUT   --config: pitch (px, um), pixel size, distance of the sections (default configs/demo.yaml); --seed
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; a person's edits stay
+                                                (common/merge.py)
         <root>/imgs/<sample>/<layer>.tiff       H&E: tiled pyramid, JPEG inside, resolution in px/cm; opens in OpenSlide
-        <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres), i, j (array column, row)
+        <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
+                                                i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, 400) CSR float32
-        <root>/truth/<sample>/<layer>.npz       the exact map: matrix (2, 3), warp_amplitude a, warp_frequency f (5, 2), warp_phase p (5,):
-                                                common px = matrix · (x, y, 1) + sum_k a_k · cos(f_k · (x, y) + p_k);
-                                                barcode (n,), spot_xy, spot_common_xy (n, 2) px; the warp alone on a coarse grid:
-                                                grid_xy, grid_displacement (33, 33, 2) px; z_px; torn (bool)
+        <root>/truth/<sample>/<layer>.npz       the exact map: matrix (2, 3), warp_amplitude a, warp_frequency f (5, 2),
+                                                warp_phase p (5,): common px
+                                                = matrix · (x, y, 1) + sum_k a_k · cos(f_k · (x, y) + p_k); z_px;
+                                                barcode (n,), spot_xy, spot_common_xy (n, 2) px; torn (bool);
+                                                the warp on a grid: grid_xy, grid_displacement (33, 33, 2) px
         <root>/truth/<sample>/<layer>.h5ad      noise-free expression X (n_spots, 400) float32, rows sum to 1;
                                                 obs: share of each cell type in the spot's disc
 
-Each sample is one 3D tissue (demo_tissue.py), cut at z = (layer − first) · section_thickness_um, moved (±15°, 2–10 % of the side,
-scale 0.97–1.03) and warped (≤ 0.2 pitch). Expression = cell types in the disc (they are what the picture shows) · smooth programs that no
-picture shows · offsets per patient and layer; counts are negative binomial. One slide of each sample is stained darker or pinker, one later
-section lost a corner. Where a sample has four layers or more, the last but one of the last sample is only photographed: image and truth, no
-location and no counts.
-The same seed gives the same bytes, whatever --num_workers. Source: made up; sizes follow HER2 (README, 'How a number comes about').
+Each sample is one 3D tissue (demo_tissue.py). A section is cut at z = (layer − first) · section_thickness_um, moved
+(±15°, 2–10 % of the side, scale 0.97–1.03) and warped (≤ 0.2 pitch). Expression is the product of the cell types in the
+disc (visible in the image), smooth programs (not visible) and offsets per patient and section; counts are negative
+binomial. One slide of each sample is stained darker or pinker; one later section lost a corner. With four sections or
+more a sample, the last but one of the last sample is image-only: image and truth, no location and no counts.
+The same seed gives the same bytes, whatever --num_workers. Source: synthetic; sizes follow HER2 (README).
 
     python data_preprocessing/0_make_demo.py --root_path demo_data --seed 0
 """
@@ -41,35 +43,16 @@ from common.layout import REPOSITORY, Layout
 from common.merge import write_merged
 from common.written import Written
 from common.z import z_um_of
+from data_preprocessing.demo_genes import HIDDEN_GENES, HOUSEKEEPING, MITOCHONDRIA, RIBOSOME, TYPE_GENES
+from data_preprocessing.listing import folds_among, units_of
 
 STEP = "0_make_demo"
 FORMAT = 2                       # raised when the same options give other data
 TISSUE_RADIUS_SHARE = 0.31       # of the picture's side
 SPOT_RADIUS_PITCHES = 0.25
 MIN_TISSUE_SHARE = 0.7           # of a spot's disc
-PHOTOGRAPHED_FROM = 4            # layers of a sample: so many, and one is without spots
+PHOTOGRAPHED_FROM = 4            # a data set whose samples have this many layers gets one layer without spots
 N_GENES = 400
-TYPE_GENES = {
-    "tumour": "ERBB2 GRB7 STARD3 MIEN1 KRT8 KRT18 KRT19 KRT7 EPCAM MKI67 TOP2A CCND1 MUC1 CDH1 TFF3 XBP1 AZGP1 FASN CLDN4 ELF3 "
-              "SPINT2 CD24 MUCL1 TACSTD2",
-    "stroma": "COL1A1 COL1A2 COL3A1 COL5A1 COL6A1 COL6A2 COL6A3 FN1 VIM SPARC LUM DCN POSTN "
-              "ACTA2 TAGLN BGN AEBP1 THBS2 FBN1 MMP2 TIMP1 IGFBP7 SPARCL1",
-    "immune": "CD3D CD3E CD74 HLA-DRA HLA-DRB1 HLA-DPA1 PTPRC IGKC IGHG1 IGHG3 IGHM IGLC2 TRAC TRBC1 "
-              "CXCR4 CCL5 CD52 LTB CORO1A LCP1 CD79A MS4A1 IL7R",
-    "fat": "ADIPOQ PLIN1 PLIN4 FABP4 LPL CD36 ADH1B G0S2 CFD LEP CIDEC GPD1 AQP7 PNPLA2",
-    "duct": "MGP SCGB2A2 SCGB1D2 KRT14 KRT5 KRT17 KRT15 OXTR LTF ELF5 PIGR MYLK ACTG2 DST KRT23 SLPI",
-}
-HIDDEN_GENES = {
-    "hypoxia": "VEGFA CA9 NDRG1 ADM LDHA PGK1 SLC2A1 ENO1 BNIP3 P4HA1",
-    "interferon": "ISG15 IFI6 IFIT1 IFIT3 STAT1 MX1 IFI27 OAS1 B2M IRF1",
-    "hormone": "ESR1 PGR TFF1 GREB1 GATA3 FOXA1 AGR2 CA12 NAT1 TBC1D9",
-    "stress": "FOS JUN FOSB EGR1 IER2 DUSP1 ATF3 ZFP36 HSPA1A DNAJB1",
-}
-HOUSEKEEPING = "ACTB ACTG1 GAPDH EEF1A1 EEF2 TPT1 TMSB10 TMSB4X FTL FTH1 PFN1 CFL1 MYL6 UBC RACK1 CALR P4HB PSAP " \
-               "CTSD GNAS FAU SERF2 S100A6 PTMA"
-RIBOSOME = [f"RPL{n}" for n in (*range(3, 16), 18, 19, 23, 24, *range(26, 33), 34, 35, 37, 38)] + \
-           [f"RPS{n}" for n in (2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 18, 19, 20, 23, 24, 25, 27, 28, 29)]
-MITOCHONDRIA = [f"MT-{name}" for name in "CO1 CO2 CO3 ND1 ND2 ND3 ND4 ND4L ND5 CYB ATP6 ATP8".split()]
 RNA_PER_AREA = np.array([1.0, 0.40, 0.80, 0.15, 0.85])  # tumour, stroma, immune, fat, duct
 MEDIAN_DEPTH_UMI = 6000
 DISPERSION = 0.04                # variance = mean + dispersion · mean²
@@ -93,9 +76,10 @@ def draw_map(rng: np.random.Generator, size_px: int, pitch_px: float) -> LayerMa
     middle = (size_px - 1) / 2 + length * np.array([np.cos(direction), np.sin(direction)])  # of the tissue, layer px
     matrix = np.column_stack([linear, -linear @ middle])
     heading = rng.uniform(0, 2 * np.pi, (2, 5))
-    frequency = (2 * np.pi / rng.uniform(6, 16, 5) / pitch_px)[:, None] * np.stack([np.cos(heading[0]), np.sin(heading[0])], axis=1)
+    of_waves, of_shifts = (np.stack([np.cos(angles), np.sin(angles)], axis=1) for angles in heading)  # (5, 2) each
+    frequency = (2 * np.pi / rng.uniform(6, 16, 5) / pitch_px)[:, None] * of_waves
     share = rng.uniform(0.5, 1, 5)
-    amplitude = (0.2 * pitch_px * share / share.sum())[:, None] * np.stack([np.cos(heading[1]), np.sin(heading[1])], axis=1)
+    amplitude = (0.2 * pitch_px * share / share.sum())[:, None] * of_shifts
     return LayerMap(matrix, amplitude, frequency, rng.uniform(0, 2 * np.pi, 5))
 
 
@@ -105,12 +89,12 @@ def warp(layer_map: LayerMap, xy: np.ndarray) -> np.ndarray:
 
 
 def to_common(layer_map: LayerMap, xy: np.ndarray) -> np.ndarray:
-    """Layer px → the sample's common frame, whose origin is the middle of the tissue. (…, 2) → (…, 2) px"""
+    """Layer px → the sample's common frame, whose origin is the tissue's middle. (…, 2) → (…, 2) px"""
     return xy @ layer_map.matrix[:, :2].T + layer_map.matrix[:, 2] + warp(layer_map, xy)
 
 
 def place_spots(rng: np.random.Generator, mask: np.ndarray, pitch_px: float):
-    """A square array, laid nearly straight; the spots whose disc lies on tissue, as a table of the location contract."""
+    """A square array, laid nearly straight: the spots whose disc lies on tissue, as a location table."""
     import cv2
     import pandas as pd
     height, width = mask.shape
@@ -125,7 +109,7 @@ def place_spots(rng: np.random.Generator, mask: np.ndarray, pitch_px: float):
     on_slide = (x >= radius) & (y >= radius) & (x < width - radius) & (y < height - radius)
     i, j, x, y = i[on_slide], j[on_slide], x[on_slide].round(2), y[on_slide].round(2)
     kept = covered[np.rint(y).astype(int), np.rint(x).astype(int)] >= MIN_TISSUE_SHARE
-    barcode = [f"{column}x{row}" for column, row in zip(i[kept], j[kept])]
+    barcode = [f"{column}x{row}" for column, row in zip(i[kept], j[kept], strict=True)]
     return pd.DataFrame({"barcode": barcode, "pixel_x": x[kept], "pixel_y": y[kept], "i": i[kept], "j": j[kept]})
 
 
@@ -148,8 +132,8 @@ class Programs:
 
 def gene_names() -> list[str]:
     """The 400 genes: markers, hidden programs, housekeeping, then made-up names."""
-    named = [name for group in (TYPE_GENES, HIDDEN_GENES) for names in group.values() for name in names.split()]
-    named += HOUSEKEEPING.split() + RIBOSOME + MITOCHONDRIA
+    markers = " ".join([*TYPE_GENES.values(), *HIDDEN_GENES.values(), HOUSEKEEPING]).split()
+    named = markers + RIBOSOME + MITOCHONDRIA
     return named + [f"DEMO{k:04d}" for k in range(1, N_GENES - len(named) + 1)]
 
 
@@ -171,8 +155,12 @@ def draw_programs(rng: np.random.Generator) -> Programs:
     return Programs(genes, base, types, hidden)
 
 
-def expected_expression(programs: Programs, composition: np.ndarray, hidden: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Noise-free share of every gene. composition (n, 5), hidden (n, 4) fields, offset (400,) → (n, 400), rows sum to 1."""
+def expected_expression(programs: Programs, composition: np.ndarray, hidden: np.ndarray,
+                        offset: np.ndarray) -> np.ndarray:
+    """Noise-free share of every gene: (n, 400), rows sum to 1.
+
+    composition (n, 5), hidden (n, 4) values of the fields, offset (400,).
+    """
     rna = composition * RNA_PER_AREA + 1e-6
     level = (rna / rna.sum(1, keepdims=True)) @ np.exp(programs.types)  # (n, 400)
     level *= np.exp(programs.base + offset + hidden @ programs.hidden)
@@ -181,7 +169,8 @@ def expected_expression(programs: Programs, composition: np.ndarray, hidden: np.
 
 def draw_counts(rng: np.random.Generator, expected: np.ndarray, cellularity: np.ndarray) -> np.ndarray:
     """Negative binomial UMI counts: log-normal depth, deeper where there is more RNA. (n, 400) float32"""
-    depth = MEDIAN_DEPTH_UMI * np.exp(rng.normal(0, 0.25, len(expected))) * (cellularity / np.median(cellularity)) ** 0.4
+    relative_depth = np.exp(rng.normal(0, 0.25, len(expected)))  # (n,)
+    depth = MEDIAN_DEPTH_UMI * relative_depth * (cellularity / np.median(cellularity)) ** 0.4
     mean = depth[:, None] * expected
     return rng.poisson(mean * rng.gamma(1 / DISPERSION, DISPERSION, mean.shape)).astype(np.float32)
 
@@ -198,11 +187,14 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     from data_preprocessing import demo_tissue
     layers = config.layers_of(sample)
     number, geometry = ord(sample) - ord("A"), dataset_geometry(config)
-    pitch_px, radius_px, gap_px = geometry.pitch_px, TISSUE_RADIUS_SHARE * size_px, config.section_thickness_um / geometry.um_per_px
-    of_sample, of_layer = np.random.default_rng([seed, 1, number]), np.random.default_rng([seed, 2, number, layer])
+    pitch_px, radius_px = geometry.pitch_px, TISSUE_RADIUS_SHARE * size_px
+    gap_px = config.section_thickness_um / geometry.um_per_px
+    of_sample = np.random.default_rng([seed, 1, number])
+    of_layer = np.random.default_rng([seed, 2, number, layer])
 
     tissue = demo_tissue.make_tissue(of_sample, radius_px, gap_px * (len(layers) - 1))
-    hidden_fields = [demo_tissue.smooth_field(of_sample, pitch_px * length) for length in of_sample.uniform(2.2, 3.6, len(HIDDEN_GENES))]
+    lengths = of_sample.uniform(2.2, 3.6, len(HIDDEN_GENES))  # pitches
+    hidden_fields = [demo_tissue.smooth_field(of_sample, pitch_px * length) for length in lengths]
     patient = of_sample.normal(0, 0.25, N_GENES)
     odd, torn = draw_accidents(of_sample, layers, radius_px)
     slide = stain_slide(of_layer, demo_tissue.Slide, odd.get(layer), torn.get(layer))
@@ -212,11 +204,10 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     image, mask = demo_tissue.draw_section(tissue, lambda xy: to_common(layer_map, xy), z_px, slide, size_px, of_layer)
     location = place_spots(of_layer, mask, pitch_px)
     xy = location[["pixel_x", "pixel_y"]].to_numpy()
-    common = to_common(layer_map, xy)  # (n, 2)
     points = to_common(layer_map, xy[:, None] + disc_points(SPOT_RADIUS_PITCHES * pitch_px))  # (n, 48, 2)
     points = np.concatenate([points, np.full((*points.shape[:2], 1), z_px)], axis=-1)  # (n, 48, 3)
     composition = demo_tissue.fractions(tissue, points).mean(1)  # (n, 5)
-    centre = np.column_stack([common, np.full(len(common), z_px)])
+    centre = np.column_stack([to_common(layer_map, xy), np.full(len(xy), z_px)])  # (n, 3)
     hidden = np.stack([field(centre) for field in hidden_fields], axis=1)  # (n, 4)
     programs = draw_programs(np.random.default_rng([seed, 0]))
     expected = expected_expression(programs, composition, hidden, patient + of_layer.normal(0, 0.12, N_GENES))
@@ -226,12 +217,7 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     with written.writing(layout.new_image(sample, layer, ".tiff")) as temporary:
         write_pyramid(temporary, image, geometry.um_per_px)
     write_truth(layout, sample, layer, location["barcode"], programs.genes, expected, composition, demo_tissue.TYPES)
-    axis = np.linspace(0, size_px - 1, 33)
-    grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (33, 33, 2)
-    write_npz(layout.truth(sample, layer, ".npz"), matrix=layer_map.matrix, warp_amplitude=layer_map.amplitude,
-              warp_frequency=layer_map.frequency, warp_phase=layer_map.phase, barcode=np.array(location["barcode"], dtype=np.str_),
-              spot_xy=xy, spot_common_xy=common, grid_xy=grid, grid_displacement=warp(layer_map, grid),
-              z_px=np.float64(z_px), torn=np.bool_(layer in torn))
+    write_map(layout.truth(sample, layer, ".npz"), layer_map, location["barcode"], xy, size_px, z_px, layer in torn)
     if is_image_only(config, sample, layer):
         written.remove([layout.location(sample, layer), layout.counts(sample, layer)])
         return f"image {size_px} px, only photographed"
@@ -242,8 +228,9 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     return f"{len(location)} spots, {np.median(counts.sum(1)):.0f} UMI a spot, image {size_px} px"
 
 
-def draw_accidents(rng: np.random.Generator, layers: list[int], radius_px: float) -> tuple[dict[int, str], dict[int, tuple]]:
-    """({the oddly stained layer: 'dark' or 'pink'}, {a later layer: (normal x, normal y, offset) of its torn corner})."""
+def draw_accidents(rng: np.random.Generator, layers: list[int],
+                   radius_px: float) -> tuple[dict[int, str], dict[int, tuple]]:
+    """({oddly stained layer: 'dark' or 'pink'}, {later layer: (normal x, normal y, offset) of its torn corner})."""
     odd = {int(rng.choice(layers)): str(rng.choice(["dark", "pink"]))}
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(0.60, 0.70) * radius_px
     where = (float(np.cos(angle)), float(np.sin(angle)), float(offset))
@@ -252,7 +239,8 @@ def draw_accidents(rng: np.random.Generator, layers: list[int], radius_px: float
 
 def stain_slide(rng: np.random.Generator, slide: type, odd: str | None, torn: tuple | None):
     """Stain strengths and shade of the glass of one slide."""
-    haematoxylin, eosin = {"dark": (1.35, 1.25), "pink": (0.85, 1.45), None: (1.0, 1.0)}[odd] * np.exp(rng.normal(0, 0.06, 2))
+    strength = {"dark": (1.35, 1.25), "pink": (0.85, 1.45), None: (1.0, 1.0)}[odd]
+    haematoxylin, eosin = strength * np.exp(rng.normal(0, 0.06, 2))
     white = np.array((239.0, 226.0, 238.0) if odd == "pink" else (243.0, 240.0, 244.0)) + rng.uniform(-2, 2, 3)
     return slide(float(haematoxylin), float(eosin), tuple(white.tolist()), torn)
 
@@ -264,9 +252,9 @@ def write_pyramid(path: Path, image: np.ndarray, um_per_px: float) -> None:
     import tifffile
     with atomic_path(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
         for level in range(8):
-            tiff.write(image, tile=(256, 256), photometric="rgb", compression="jpeg", compressionargs={"level": 92}, metadata=None,
-                       subfiletype=1 if level else 0, resolution=(1e4 / um_per_px / 2 ** level,) * 2, resolutionunit="CENTIMETER",
-                       software=STEP)
+            tiff.write(image, tile=(256, 256), photometric="rgb", compression="jpeg", compressionargs={"level": 92},
+                       resolution=(1e4 / um_per_px / 2 ** level,) * 2, resolutionunit="CENTIMETER",
+                       subfiletype=1 if level else 0, metadata=None, software=STEP)
             if max(image.shape) < 512:
                 return
             image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
@@ -281,12 +269,23 @@ def write_counts(path: Path, barcode, genes: list[str], counts: np.ndarray) -> N
     write_h5ad(path, anndata.AnnData(sparse.csr_matrix(counts), obs=obs, var=var))
 
 
-def write_truth(layout: Layout, sample: str, layer: int, barcode, genes: list[str], expected: np.ndarray, composition: np.ndarray,
-                types: tuple[str, ...]) -> None:
+def write_map(path: Path, layer_map: LayerMap, barcode, xy: np.ndarray, size_px: int, z_px: float, torn: bool) -> None:
+    """The exact map of a layer, and its values at the spots xy (n, 2) px and on a coarse grid."""
+    axis = np.linspace(0, size_px - 1, 33)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (33, 33, 2)
+    write_npz(path, matrix=layer_map.matrix, warp_amplitude=layer_map.amplitude, warp_frequency=layer_map.frequency,
+              warp_phase=layer_map.phase, barcode=np.array(barcode, dtype=np.str_),
+              spot_xy=xy, spot_common_xy=to_common(layer_map, xy),
+              grid_xy=grid, grid_displacement=warp(layer_map, grid), z_px=np.float64(z_px), torn=np.bool_(torn))
+
+
+def write_truth(layout: Layout, sample: str, layer: int, barcode, genes: list[str], expected: np.ndarray,
+                composition: np.ndarray, types: tuple[str, ...]) -> None:
     """Noise-free expression (n, 400) and shares of the cell types (n, 5)."""
     import anndata
     import pandas as pd
-    obs = pd.DataFrame(composition.astype(np.float32), index=pd.Index(np.array(barcode, dtype=object)), columns=list(types))
+    index = pd.Index(np.array(barcode, dtype=object))
+    obs = pd.DataFrame(composition.astype(np.float32), index=index, columns=list(types))
     var = pd.DataFrame(index=pd.Index(genes))
     write_h5ad(layout.truth(sample, layer, ".h5ad"), anndata.AnnData(expected.astype(np.float32), obs=obs, var=var))
 
@@ -296,7 +295,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, sample=False, layer=False, workers=True)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
     parser.add_argument("--n_samples", type=int, default=4, help="samples A, B, … (default 4, at most 26)")
-    parser.add_argument("--n_layers", type=int, default=4, help="layers of each sample (default 4)")
+    parser.add_argument("--n_layers", type=int, default=4, help="sections of each sample (default 4)")
     parser.add_argument("--size_px", type=int, default=1792, help="side of a picture, level-0 px (default 1792)")
     return parser
 
@@ -313,31 +312,35 @@ def make_demo(args: argparse.Namespace) -> int:
     config = load_config(file)
     there = load_config(layout.config).dataset if layout.config.is_file() else config.dataset
     if there != config.dataset:
-        raise DataError(layout.config, f"dataset '{there}'", f"an empty folder or '{config.dataset}'", "give another --root_path")
+        raise DataError(layout.config, f"dataset '{there}'", f"an empty folder or '{config.dataset}'",
+                        "give another --root_path")
     check_scale(config, file)
     smallest_px = int(8 * dataset_geometry(config).pitch_px)
-    for option, lowest, highest in (("n_samples", 1, 26), ("n_layers", 1, 99), ("size_px", smallest_px, 16384), ("seed", 0, 2 ** 32)):
+    ranges = {"n_samples": (1, 26), "n_layers": (1, 99), "size_px": (smallest_px, 16384), "seed": (0, 2 ** 32)}
+    for option, (lowest, highest) in ranges.items():
         if not lowest <= getattr(args, option) <= highest:
             raise DataError(f"--{option}", str(getattr(args, option)), f"{lowest} to {highest}", f"correct --{option}")
     names = [chr(ord("A") + k) for k in range(args.n_samples)]
-    folds = [fold for fold in ([name for name in fold if name in names] for fold in config.folds or []) if fold]
     samples = {name: SampleConfig(layers=list(range(1, args.n_layers + 1))) for name in names}
     locks.hold(layout.root / "imgs")
-    config = resolve(config.model_copy(update={"samples": samples, "folds": folds if len(folds) > 1 else None}), layout, file)
-    write_merged(layout, STEP, config, file)  # what is drawn goes by the options and --config alone
+    update = {"samples": samples, "folds": folds_among(config.folds or [], names)}
+    config = resolve(config.model_copy(update=update), layout, file)
+    write_merged(layout, STEP, config, file)  # the drawing depends on the options and --config alone
     context = jobs.Context(config, layout, args, config)
-    units = [(sample, layer) for sample in names for layer in config.layers_of(sample)]
-    return jobs.run_jobs(STEP, __file__, context, units, lambda unit: layer_job(context, *unit))
+    return jobs.run_jobs(STEP, __file__, context, units_of(config), lambda unit: layer_job(context, *unit))
 
 
 def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The making of one layer."""
-    config, layout, args, geometry = context.config, context.layout, context.args, dataset_geometry(context.config)
-    outputs = [layout.new_image(sample, layer, ".tiff"), layout.truth(sample, layer, ".npz"), layout.truth(sample, layer, ".h5ad")]
+    config, layout, args = context.config, context.layout, context.args
+    geometry = dataset_geometry(config)
+    outputs = [layout.new_image(sample, layer, ".tiff"), layout.truth(sample, layer, ".npz"),
+               layout.truth(sample, layer, ".h5ad")]
     if not is_image_only(config, sample, layer):
         outputs += [layout.location(sample, layer), layout.counts(sample, layer)]
     settings = {"format": FORMAT, "seed": args.seed, "size_px": args.size_px, "layers": config.layers_of(sample),
-                "pitch_px": geometry.pitch_px, "um_per_px": geometry.um_per_px, "section_thickness_um": config.section_thickness_um}
+                "pitch_px": geometry.pitch_px, "um_per_px": geometry.um_per_px,
+                "section_thickness_um": config.section_thickness_um}
     return jobs.Job(sample, layer, inputs=[], outputs=outputs, settings=settings,
                    work=lambda: make_layer(config, layout, args.seed, args.size_px, sample, layer))
 

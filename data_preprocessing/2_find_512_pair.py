@@ -2,7 +2,8 @@
 
 INPUT   location/<sample>/<layer>.csv                           spots: barcode, pixel_x, pixel_y (level-0 px)
         patches_csv/patches_512/<sample>/<layer>.csv            the kept regions of step 1
-OUTPUT  patches_csv/patches_512/<sample>/<layer>_spots.csv      the same table and spots (barcodes joined by ';', location order)
+OUTPUT  patches_csv/patches_512/<sample>/<layer>_spots.csv      the same table and spots (barcodes joined by ';',
+                                                                location order)
 
 A spot belongs to the grid cell its centre lies in. Source: Zhu et al., CVPR 2025.
 
@@ -24,7 +25,8 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The spots of each region of one layer."""
     layout = context.layout
     inputs = [layout.location(sample, layer), layout.patches_csv(REGION, sample, layer)]
-    return jobs.Job(sample, layer, inputs, [layout.region_pairs_csv(sample, layer)], lambda: pair_level(layout, REGION, sample, layer))
+    outputs = [layout.region_pairs_csv(sample, layer)]
+    return jobs.Job(sample, layer, inputs, outputs, lambda: pair_level(layout, REGION, sample, layer))
 
 
 def build_parser() -> argparse.ArgumentParser:

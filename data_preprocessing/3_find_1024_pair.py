@@ -25,7 +25,8 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """The regions of each global patch of one layer."""
     layout = context.layout
     inputs = [layout.patches_csv(REGION, sample, layer), layout.patches_csv(GLOBAL, sample, layer)]
-    return jobs.Job(sample, layer, inputs, [layout.global_pairs_csv(sample, layer)], lambda: pair_level(layout, GLOBAL, sample, layer))
+    outputs = [layout.global_pairs_csv(sample, layer)]
+    return jobs.Job(sample, layer, inputs, outputs, lambda: pair_level(layout, GLOBAL, sample, layer))
 
 
 def build_parser() -> argparse.ArgumentParser:

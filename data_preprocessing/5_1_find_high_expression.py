@@ -1,15 +1,16 @@
 """Choose the genes that the model predicts: one list for the dataset.
 
-INPUT   counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes), of every layer of the config that has them
-        config: genes (top_mean | hvg | a file with one gene symbol a line), n_genes, exclude_prefixes, genes_from (all | known)
-OUTPUT  gene_expression/genes.csv        gene, rank (1 = highest mean), mean (raw counts; mean over layers of the mean over spots),
-                                         chosen_by, genes_from, n_layers; this order is the gene order everywhere
+INPUT   counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes), of every section of the config that has them
+        config: genes (top_mean | hvg | a file with one gene symbol a line), n_genes, exclude_prefixes,
+                genes_from (all | known)
+OUTPUT  gene_expression/genes.csv        gene, rank (1 = highest mean), mean (raw counts; mean over sections of the mean
+                                         over spots), chosen_by, genes_from, n_layers; this is the gene order everywhere
         gene_expression/background.csv   gene, rank, mean: the genes whose sum every label is relative to
 
-The background is the published list, the 250 eligible genes of highest mean, whatever genes are chosen; that of a run's
-genes.csv is the background.csv beside it. Only genes that every layer read has are eligible. `genes_from: known` reads the
-known layers and no other. A list is taken whole, but for genes that are not eligible; these are named. Fewer than 10 genes
-are refused. hvg is scanpy's flavor 'seurat' on log1p counts per 10,000, layer by layer.
+The background is the published list, the 250 eligible genes of highest mean, whatever genes are chosen; that of a
+run's genes.csv is the background.csv beside it. A gene is eligible if every section that is read has it. `genes_from:
+known` reads only the known sections. A list is used without its genes that are not eligible; these are named. Fewer
+than 10 genes are refused. hvg is scanpy's flavor 'seurat' on log1p counts per 10,000, section by section.
 Source: Zhu et al., CVPR 2025 (250 genes of highest mean).
 
     python data_preprocessing/5_1_find_high_expression.py --root_path ROOT
@@ -39,14 +40,14 @@ N_NAMED = 5  # genes left out that are named
 def layers_to_read(context: jobs.Context) -> list[tuple[str, int]]:
     """(sample, layer) of every layer whose counts take part in the choice. Raises DataError if there is none."""
     config, layout = context.config, context.layout
-    if config.genes_from == "known":
-        units = [(sample, layer) for sample in sorted(config.samples) for layer in known_layers(config, layout, sample)]
-    else:
-        units = [(sample, layer) for sample in sorted(config.samples) for layer in config.layers_of(sample)]
-    units = [unit for unit in units if layout.counts(*unit).is_file()]
+    units = []
+    for sample in sorted(config.samples):
+        known = config.genes_from == "known"
+        layers = known_layers(config, layout, sample) if known else config.layers_of(sample)
+        units += [(sample, layer) for layer in layers if layout.counts(sample, layer).is_file()]
     if not units and config.genes in ("top_mean", "hvg"):
-        raise DataError(layout.root, f"no counts in any layer ({config.genes_from})", "counts/<sample>/<layer>.h5ad",
-                        "run 0_1_convert_raw.py, set known_layers to layers with counts, or set genes to a list")
+        raise DataError(layout.root, f"no counts in any section ({config.genes_from})", "counts/<sample>/<layer>.h5ad",
+                        "run 0_1_convert_raw.py, set known_layers to sections with counts, or set genes to a list")
     return units
 
 
@@ -65,13 +66,14 @@ def read_layers(context: jobs.Context, units: list[tuple[str, int]]) -> dict[tup
         set_status(context.layout, STEP, f"{sample}/{layer}", "ok")
         layers[sample, layer] = adata
     if not layers:
-        raise DataError(context.layout.root, "counts that cannot be read", "counts/<sample>/<layer>.h5ad", "run 0_1_convert_raw.py again")
+        raise DataError(context.layout.root, "counts that cannot be read", "counts/<sample>/<layer>.h5ad",
+                        "run 0_1_convert_raw.py again")
     return layers
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What step 5_1 writes, and how it came about."""
+    """The output of step 5_1, and numbers for its line on screen."""
     genes: pd.DataFrame          # gene, rank, mean, chosen_by, genes_from, n_layers
     background: pd.DataFrame     # gene, rank, mean
     n_shared: int                # genes that every layer has
@@ -83,7 +85,8 @@ def choose_genes(layers: dict, config) -> Choice:
     shared = expression.shared_genes([adata.var_names.tolist() for adata in layers.values()])
     eligible = expression.shared_genes([shared], config.exclude_prefixes)
     if not eligible:
-        raise DataError("counts/", f"no eligible gene in all {len(layers)} layers", "gene names that the layers share",
+        raise DataError("counts/", f"no eligible gene in all {len(layers)} layers",
+                        "gene names that the sections share",
                         "use one naming (symbols or Ensembl), or fewer exclude_prefixes")
     mean = np.mean([expression.layer_mean(adata, eligible) for adata in layers.values()], axis=0)  # (n_eligible,)
     ranking, left_out = expression.ranked(eligible, mean), []
@@ -99,8 +102,8 @@ def choose_genes(layers: dict, config) -> Choice:
         chosen_by, table = f"file:{file.name}", ranking[ranking["gene"].isin(listed)]
         left_out = [gene for gene in listed if gene not in set(eligible)]
         if table.empty:
-            raise DataError(file, f"none of its {len(listed)} genes in all {len(layers)} layers", "gene names as in the counts",
-                            f"write names like {eligible[0]}")
+            raise DataError(file, f"none of its {len(listed)} genes in all {len(layers)} sections",
+                            "gene names as in the counts", f"write names like {eligible[0]}")
         if background_beside(file).is_file():
             background = read_background(background_beside(file))
     table = with_rank(table).assign(chosen_by=chosen_by, genes_from=config.genes_from, n_layers=len(layers))
@@ -108,21 +111,21 @@ def choose_genes(layers: dict, config) -> Choice:
 
 
 def with_rank(genes: pd.DataFrame) -> pd.DataFrame:
-    """Table gene, rank, mean; rank 1, 2, … as the rows are."""
+    """Table gene, rank, mean; rank 1, 2, … in row order."""
     rank = np.arange(1, len(genes) + 1)
     return pd.DataFrame({"gene": genes["gene"].tolist(), "rank": rank, "mean": genes["mean"].tolist()})
 
 
 def demand_enough(table: pd.DataFrame, config) -> None:
-    """Raise DataError for a list so short that nothing can be learned from it."""
+    """Raise DataError for a list of fewer than MIN_GENES genes."""
     if len(table) < expression.MIN_GENES:
         where = f"genes: {config.genes}" if config.genes in ("top_mean", "hvg") else config.genes
         fix = "give a longer list, or a larger n_genes; report.py --genes shows single genes"
-        raise DataError(where, f"{len(table)} genes that every layer has", f"{expression.MIN_GENES} or more", fix)
+        raise DataError(where, f"{len(table)} genes that every section has", f"{expression.MIN_GENES} or more", fix)
 
 
 def unmeasured_genes(file: Path) -> Choice:
-    """The list as it is, where nothing was measured; its background is the one beside it, else the list itself."""
+    """The list unchanged, where no layer has counts; its background is the one beside it, else the list itself."""
     genes = read_gene_list(file)
     table, beside = with_rank(pd.DataFrame({"gene": genes, "mean": 0.0})), background_beside(file)
     background = read_background(beside) if beside.is_file() else table
@@ -136,9 +139,9 @@ def write_choice(layout, choice: Choice) -> None:
 
 
 def left_out_line(names: list[str]) -> str:
-    """A part of the step's line: genes of the list that are not predicted; '' if there are none."""
+    """The part of the step's line on genes of the list that are not predicted; '' if there are none."""
     shown = ", ".join(names[:N_NAMED]) + (", …" if len(names) > N_NAMED else "")
-    return f"; {len(names)} of the list left out, not in every layer or excluded: {shown}" if names else ""
+    return f"; {len(names)} of the list left out, not in every section or excluded: {shown}" if names else ""
 
 
 def dataset_job(context: jobs.Context) -> jobs.Job:
@@ -152,7 +155,7 @@ def dataset_job(context: jobs.Context) -> jobs.Job:
         if not units:
             choice = unmeasured_genes(Path(config.genes))
             write_choice(layout, choice)
-            return f"{layout.genes}: the {len(choice.genes)} genes of {config.genes}; no layer has counts"
+            return f"{layout.genes}: the {len(choice.genes)} genes of {config.genes}; no section has counts"
         layers = read_layers(context, units)
         choice = choose_genes(layers, config)
         demand_enough(choice.genes, config)

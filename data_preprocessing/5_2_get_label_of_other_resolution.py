@@ -2,12 +2,13 @@
 
 INPUT   gene_expression/genes.csv, background.csv, counts/<sample>/<layer>.h5ad, location/<sample>/<layer>.csv,
         patches_csv/patches_{512,1024}/…csv and their pairs (steps 1-3)
-OUTPUT  gene_expression/counts_224/<sample>/<layer>.h5ad    X CSR float32 (n_spots, n_genes), raw counts; spots of the location file that
-                                                            have counts, in its order; obs depth float64: sum over the
-                                                            background of (count + 1)
-        gene_expression/counts_{512,1024}/…h5ad             X CSR float32 (n_patches, n_genes), sums over the member spots; rows of
-                                                            patches_csv; obs depth; obs n_spots: members with counts
-A layer without counts gets no file. A gene that a layer does not list counts 0 there (only with genes_from: known).
+OUTPUT  gene_expression/counts_224/<sample>/<layer>.h5ad    X CSR float32 (n_spots, n_genes), raw counts; spots of the
+                                                            location file that have counts, in its order; obs depth
+                                                            float64: sum over the background of (count + 1)
+        gene_expression/counts_{512,1024}/…h5ad             X CSR float32 (n_patches, n_genes), sums over the member
+                                                            spots; rows of patches_csv; obs depth; obs n_spots: members
+                                                            with counts
+A section without counts gets no file. A gene that a section does not list counts 0 there (only with genes_from: known).
 Source: Zhu et al., CVPR 2025 (multi-level labels).
 
     python data_preprocessing/5_2_get_label_of_other_resolution.py --root_path ROOT
@@ -62,10 +63,12 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
         counted = location[location["barcode"].isin(adata.obs_names)]
         barcodes = counted["barcode"].tolist()
         if not barcodes:
-            raise LayerError(counts_file, "no spot of the location file", "barcodes as in location/<sample>/<layer>.csv", "use one naming")
+            raise LayerError(counts_file, "no spot of the location file",
+                             "barcodes as in location/<sample>/<layer>.csv", "use one naming")
         lacking = sorted({*genes, *background} - set(adata.var_names))
         if lacking and config.genes_from == "all" and config.genes in ("top_mean", "hvg"):
-            raise LayerError(counts_file, f"no gene {lacking[0]} ({len(lacking)} absent)", "every gene that 5_1 chose, on all layers",
+            raise LayerError(counts_file, f"no gene {lacking[0]} ({len(lacking)} absent)",
+                             "every gene that 5_1 chose, on all sections",
                              "run 5_1_find_high_expression.py with --overwrite")
         counts = expression.columns_of(adata[barcodes], genes)
         of_background = expression.columns_of(adata[barcodes], background).sum(axis=1, dtype=np.float64).A1  # (n,)
@@ -73,11 +76,11 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
         owners = {224: (np.arange(len(barcodes)), barcodes)}
         for size, owner in ((512, region_of_spot), (1024, global_of_spot)):
             owners[size] = owner, read_patch_table(layout, size, sample, layer)["patch_name"].tolist()
-        for size, path in zip(SIZES, outputs):
+        for size, path in zip(SIZES, outputs, strict=True):
             io.write_h5ad(path, count_members(counts, of_background, len(background), *owners[size], genes))
-        n_absent, of_them = (len(set(names) - set(adata.var_names)) for names in (genes, background))
-        absent = f", {n_absent} genes not in this layer counted 0" if n_absent else ""
-        absent += f", {of_them} background genes not in this layer counted 0" if of_them else ""
+        n_absent, n_of_background = (len(set(names) - set(adata.var_names)) for names in (genes, background))
+        absent = f", {n_absent} genes not in this section counted 0" if n_absent else ""
+        absent += f", {n_of_background} background genes not in this section counted 0" if n_of_background else ""
         patches = f"{len(owners[512][1])} regions, {len(owners[1024][1])} globals"
         return f"{len(barcodes)} of {len(location)} spots have counts, {patches}{absent}"
 

@@ -1,9 +1,10 @@
 """Normalise the counts of spots, regions and globals.
 
 INPUT   gene_expression/counts_{224,512,1024}/<sample>/<layer>.h5ad     raw counts (n, n_genes), obs depth
-OUTPUT  gene_expression/{224,512,1024}/<sample>/<layer>.h5ad            X float32 (n, n_genes), y_g = ln((c_g + 1) / depth);
-                                                                        layers['counts']: the raw counts; obs and var as in the input
-A layer without counts gets no file. A patch whose obs n_spots is 0 has no label: its row is uniform.
+OUTPUT  gene_expression/{224,512,1024}/<sample>/<layer>.h5ad            X float32 (n, n_genes),
+                                                                        y_g = ln((c_g + 1) / depth); layers['counts']:
+                                                                        the raw counts; obs and var as in the input
+A section without counts gets no file. A patch whose obs n_spots is 0 has no label: its row is uniform.
 Source: ST-Net (He et al. 2020), as in Zhu et al., CVPR 2025.
 
     python data_preprocessing/5_3_normalization.py --root_path ROOT
@@ -31,7 +32,7 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
 
     def work() -> str:
         rows = []
-        for source, target in zip(inputs, outputs):
+        for source, target in zip(inputs, outputs, strict=True):
             adata = io.read_h5ad(source, MADE_BY)
             adata.layers["counts"] = adata.X
             if "depth" not in adata.obs:

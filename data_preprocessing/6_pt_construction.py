@@ -1,15 +1,18 @@
-"""Build the graph of one layer: spots, regions and globals, edges within and between the levels.
+"""Build the graph of one section: spots, regions and globals, edges within and between the levels.
 
-INPUT   location/<sample>/<layer>.csv, patches_csv/patches_{512,1024}/…csv and their pairs, extracted_feature/{512,1024}/…h5 (of 224 how they were made),
-        gene_expression/genes.csv, gene_expression/{512,1024}/…h5ad (layers with counts)
-OUTPUT  graph_data/<sample>/<layer>.pt      the dict of torch_geometric's HeteroData.to_dict(): HeteroData.from_dict(torch.load(path, weights_only=True))
-        spot            pos (n, 2) float32, pitches (pixel / pitch_px); rows of the location file; feature_sets {name: width}: the
-                        columns of every level's features; feature_recipe {name: how they were made} (common/feature_recipe.py)
-        region, global  x (R, D) float32 feature sets side by side in name order; y (R, n_genes) float32 normalised label (0 without
-                        counts); has_label (R,) bool: at least one member spot has counts; pos (R, 2) float32 grid column, row; rows of
-                        patches_csv
-        (level, near, level)    edge_index (2, E) int64 without self loops, both directions; edge_attr (E, 1) float32 = 2.1 - d for d < 2.1,
-                                d in pitches (spots) or grid steps (patches)
+INPUT   location/<sample>/<layer>.csv, patches_csv/patches_{512,1024}/…csv and their pairs,
+        extracted_feature/{512,1024}/…h5 (and the feature recipe of 224),
+        gene_expression/genes.csv, gene_expression/{512,1024}/…h5ad (sections with counts)
+OUTPUT  graph_data/<sample>/<layer>.pt      the dict of torch_geometric's HeteroData.to_dict():
+                                            HeteroData.from_dict(torch.load(path, weights_only=True))
+        spot            pos (n, 2) float32, pitches (pixel / pitch_px); rows of the location file;
+                        feature_sets {name: width}: the columns of every level's features;
+                        feature_recipe {name: how they were computed} (common/feature_recipe.py)
+        region, global  x (R, D) float32 feature sets side by side in name order; y (R, n_genes) float32 normalised
+                        label (0 without counts); has_label (R,) bool: at least one member spot has counts;
+                        pos (R, 2) float32 grid column, row; rows of patches_csv
+        (level, near, level)    edge_index (2, E) int64 without self loops, both directions; edge_attr (E, 1) float32
+                                = 2.1 - d for d < 2.1, d in pitches (spots) or grid steps (patches)
         (spot, in, region), (spot, in, global), (region, in, global)    edge_index (2, E) int64
         edge_index is [source; target], sorted by (target, source).
 Source: Zhu et al., CVPR 2025.
@@ -51,32 +54,39 @@ def read_level(layout, size: int, sample: str, layer: int, genes: list[str]) -> 
 
 
 def recipe_of_levels(layout, sample: str, layer: int) -> FeatureRecipe:
-    """How the features of a layer were made. Raises LayerError if those of its three levels were made in different ways."""
+    """The recipe of a layer's features. Raises LayerError if those of its three levels differ."""
     of_spots = read_feature_recipe(layout.features(224, sample, layer))
     for size in (512, 1024):
         differs = difference(read_feature_recipe(layout.features(size, sample, layer)), of_spots)
         if differs:
-            raise LayerError(layout.features(size, sample, layer), differs[0], f"{differs[1]}, as for 224", "run 4_feature_extraction.py again")
+            raise LayerError(layout.features(size, sample, layer), differs[0], f"{differs[1]}, as for 224",
+                             "run 4_feature_extraction.py again")
     return of_spots
 
 
 def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     layout, pitch_px = context.layout, context.geometry(sample, layer).pitch_px
     target = layout.graph(sample, layer)
-    inputs = [layout.genes, layout.location(sample, layer), layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
-    inputs += [path(size, sample, layer) for size in (512, 1024) for path in (layout.patches_csv, layout.features, layout.expression)]
+    inputs = [layout.genes, layout.location(sample, layer),
+              layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
+    for size in (512, 1024):
+        inputs += [path(size, sample, layer) for path in (layout.patches_csv, layout.features, layout.expression)]
     inputs.append(layout.features(224, sample, layer))
 
     def work() -> str:
         genes = read_genes(layout)
         location = io.read_location(layout.location(sample, layer))
-        levels = {level: read_level(layout, size, sample, layer, genes) for level, size in (("region", 512), ("global", 1024))}
+        levels = {level: read_level(layout, size, sample, layer, genes)
+                  for level, size in (("region", 512), ("global", 1024))}
         owners = expression.read_memberships(layout, sample, layer, location)
         graph = build_graph(location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px, levels, *owners)
         graph["spot"] |= {"feature_sets": expression.feature_widths(layout.features(1024, sample, layer)),
                           "feature_recipe": recipe_of_levels(layout, sample, layer), "genes": genes}
         io.write_pt(target, graph)
-        sizes = [f"{len(graph[level]['pos'])} {level}s with {graph[level, 'near', level]['edge_index'].shape[1]} edges" for level in ("spot", *levels)]
+        sizes = []
+        for level in ("spot", *levels):
+            n_edges = graph[level, "near", level]["edge_index"].shape[1]
+            sizes.append(f"{len(graph[level]['pos'])} {level}s with {n_edges} edges")
         return f"{', '.join(sizes)}; {int(graph['region']['has_label'].sum())} regions labelled"
 
     return jobs.Job(sample, layer, inputs, [target], work,

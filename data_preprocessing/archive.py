@@ -1,10 +1,11 @@
-"""What is made of a processed archive (readers/asign.py): the files of steps 5_1 to 7 and of all 3D steps, ready for training.
+"""Convert a processed archive (readers/asign.py) to the files of steps 5_1 to 7 and of all 3D steps.
 
 An archive holds no counts, no slide and no registration, so:
     pixels      the positions, scaled so that neighbouring spots lie `pitch_px` apart
-    patches     one for each different feature of a layer's 512 (1024) level; its place on the grid is fitted to its spots
+    patches     one for each different feature of a layer's 512 (1024) level; its grid position is fitted to its spots
     registered  each layer onto the middle one by the rotation, scale and shift that most of the heaviest pairs agree on
-    IoU, cosine the archive's weight in two: the IoU of the registered circles, as far as the weight allows, and the rest
+    IoU, cosine the archive's weight in two parts: the IoU of the registered circles, as far as the weight allows,
+                and the rest
 """
 import re
 from pathlib import Path
@@ -37,38 +38,47 @@ FEATURE_SET = "backbone"
 
 # one layer -------------------------------------------------------------------------------------------
 def location_of(layer: ArchiveLayer, pitch_px: float) -> pd.DataFrame:
-    """The location table; neighbours lie pitch_px apart. i, j: of the barcode `IxJ`, else the nearest place on the array."""
+    """The location table; neighbours lie pitch_px apart. i, j: of the barcode `IxJ`, else the nearest grid position."""
     pitches = layer.position / spot_pitch_px(pd.DataFrame(layer.position, columns=["pixel_x", "pixel_y"]), layer.path)
     named = [re.fullmatch(r"(\d+)x(\d+)", barcode) for barcode in layer.barcode]
-    array = np.array([[int(one[1]), int(one[2])] for one in named]) if all(named) else np.rint(pitches).astype(np.int64)
-    pixel = pitches * pitch_px
-    return pd.DataFrame({"barcode": layer.barcode, "pixel_x": pixel[:, 0], "pixel_y": pixel[:, 1], "i": array[:, 0], "j": array[:, 1]})
+    array = np.rint(pitches).astype(np.int64)  # (n, 2)
+    if all(named):
+        array = np.array([[int(one[1]), int(one[2])] for one in named])
+    pixel = pitches * pitch_px  # (n, 2)
+    return pd.DataFrame({"barcode": layer.barcode, "pixel_x": pixel[:, 0], "pixel_y": pixel[:, 1],
+                         "i": array[:, 0], "j": array[:, 1]})
 
 
 def layer_graph(layer: ArchiveLayer, location: pd.DataFrame, pitch_px: float) -> dict:
     """The layer's graph, as step 6 writes it."""
     position = location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px
-    levels = {name: {"x": level.x, "y": level.y, "has_label": level.y.any(axis=1),
-                     "pos": grid_cells(position, level.owner, SIDES_PITCHES[name]).astype(np.float32)}
-              for name, level in (("region", layer.region), ("global", layer.global_))}
+    levels = {}
+    for name, level in (("region", layer.region), ("global", layer.global_)):
+        cells = grid_cells(position, level.owner, SIDES_PITCHES[name])  # (R, 2)
+        levels[name] = {"x": level.x, "y": level.y, "has_label": level.y.any(axis=1), "pos": cells.astype(np.float32)}
     of_members = pd.Series(layer.global_.owner).groupby(layer.region.owner)
     global_of_region = of_members.agg(lambda owners: owners.mode()[0]).to_numpy()
     graph = build_graph(position, levels, layer.region.owner, layer.global_.owner, global_of_region)
     graph["spot"]["feature_sets"] = {FEATURE_SET: layer.feature.shape[1]}
-    graph["spot"]["feature_recipe"] = {FEATURE_SET: {"model": "processed archive", "weights_sha256": "", "preprocessing": "", "spot_window_um": 0.0}}
+    graph["spot"]["feature_recipe"] = {FEATURE_SET: {"model": "processed archive", "weights_sha256": "",
+                                                     "preprocessing": "", "spot_window_um": 0.0}}
     return graph
 
 
 def grid_cells(position: np.ndarray, owner: np.ndarray, side: float) -> np.ndarray:
     """Column and row of each patch: position (n, 2) and side in pitches, owner (n,) -> (R, 2) int64, no two alike.
 
-    A patch's spots lie in one cell of a regular grid: of the grids of about that side, the one on which this holds for
-    most patches and that sets most of them apart. If two patches still fall into one cell, all are laid out so that none has a neighbour.
+    A patch's spots lie in one cell of a regular grid. The grid is the one of about that side for which this holds for
+    most patches and which separates most of them. If two patches still share a cell, all are laid out without
+    neighbours.
     """
     order = np.argsort(owner, kind="stable")
     start = np.searchsorted(owner[order], np.arange(owner.max() + 1))
     columns, rows = (cells_along(position[order, axis], start, side) for axis in (0, 1))  # (n_grids, R) each
-    n_apart = lambda pair: len(np.unique(columns[pair[0]] * 10 ** 6 + rows[pair[1]]))
+
+    def n_apart(pair: tuple[int, int]) -> int:
+        return len(np.unique(columns[pair[0]] * 10 ** 6 + rows[pair[1]]))
+
     column, row = max(np.ndindex(len(columns), len(rows)), key=n_apart)
     if n_apart((column, row)) < len(start):
         return np.stack([3 * np.arange(len(start)), np.zeros(len(start), np.int64)], axis=1)
@@ -76,22 +86,27 @@ def grid_cells(position: np.ndarray, owner: np.ndarray, side: float) -> np.ndarr
 
 
 def cells_along(x: np.ndarray, start: np.ndarray, side: float) -> np.ndarray:
-    """The cells of patches by the best grids along one axis: x (n,) patch by patch, start (R,) of each patch -> (n_grids, R) int64."""
+    """The cells of patches on the best grids along one axis: (n_grids, R) int64.
+
+    x (n,) patch by patch; start (R,): the first index of each patch.
+    """
     sides = side * np.linspace(0.85, 1.15, 31)
     shifts = np.linspace(0, 1, 40, endpoint=False)[:, None]
     cells = [np.floor((x - x.min()) / one + shifts) for one in sides]
-    low, high = (np.concatenate([bound.reduceat(cell, start, axis=1) for cell in cells]) for bound in (np.minimum, np.maximum))
+    low = np.concatenate([np.minimum.reduceat(cell, start, axis=1) for cell in cells])
+    high = np.concatenate([np.maximum.reduceat(cell, start, axis=1) for cell in cells])
     whole = (low == high).sum(axis=1)
     best, first = np.unique(low[whole == whole.max()], axis=0, return_index=True)
     return best[np.argsort(first)][:MAX_GRIDS].astype(np.int64)
 
 
 # all layers ------------------------------------------------------------------------------------------
-def register(pixel: np.ndarray, layer: np.ndarray, weights: "sparse.csr_array", pitch_px: float) -> tuple[np.ndarray, dict]:
-    """Spots in the middle layer's px, (N, 2), and what quality.json says of each layer. pixel (N, 2) own px, layer (N,).
+def register(pixel: np.ndarray, layer: np.ndarray, weights: "sparse.csr_array",
+             pitch_px: float) -> tuple[np.ndarray, dict]:
+    """Spots in the middle layer's px, (N, 2), and the content of quality.json. pixel (N, 2) own px, layer (N,).
 
-    The middle layer is that at index n // 2. A layer is accepted if half of its spots agree with its transform; else it is only shifted
-    onto the middle one's centroid.
+    The middle layer is that at index n // 2. A layer is accepted if half of its spots agree with its transform; else it
+    is only shifted onto the middle one's centroid.
     """
     layers = np.unique(layer)
     middle = int(layers[len(layers) // 2])
@@ -105,13 +120,13 @@ def register(pixel: np.ndarray, layer: np.ndarray, weights: "sparse.csr_array", 
         if not accepted:
             matrix = np.column_stack([np.eye(2), pixel[fixed].mean(axis=0) - pixel[own].mean(axis=0)])
         registered[own] = pixel[own] @ matrix[:, :2].T + matrix[:, 2]
-        verdicts[str(one)] = {"accepted": accepted, "method": "weights" if accepted else "centroid", "agreeing": round(agreeing, 3),
-                              "matrix": matrix.tolist()}
+        verdicts[str(one)] = {"accepted": accepted, "method": "weights" if accepted else "centroid",
+                              "agreeing": round(agreeing, 3), "matrix": matrix.tolist()}
     return registered, {"layers": layers.tolist(), "middle": middle, "left_out": [], "pairs": [], "to_middle": verdicts}
 
 
 def agreed(moving: np.ndarray, fixed: np.ndarray, weight: np.ndarray, pitch_px: float) -> tuple[np.ndarray, float]:
-    """The rotation, scale and shift that most spots and their heaviest partners agree on, (2, 3), and the share of spots that do.
+    """The rotation, scale and shift on which most spots and their heaviest partners agree, (2, 3); their share.
 
     moving (n, 2), fixed (m, 2) px; weight (n, m), 0 where none.
     """
@@ -121,8 +136,8 @@ def agreed(moving: np.ndarray, fixed: np.ndarray, weight: np.ndarray, pitch_px: 
         return np.eye(2, 3), 0.0
     cv2.setRNGSeed(0)
     source, target = moving[paired], fixed[weight[paired].argmax(axis=1)]
-    matrix, agree = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=AGREE_PITCHES * pitch_px,
-                                                maxIters=5000, confidence=0.9999)
+    matrix, agree = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, maxIters=5000, confidence=0.9999,
+                                                ransacReprojThreshold=AGREE_PITCHES * pitch_px)
     return (np.eye(2, 3), 0.0) if matrix is None else (matrix, float(agree.sum() / len(moving)))
 
 
@@ -134,35 +149,41 @@ def circle_iou(distance: np.ndarray, radius: float) -> np.ndarray:
 
 
 def parts_of(weight: np.ndarray, overlap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and cosine (P,) that add up to the weight: the IoU as it was measured, within what a cosine of -1 to 1 leaves room for."""
+    """IoU and cosine (P,) that add up to the weight: the measured IoU, clipped so that the cosine lies in -1 to 1."""
     iou = np.clip(overlap, np.maximum(weight - 1, 0), 1)
     return iou, weight - iou
 
 
 # writing ---------------------------------------------------------------------------------------------
 def write_genes(layout: Layout, config: Config, n_genes: int) -> None:
-    """genes.csv, and the same as background.csv: the names of `config.genes` if that is a file, else gene_1, gene_2, …: an archive does not tell them. Raises as read_gene_list."""
+    """Write genes.csv, and the same as background.csv. Raises DataError, and as read_gene_list.
+
+    The names are those of `config.genes` if that is a file, else gene_1, gene_2, …: an archive does not contain them.
+    """
     names = [f"gene_{rank}" for rank in range(1, n_genes + 1)]
     if config.genes not in ("top_mean", "hvg"):
         names = read_gene_list(Path(config.genes))
         if len(names) != n_genes or len(set(names)) != n_genes:
-            raise DataError(config.genes, f"{len(set(names))} gene names", f"the {n_genes} of the archive's labels, in their order",
-                            "correct the list")
+            raise DataError(config.genes, f"{len(set(names))} gene names",
+                            f"the {n_genes} of the archive's labels, in their order", "correct the list")
     table = pd.DataFrame({"gene": names, "rank": range(1, n_genes + 1), "mean": np.nan})
     write_table(layout.background, table)
     write_table(layout.genes, table.assign(chosen_by="archive", genes_from="all", n_layers=0))
 
 
 def outputs(layout: Layout, config: Config, raw: Path, sample: str) -> list[Path]:
-    """The files that tell whether a sample is converted."""
-    layers = config.layers_of(sample)
-    of_stack = [path(sample) for path in (layout.quality, layout.spot_regist, layout.spot_iou, layout.graph_3d, layout.npy_3d)]
-    return [path(sample, layer) for layer in layers for path in (layout.location, layout.npy, layout.graph)] + (
-        of_stack if len(layers) > 1 and stack_file(raw, sample).is_file() else [])
+    """The files whose presence shows that a sample is converted."""
+    files, layers = [], config.layers_of(sample)
+    for layer in layers:
+        files += [path(sample, layer) for path in (layout.location, layout.npy, layout.graph)]
+    if len(layers) > 1 and stack_file(raw, sample).is_file():
+        files += [path(sample) for path in
+                  (layout.quality, layout.spot_regist, layout.spot_iou, layout.graph_3d, layout.npy_3d)]
+    return files
 
 
 def write_sample(raw: Path, layout: Layout, config: Config, sample: str) -> str:
-    """Convert one sample; returns a line on what it has. Raises DataError, LayerError."""
+    """Convert one sample; returns a line on its content. Raises DataError, LayerError."""
     names = {layer: config.samples[sample].raw[layer] for layer in config.layers_of(sample)}
     stack = Stack(stack_file(raw, sample))
     layers = read_layers(raw, sample, names, stack)
@@ -172,25 +193,30 @@ def write_sample(raw: Path, layout: Layout, config: Config, sample: str) -> str:
         location = locations[layer] = location_of(one, pitch_px)
         graphs[layer] = layer_graph(one, location, pitch_px)
         graphs[layer]["spot"]["genes"] = genes
-        records[layer] = spot_records(location, one.feature, one.label, one.label.any(axis=1), one.region.owner, one.global_.owner)
+        records[layer] = spot_records(location, one.feature, one.label, one.label.any(axis=1),
+                                      one.region.owner, one.global_.owner)
         write_table(layout.location(sample, layer), location)
         write_pt(layout.graph(sample, layer), graphs[layer])
         write_npy(layout.npy(sample, layer), records[layer])
         n_pictures += write_pictures(raw, layout, sample, layer, names[layer], location)
-    line = f"layers {', '.join(f'{layer} ({names[layer]}): {len(one)} spots' for layer, one in locations.items())}, {n_pictures} pictures"
+    sizes = (f"{layer} ({names[layer]}): {len(one)} spots" for layer, one in locations.items())
+    line = f"sections {', '.join(sizes)}, {n_pictures} pictures"
     if len(layers) < 2 or not stack.path.is_file():
         return line
-    spot_names = [f"{names[layer]}_{barcode}" for layer, one in layers.items() for barcode in one.barcode]
-    weights = read_weights(raw, sample, spot_names, np.repeat(list(layers), [len(one) for one in locations.values()]), stack)
+    spot_names = []
+    for layer, one in layers.items():
+        spot_names += [f"{names[layer]}_{barcode}" for barcode in one.barcode]
+    layer_of_spot = np.repeat(list(layers), [len(one) for one in locations.values()])  # (N,)
+    weights = read_weights(raw, sample, spot_names, layer_of_spot, stack)
     return f"{line}; {write_stack(layout, config, sample, weights, locations, records, graphs)}"
 
 
-def write_stack(layout: Layout, config: Config, sample: str, weights: "sparse.csr_array", locations: dict, records: dict,
-                graphs: dict) -> str:
+def write_stack(layout: Layout, config: Config, sample: str, weights: "sparse.csr_array", locations: dict,
+                records: dict, graphs: dict) -> str:
     """The 3D files of a sample; returns how its layers were registered."""
     from data_preprocessing_3d import neighbours
     from data_preprocessing_3d.graph import build_graph as build_graph_3d
-    layer = np.repeat(list(locations), [len(one) for one in locations.values()])
+    layer = np.repeat(list(locations), [len(one) for one in locations.values()])  # (N,)
     pixel = np.concatenate([one[["pixel_x", "pixel_y"]].to_numpy() for one in locations.values()])  # (N, 2)
     geometry = dataset_geometry(config)
     registered, quality = register(pixel, layer, weights, geometry.pitch_px)
@@ -200,8 +226,10 @@ def write_stack(layout: Layout, config: Config, sample: str, weights: "sparse.cs
     iou, cosine = parts_of(weight, circle_iou(distance, geometry.contour_radius_px))
     overlapping = iou > 0
     overlap = neighbours.symmetric(pairs[overlapping], iou[overlapping], len(layer))
-    similarity, combined = neighbours.symmetric(pairs, cosine, len(layer)), neighbours.symmetric(pairs, weight, len(layer))
-    stack = pd.DataFrame({"sample": sample, "layer": layer, "barcode": [name for one in locations.values() for name in one["barcode"]],
+    similarity = neighbours.symmetric(pairs, cosine, len(layer))
+    combined = neighbours.symmetric(pairs, weight, len(layer))
+    barcode = pd.concat([one["barcode"] for one in locations.values()]).tolist()
+    stack = pd.DataFrame({"sample": sample, "layer": layer, "barcode": barcode,
                           "registered_x": registered[:, 0], "registered_y": registered[:, 1]})
     direction = np.concatenate([neighbours.directions(one["feature"]) for one in records.values()])
     write_json(layout.quality(sample), {"sample": sample, **quality})
@@ -211,17 +239,22 @@ def write_stack(layout: Layout, config: Config, sample: str, weights: "sparse.cs
     graph = build_graph_3d(stack, pixel, geometry.pitch_px, combined, overlap, similarity, direction, graphs)
     write_pt(layout.graph_3d(sample), graph)
     write_npy(layout.npy_3d(sample), stack_records(records, registered))
-    verdicts = (f"{one} {verdict['method']} ({verdict['agreeing']:.0%} agree)" for one, verdict in quality["to_middle"].items())
+    verdicts = (f"{one} {verdict['method']} ({verdict['agreeing']:.0%} agree)"
+                for one, verdict in quality["to_middle"].items())
     return f"{len(pairs)} weighted pairs, registered by {', '.join(verdicts)}"
 
 
 def write_pictures(raw: Path, layout: Layout, sample: str, layer: int, name: str, location: pd.DataFrame) -> int:
-    """The spot patches as step 1 writes them, if the archive has all of this layer; returns how many. Raises LayerError."""
+    """Write the spot patches as step 1 does, if the archive has all of this layer; returns their number.
+
+    Raises LayerError.
+    """
     paths = [picture_folder(raw, name) / f"{barcode}.png" for barcode in location["barcode"]]
     if not all(path.is_file() for path in paths):
         return 0
     centre = np.rint(location[["pixel_x", "pixel_y"]].to_numpy()).astype(np.int64)
-    write_patches(layout.patches(224, sample, layer), map(read_picture, paths), 224, centre, location["barcode"].tolist())
+    write_patches(layout.patches(224, sample, layer), map(read_picture, paths), 224, centre,
+                  location["barcode"].tolist())
     return len(paths)
 
 
@@ -232,4 +265,4 @@ def read_picture(path: Path) -> np.ndarray:
         return np.asarray(Image.open(path).convert("RGB").resize((224, 224)))
     except Exception as error:  # every decoder raises its own
         raise LayerError(path, f"a picture that cannot be read ({error})", "an RGB picture of a spot",
-                         "copy it again, or remove it: the layer is converted without pictures") from None
+                         "copy it again, or remove it: the section is converted without pictures") from None

@@ -1,7 +1,8 @@
-"""A piece of breast tissue as a function of space, and its sections drawn in H&E: the ground of the demo data.
+"""A piece of breast tissue as a function of space, and its sections drawn in H&E: the images of the demo data.
 
-Every length is in px of the sample's common frame (x, y, z; the origin is the middle of the first layer). A tissue is a set of smooth
-random fields, duct tubes and cutting planes; what a section shows and what its spots express are read from the same `mix` of cell types.
+Every length is in px of the sample's common frame (x, y, z; the origin is the middle of the first layer). A tissue is a
+set of smooth random fields, duct tubes and cutting planes. The image of a section and the expression of its spots come
+from the same `mix` of cell types.
 Stains are drawn as optical density (Ruifrok & Johnston 2001: rgb = white · exp(−c_H·H − c_E·E)).
 """
 from collections.abc import Callable
@@ -15,12 +16,14 @@ STEP_PX = 8               # the fields are evaluated every 8 px and interpolated
 ADIPOCYTE_PX = 26.0
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
 EOSIN = np.array([0.10, 0.94, 0.32], np.float32)
-# per type: lattice spacing (px), share of sites taken, long and short half axis (px), spread of size, optical density, pale centre
+# per type: lattice spacing (px), share of sites taken, long and short half axis (px), spread of size,
+# optical density, pale centre
 NUCLEI = {"tumour": (4.8, 0.92, 2.2, 1.65, 0.25, 1.25, 0.45), "stroma": (8.2, 0.55, 2.7, 0.75, 0.20, 1.15, 0.0),
           "immune": (3.0, 0.88, 1.30, 1.20, 0.10, 1.75, 0.0), "fat": (15.0, 0.10, 1.9, 0.7, 0.15, 1.2, 0.0),
           "duct": (3.9, 0.95, 1.75, 1.25, 0.12, 1.30, 0.15)}
 # per type: eosin, haematoxylin
-CYTOPLASM = {"tumour": (0.34, 0.16), "stroma": (0.34, 0.03), "immune": (0.20, 0.14), "fat": (0.0, 0.0), "duct": (0.36, 0.12)}
+CYTOPLASM = {"tumour": (0.34, 0.16), "stroma": (0.34, 0.03), "immune": (0.20, 0.14), "fat": (0.0, 0.0),
+             "duct": (0.36, 0.12)}
 
 Field = Callable[[np.ndarray], np.ndarray]
 
@@ -29,8 +32,8 @@ Field = Callable[[np.ndarray], np.ndarray]
 class Tissue:
     """One block, cut from the tissue by six planes (normal, offset) and rounded off at reach_px from the z axis.
 
-    tubes (n, 6): x, y at z = 0, slope x, slope y, outer radius, lumen's share of it; adipocytes (n, 3): centres of fat cells;
-    bias (4,): how much of tumour, stroma, immune and fat; bundles: texture of the coarse fibres.
+    tubes (n, 6): x, y at z = 0, slope x, slope y, outer radius, lumen's share of it; adipocytes (n, 3): centres of fat
+    cells; bias (4,): how much of tumour, stroma, immune and fat; bundles: texture of the coarse fibres.
     """
     fields: dict[str, Field]
     tubes: np.ndarray
@@ -51,7 +54,7 @@ class Slide:
 
 
 def smooth_field(rng: np.random.Generator, length_px: float, n_waves: int = 64) -> Field:
-    """A Gaussian random field with covariance exp(−d²/2·length²), as a sum of plane waves: exact at any point. (…, 3) → (…)"""
+    """A Gaussian random field with covariance exp(−d²/2·length²): plane waves, exact at any point. (…, 3) → (…)"""
     wave = (rng.normal(size=(3, n_waves)) / length_px).astype(np.float32)
     phase = rng.uniform(0, 2 * np.pi, n_waves).astype(np.float32)
 
@@ -62,8 +65,8 @@ def smooth_field(rng: np.random.Generator, length_px: float, n_waves: int = 64) 
 
 def make_tissue(rng: np.random.Generator, radius_px: float, height_px: float) -> Tissue:
     """Draw one block of about `radius_px` around the z axis that reaches from z = 0 to `height_px`."""
-    lengths = {"nest": 95, "lobe": 30, "septum": 46, "immune": 75, "follicle": 26, "fat": 120, "swirl": 150, "drift": 110,
-               "edge": 34, "thick": 160, "wobble": 16}
+    lengths = {"nest": 95, "lobe": 30, "septum": 46, "immune": 75, "follicle": 26, "fat": 120,
+               "swirl": 150, "drift": 110, "edge": 34, "thick": 160, "wobble": 16}  # px
     fields = {name: smooth_field(rng, length) for name, length in lengths.items()}
     angle = np.sort(rng.uniform(0, 2 * np.pi) + (np.arange(6) + rng.uniform(-0.3, 0.3, 6)) * np.pi / 3)
     tilt = rng.uniform(-0.25, 0.25, 6)
@@ -88,7 +91,8 @@ def _draw_tubes(rng: np.random.Generator, radius_px: float) -> np.ndarray:
         n_acini = rng.integers(4, 9)
         spread, turn = rng.uniform(30, 48, n_acini), rng.uniform(0, 6.28) + np.arange(n_acini) * 6.28 / n_acini
         tubes.append([[x, y, *slope, rng.uniform(18, 25), rng.uniform(0.5, 0.68)]])
-        tubes.append(np.column_stack([x + spread * np.cos(turn), y + spread * np.sin(turn), slope + rng.normal(0, 0.15, (n_acini, 2)),
+        tubes.append(np.column_stack([x + spread * np.cos(turn), y + spread * np.sin(turn),
+                                      slope + rng.normal(0, 0.15, (n_acini, 2)),
                                       rng.uniform(8, 13, n_acini), rng.uniform(0.3, 0.55, n_acini)]))
     return np.concatenate(tubes)
 
@@ -100,25 +104,30 @@ def streaks(rng: np.random.Generator, length_px: float, width_px: float, side_px
     return (blurred - blurred.mean()) / blurred.std()
 
 
-# what is where ---------------------------------------------------------------------------------------
+# cell types at a point -------------------------------------------------------------------------------
 def depth_inside(tissue: Tissue, points: np.ndarray, torn: tuple[float, float, float] | None = None) -> np.ndarray:
     """How deep a point lies inside the section, px (negative: outside). (…, 3) → (…)"""
     planes = tissue.planes
-    depth = np.minimum((planes[:, 3] - points @ planes[:, :3].T).min(-1), tissue.reach_px - np.hypot(points[..., 0], points[..., 1]))
+    behind_planes = (planes[:, 3] - points @ planes[:, :3].T).min(-1)
+    depth = np.minimum(behind_planes, tissue.reach_px - np.hypot(points[..., 0], points[..., 1]))
     depth = depth + 9 * tissue.fields["edge"](points) + 16 * tissue.fields["nest"](points)
     if torn is not None:
-        tear = torn[2] - points[..., :2] @ np.array(torn[:2]) + 14 * tissue.fields["lobe"](points) + 5 * tissue.fields["wobble"](points)
+        tear = torn[2] - points[..., :2] @ np.array(torn[:2])
+        tear = tear + 14 * tissue.fields["lobe"](points) + 5 * tissue.fields["wobble"](points)
         depth = np.minimum(depth, tear)
     return depth.astype(np.float32)
 
 
 def type_logits(tissue: Tissue, points: np.ndarray) -> np.ndarray:
     """Propensity of tumour, stroma, immune and fat before ducts are put in. (…, 3) → (…, 4)"""
-    value = {name: tissue.fields[name](points) for name in ("nest", "lobe", "septum", "immune", "follicle", "fat", "drift")}
+    names = ("nest", "lobe", "septum", "immune", "follicle", "fat", "drift")
+    value = {name: tissue.fields[name](points) for name in names}
     nest = 0.85 * value["nest"] + 0.60 * value["lobe"]
     septum = np.exp(-(value["septum"] / 0.11) ** 2)  # thin bands of stroma between tumour nests
     margin = np.exp(-((nest - 0.1) / 0.35) ** 2)  # lymphocytes gather at the tumour's edge
-    logits = np.stack([nest, 0.35 * value["drift"] + 1.3 * septum, 0.75 * value["immune"] + 0.75 * value["follicle"] + 0.45 * margin,
+    logits = np.stack([nest,
+                       0.35 * value["drift"] + 1.3 * septum,
+                       0.75 * value["immune"] + 0.75 * value["follicle"] + 0.45 * margin,
                        1.15 * value["fat"] + 0.2 * value["drift"] - 0.25 * value["nest"]], axis=-1)
     return (logits + tissue.bias).astype(np.float32)
 
@@ -154,9 +163,9 @@ def _soft(depth_px: np.ndarray) -> np.ndarray:
 
 
 # drawing ---------------------------------------------------------------------------------------------
-def draw_section(tissue: Tissue, to_common: Callable[[np.ndarray], np.ndarray], z_px: float, slide: Slide, size_px: int,
-                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The H&E picture of the section at z, seen through `to_common` (layer px (…, 2) → common px (…, 2)).
+def draw_section(tissue: Tissue, to_common: Callable[[np.ndarray], np.ndarray], z_px: float, slide: Slide,
+                 size_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The H&E image of the section at z, mapped by `to_common` (layer px (…, 2) → common px (…, 2)).
 
     Returns (image (size, size, 3) uint8, tissue mask (size, size) bool: inside the outline, lumina and fat included).
     """
@@ -167,7 +176,8 @@ def draw_section(tissue: Tissue, to_common: Callable[[np.ndarray], np.ndarray], 
     reached = [np.flatnonzero((depth > -8).any(axis)) for axis in (1, 0)]
     window = tuple(slice(max(cells[0] - 1, 0), cells[-1] + 2) for cells in reached)
     eosin, haematoxylin, inside = _stains(tissue, points[window], depth[window], rng)
-    pixels = tuple(slice(part.start * STEP_PX, part.start * STEP_PX + length) for part, length in zip(window, inside.shape))
+    pixels = tuple(slice(part.start * STEP_PX, part.start * STEP_PX + length)
+                   for part, length in zip(window, inside.shape, strict=True))
     density = (slide.haematoxylin * haematoxylin)[..., None] * HAEMATOXYLIN + (slide.eosin * eosin)[..., None] * EOSIN
     picture, mask = _mount(rng, size_px, slide.white), np.zeros((size_px, size_px), bool)
     clipped = picture[pixels].shape[:2]
@@ -177,8 +187,12 @@ def draw_section(tissue: Tissue, to_common: Callable[[np.ndarray], np.ndarray], 
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8), mask
 
 
-def _stains(tissue: Tissue, points: np.ndarray, depth: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eosin, haematoxylin, share of tissue of every pixel, (h, w) each; from points (n, m, 3) and depth (n, m) every STEP_PX."""
+def _stains(tissue: Tissue, points: np.ndarray, depth: np.ndarray,
+            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eosin, haematoxylin and share of tissue of every pixel, (h, w) each.
+
+    points (n, m, 3) and depth (n, m) are given every STEP_PX.
+    """
     def fine(coarse: np.ndarray) -> np.ndarray:
         return cv2.resize(coarse.astype(np.float32), None, fx=STEP_PX, fy=STEP_PX, interpolation=cv2.INTER_CUBIC)
 
@@ -189,13 +203,16 @@ def _stains(tissue: Tissue, points: np.ndarray, depth: np.ndarray, rng: np.rando
     outside_wall, outside_lumen = np.full(shape, 99, np.float32), np.full(shape, 99, np.float32)
     near = (fine(tube_level(tissue, points)[0]) < 40) & (inside > 0)
     outside_wall[near], outside_lumen[near] = tube_level(tissue, xyz[near])
-    share, some = np.zeros((*shape, len(TYPES)), np.float32), inside > 0
-    share[some] = mix(fine(type_logits(tissue, points))[some], outside_wall[some], outside_lumen[some]) * inside[some, None]  # (h, w, 5)
+    share, some = np.zeros((*shape, len(TYPES)), np.float32), inside > 0  # (h, w, 5), (h, w)
+    logits = fine(type_logits(tissue, points))  # (h, w, 4)
+    share[some] = mix(logits[some], outside_wall[some], outside_lumen[some]) * inside[some, None]
 
     along = 150 * tissue.fields["swirl"](points) + 45 * tissue.fields["nest"](points) + points[..., 1]
-    fibre = _fibres(fine(points[..., 0] + 60 * tissue.fields["drift"](points)), fine(along), tissue.bundles, streaks(rng, 22, 0.9))
+    across = points[..., 0] + 60 * tissue.fields["drift"](points)
+    fibre = _fibres(fine(across), fine(along), tissue.bundles, streaks(rng, 22, 0.9))
     down, right = np.gradient(along)
-    thick = (1 + 0.10 * fine(tissue.fields["thick"](points))) * (1 + 0.18 * np.exp(-np.maximum(depth, 0) / 7))  # dye gathers at the edge
+    edge = 1 + 0.18 * np.exp(-np.maximum(depth, 0) / 7)  # dye gathers at the edge
+    thick = (1 + 0.10 * fine(tissue.fields["thick"](points))) * edge
     eosin, haematoxylin = _ground(share, fibre, outside_lumen, rng)
     eosin += _membranes(tissue, share[..., 3], xyz)
     haematoxylin += _nuclei(share, fine(np.arctan2(-right, down)), rng)
@@ -209,19 +226,25 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], sigma_px: float) ->
 
 
 def _fibres(across: np.ndarray, along: np.ndarray, bundles: np.ndarray, threads: np.ndarray) -> np.ndarray:
-    """Wavy fibres: horizontal streaks looked up at warped positions; coarse bundles persist through z, threads do not. (size, size)"""
-    coarse, thin = (cv2.remap(texture, across, along, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT) for texture in (bundles, threads))
+    """Wavy fibres: horizontal streaks sampled at warped positions. (size, size)
+
+    Coarse bundles persist through z, threads do not.
+    """
+    coarse, thin = (cv2.remap(texture, across, along, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+                    for texture in (bundles, threads))
     return 0.75 * coarse + 0.65 * thin
 
 
-def _ground(share: np.ndarray, fibre: np.ndarray, outside_lumen: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _ground(share: np.ndarray, fibre: np.ndarray, outside_lumen: np.ndarray,
+            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Cytoplasm, fibres and the white gaps between them: (eosin, haematoxylin), (h, w) each."""
     tumour, stroma, immune, _, duct = np.moveaxis(share, -1, 0)
     grain, gaps = _noise(rng, fibre.shape, 1.0), _noise(rng, fibre.shape, 3.0)
     gaps += 0.35 * grain
     cleft = stroma * _soft(5 * (-fibre - 1.35 + 0.2 * gaps)) + (tumour + 0.5 * immune) * _soft(4 * (gaps - 1.6))
     solid = 1 - np.clip(cleft, 0, 0.92)
-    eosin = sum(share[..., k] * CYTOPLASM[name][0] for k, name in enumerate(TYPES)) + 0.15 * stroma * np.clip(fibre, -1.6, 2.2)
+    eosin = sum(share[..., k] * CYTOPLASM[name][0] for k, name in enumerate(TYPES))
+    eosin = eosin + 0.15 * stroma * np.clip(fibre, -1.6, 2.2)
     eosin += 0.24 * (1 - np.abs(2 * _soft(outside_lumen / 2) - 1)) * duct  # the cells' tops
     haematoxylin = sum(share[..., k] * CYTOPLASM[name][1] for k, name in enumerate(TYPES))
     return eosin * solid * (1 + 0.10 * grain), haematoxylin * solid * (1 + 0.15 * grain)
@@ -239,7 +262,7 @@ def _membranes(tissue: Tissue, fat: np.ndarray, xyz: np.ndarray) -> np.ndarray:
 
 
 def _nuclei(share: np.ndarray, fibre_angle: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Haematoxylin of all nuclei: soft ellipses on a jittered lattice per type, present with the type's share. (h, w)"""
+    """Haematoxylin of all nuclei: soft ellipses on a jittered lattice per type, as many as the type's share. (h, w)"""
     height, width = fibre_angle.shape
     canvas = np.zeros(height * width, np.float32)
     for k, name in enumerate(TYPES):
@@ -255,7 +278,7 @@ def _nuclei(share: np.ndarray, fibre_angle: np.ndarray, rng: np.random.Generator
         strength = density * np.exp(0.18 * rng.standard_normal(len(x), np.float32))
         reach = int(np.ceil(1.15 * long * np.exp(2 * spread))) + 1
         offset_y, offset_x = (axis.ravel() for axis in np.mgrid[-reach:reach + 1, -reach:reach + 1])
-        dx, dy = ((whole - exact).astype(np.float32)[:, None] + offset.astype(np.float32)  # (n_nuclei, (2·reach + 1)²)
+        dx, dy = ((whole - exact).astype(np.float32)[:, None] + offset.astype(np.float32)  # (n_nuclei, n_pixels)
                   for whole, exact, offset in ((column, x, offset_x), (row, y, offset_y)))
         cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
         u, v = (dx * cos + dy * sin) / (long * size[:, :1]), (dy * cos - dx * sin) / (short * size[:, 1:])
@@ -269,7 +292,8 @@ def _nuclei(share: np.ndarray, fibre_angle: np.ndarray, rng: np.random.Generator
     return 2.2 * np.tanh(canvas / 2.2).reshape(height, width)  # overlapping nuclei darken less than they add
 
 
-def _jittered_lattice(rng: np.random.Generator, shape: tuple[int, int], spacing_px: float) -> tuple[np.ndarray, np.ndarray]:
+def _jittered_lattice(rng: np.random.Generator, shape: tuple[int, int],
+                      spacing_px: float) -> tuple[np.ndarray, np.ndarray]:
     """Sites of a hexagonal lattice, each moved by up to 0.42 spacings, inside the image. (n,), (n,)"""
     height, width = shape
     rows, columns = np.arange(0, height, spacing_px * 0.87), np.arange(0, width, spacing_px)
@@ -284,6 +308,7 @@ def _mount(rng: np.random.Generator, size_px: int, white: tuple[float, float, fl
     haze = cv2.resize(rng.standard_normal((6, 6), np.float32), (size_px, size_px), interpolation=cv2.INTER_CUBIC)
     dust = np.zeros((size_px, size_px), np.float32)
     for x, y, size, angle in rng.uniform([0, 0, 0.6, 0], [size_px, size_px, 2.6, 180], (max(4, size_px // 40), 4)):
-        cv2.ellipse(dust, (int(x), int(y)), (round(size * 1.6), round(size)), angle, 0, 360, float(0.08 + 0.12 * size), -1, cv2.LINE_AA)
+        middle, half_axes, density = (int(x), int(y)), (round(size * 1.6), round(size)), float(0.08 + 0.12 * size)
+        cv2.ellipse(dust, middle, half_axes, angle, 0, 360, density, -1, cv2.LINE_AA)
     light = np.array(white, np.float32) + 1.5 * haze[..., None] * np.array([0.5, 1.4, 0.8], np.float32)
     return light * np.exp(-cv2.GaussianBlur(dust, (0, 0), 0.8))[..., None]

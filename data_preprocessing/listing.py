@@ -1,5 +1,6 @@
-"""Which samples and layers step 0_1 lists and converts: of the raw data, of earlier calls, of a person's edits."""
+"""Which samples, layers and folds step 0_1 lists: those of the raw data, of earlier calls, of a person's edits."""
 import sys
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from common.config import Config, SampleConfig
@@ -7,8 +8,24 @@ from common.errors import DataError
 from common.names import NAME_FORM, is_name
 
 
+def units_of(config: Config) -> list[tuple[str, int]]:
+    """(sample, layer) of every layer that is not skipped, sorted by sample."""
+    units = []
+    for sample in sorted(config.samples):
+        units += [(sample, layer) for layer in config.layers_of(sample)]
+    return units
+
+
+def listed_units(config: Config) -> list[tuple[str, int]]:
+    """(sample, layer) of every listed layer, skipped ones too."""
+    units = []
+    for sample, one in config.samples.items():
+        units += [(sample, layer) for layer in one.layers]
+    return units
+
+
 def well_named(found: dict[str, SampleConfig], raw: Path, step: str) -> dict[str, SampleConfig]:
-    """The samples whose names can be names of folders; the others are named. Raises DataError if none is left."""
+    """The samples whose names can name folders; the others are reported. Raises DataError if none is left."""
     fix = "rename its files, or name it in the config: samples: {<name>: {…}}"
     wrong = [name for name in found if not is_name(name)]
     if len(wrong) == len(found):
@@ -20,10 +37,10 @@ def well_named(found: dict[str, SampleConfig], raw: Path, step: str) -> dict[str
 
 def with_sources_of_a_person(listed: Config, base: Config | None, there: Config | None, raw: Path,
                              file: Path) -> Config:
-    """The listed config with what a person wrote in dataset.yaml, `file`, into `raw` and `images` of its samples, the
-    pixel sizes of these layers and of those that the last conversion knew none of, and pitch_um.
+    """The listed config with a person's edits of dataset.yaml (`file`).
 
-    Raises DataError for a name that is not there.
+    The edits are `raw` and `images` of its samples, the pixel sizes of these layers and of those without one after the
+    last conversion, and pitch_um. Raises DataError for a name that is not there.
     """
     samples = dict(listed.samples)
     for name in set(samples) & set(there.samples if there else ()):
@@ -40,12 +57,13 @@ def with_sources_of_a_person(listed: Config, base: Config | None, there: Config 
                      and (layer not in last.layers or theirs.pixel_size_um[layer] != last.pixel_size_um.get(layer))}
             one = one.model_copy(update={key: getattr(one, key) | own, "layers": sorted({*one.layers, *own}),
                                          "pixel_size_um": one.pixel_size_um | sizes})
-        samples[name] = one.model_copy(update={"pixel_size_um": one.pixel_size_um | sizes_of_a_person(base, there, name, one.layers)})
+        sizes = one.pixel_size_um | sizes_of_a_person(base, there, name, one.layers)
+        samples[name] = one.model_copy(update={"pixel_size_um": sizes})
     return listed.model_copy(update={"samples": samples} | pitch_of_a_person(base, there))
 
 
 def sizes_of_a_person(base: Config | None, there: Config | None, name: str, layers: list[int]) -> dict[int, float]:
-    """{layer: um per px} that a person added in dataset.yaml: the last conversion had listed the layer and knew none."""
+    """{layer: um per px} that a person added in dataset.yaml: the last conversion listed the layer without one."""
     last = base.samples.get(name) if base else None
     theirs = there.samples[name].pixel_size_um if there and name in there.samples else {}
     return {layer: size for layer, size in theirs.items()
@@ -59,20 +77,21 @@ def pitch_of_a_person(base: Config | None, there: Config | None) -> dict[str, fl
 
 
 def with_sources_of(config: Config, of_raw: Config, base: Config | None, there: Config | None) -> Config:
-    """The config with layers, `raw`, `images` and pitch_um as the raw data and the config file say, without a person's."""
+    """The config with layers, `raw`, `images` and pitch_um of the raw data and the config file, without a person's."""
     samples = dict(config.samples)
     for name in set(samples) & set(of_raw.samples):
-        said = of_raw.samples[name]
-        layers = [layer for layer in samples[name].layers if layer in said.layers]
+        given = of_raw.samples[name]
+        layers = [layer for layer in samples[name].layers if layer in given.layers]
         theirs = sizes_of_a_person(base, there, name, layers)
         sizes = {layer: size for layer, size in samples[name].pixel_size_um.items()
-                 if layer not in theirs or layer in said.pixel_size_um}
-        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": said.raw, "images": said.images, "pixel_size_um": sizes})
+                 if layer not in theirs or layer in given.pixel_size_um}
+        samples[name] = samples[name].model_copy(update={"layers": layers, "raw": given.raw, "images": given.images,
+                                                         "pixel_size_um": sizes})
     return config.model_copy(update={"samples": samples, "pitch_um": of_raw.pitch_um})
 
 
 def with_earlier(restricted: Config, listed: Config, earlier: Config | None) -> Config:
-    """The chosen samples and layers, those of before that the raw data still have, and samples of other raw data."""
+    """The chosen samples and layers, the earlier ones that the raw data still have, and samples of other raw data."""
     samples = dict(restricted.samples)
     for name, before in (earlier.samples if earlier else {}).items():
         if name not in listed.samples:
@@ -86,8 +105,21 @@ def with_earlier(restricted: Config, listed: Config, earlier: Config | None) -> 
 
 
 def with_layers_of_both(config: Config, one: Config, other: Config) -> Config:
-    """The config with the samples that it shares with `other`, of these the layers that it shares with `one`."""
-    layers = {name: [layer for layer in config.samples[name].layers if layer in one.samples[name].layers]
-              for name in other.samples if name in config.samples}
-    return config.model_copy(update={"samples": {name: config.samples[name].model_copy(update={"layers": found})
-                                                 for name, found in layers.items() if found}})
+    """The config with the samples that it shares with `other`, and of these the layers that it shares with `one`."""
+    samples = {}
+    for name in other.samples:
+        if name in config.samples:
+            layers = [layer for layer in config.samples[name].layers if layer in one.samples[name].layers]
+            if layers:
+                samples[name] = config.samples[name].model_copy(update={"layers": layers})
+    return config.model_copy(update={"samples": samples})
+
+
+def folds_among(folds: Iterable[list[str]], samples: Container[str]) -> list[list[str]] | None:
+    """The folds without samples that are not among these and without empty folds; None if fewer than two are left."""
+    left = []
+    for fold in folds:
+        present = [name for name in fold if name in samples]
+        if present:
+            left.append(present)
+    return left if len(left) > 1 else None

@@ -1,8 +1,8 @@
-"""Do a layer's spots lie on its tissue? The arithmetic of step 0_2's check of the coordinates: arrays in, a verdict out.
+"""The check of spot coordinates in step 0_2: do a layer's spots lie on its tissue? Arrays in, a verdict out.
 
-Swapped axes, a mirrored or a turned image are the classic errors of spot coordinates. They are eight: swap or not, then mirror x or not,
-mirror y or not. Of each, two things are measured: the share of spots whose centre is tissue, and the Dice of the tissue and the area of
-the spots (spots are chosen to cover the tissue, so the right orientation fills it). Source: own.
+Common errors of spot coordinates are swapped axes and a mirrored or turned image: eight orientations, swap or not, then
+mirror x or not, mirror y or not. Each gets two measures: the share of spots whose centre is tissue, and the Dice of the
+tissue and the area of the spots (spots are chosen to cover the tissue, so the right orientation fills it). Source: own.
 """
 from dataclasses import dataclass
 
@@ -22,13 +22,14 @@ ORIENTATIONS = {  # name, which is also the fix in words: (swap, mirror x, mirro
     "swap pixel_x and pixel_y, then mirror pixel_y": (True, False, True),
     "swap pixel_x and pixel_y, then mirror both": (True, True, True),
 }
-SPOT_REACH = 0.6            # a spot stands for the tissue within this many pitches of its centre
+SPOT_REACH = 0.6            # a spot represents the tissue within this many pitches of its centre
 MAX_SIDE_PX = 512           # the mask is compared at this size
-GOOD_SHARE = 0.6            # fewer spots on tissue are a reason to ask
-BETTER = (0.05, 0.05)       # another orientation is better by so much in share of spots on tissue and in Dice: a warning
-CLEARLY_BETTER = (0.15, 0.10)  # by so much: the given one is wrong (measured on real sections: the right one is never beaten in either)
-MIN_SPOTS = 20              # fewer spots are warned about, never refused
-SMALL_REACH = 0.5           # coordinates that reach less far into the image than this may be those of a smaller image
+GOOD_SHARE = 0.6            # a smaller share of spots on tissue gives a warning
+# gains of another orientation in share of spots on tissue and in Dice
+BETTER = (0.05, 0.05)       # beyond these: a warning
+CLEARLY_BETTER = (0.15, 0.10)  # beyond these: the given one is wrong (on real sections the right one is best in both)
+MIN_SPOTS = 20              # with fewer spots there is a warning, never a refusal
+SMALL_REACH = 0.5           # coordinates within this share of the image may be those of a smaller image
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`wrong`: the layer cannot be used as it is. `found` and `fix` are words for a person, '' if all is well."""
+    """`wrong`: the layer cannot be used as it is. `found` and `fix` are parts of a message, '' if all is well."""
     on_tissue: float
     orientation: str
     wrong: bool = False
@@ -62,7 +63,10 @@ def share_inside(xy: np.ndarray, size_px: tuple[int, int]) -> float:
 
 
 def fits(xy: np.ndarray, mask: np.ndarray, size_px: tuple[int, int]) -> list[Fit]:
-    """All eight orientations, the given one first. xy (n, 2) level-0 px, mask (h, w) bool of any size, size_px of level 0."""
+    """All eight orientations, the given one first.
+
+    xy (n, 2) level-0 px, mask (h, w) bool of any size, size_px (width, height) of level 0.
+    """
     tissue = _small(mask)  # (h, w)
     per_px = np.array(tissue.shape[::-1]) / np.array(size_px)  # mask px per level-0 px
     reach = max(1.0, SPOT_REACH * median_spacing_px(xy) * per_px.mean())
@@ -70,11 +74,15 @@ def fits(xy: np.ndarray, mask: np.ndarray, size_px: tuple[int, int]) -> list[Fit
 
 
 def check(xy: np.ndarray, mask: np.ndarray, size_px: tuple[int, int]) -> Verdict:
-    """Judge a layer's spot coordinates. xy (n, 2) level-0 px, n >= 1; mask (h, w) bool; size_px (width, height) of level 0."""
+    """Judge a layer's spot coordinates.
+
+    xy (n, 2) level-0 px, n >= 1; mask (h, w) bool; size_px (width, height) of level 0.
+    """
     given, *others = fits(xy, mask, size_px)
     best = max(others, key=lambda fit: fit.dice)
     if max(share_inside(oriented(xy, size_px, name), size_px) for name in ORIENTATIONS) < 0.5:
-        return Verdict(given.on_tissue, AS_GIVEN, True, _reach(xy, size_px) + ": probably full-resolution coordinates on a down-scaled image",
+        found = _reach(xy, size_px) + ": probably full-resolution coordinates on a down-scaled image"
+        return Verdict(given.on_tissue, AS_GIVEN, True, found,
                        "scale the coordinates, or take the image they belong to")
     gain = (best.on_tissue - given.on_tissue, best.dice - given.dice)
     if gain[0] > BETTER[0] and gain[1] > BETTER[1]:
@@ -83,20 +91,23 @@ def check(xy: np.ndarray, mask: np.ndarray, size_px: tuple[int, int]) -> Verdict
         return Verdict(given.on_tissue, best.name, wrong, found, best.name)
     if given.on_tissue < GOOD_SHARE:
         small = (xy.max(axis=0) < SMALL_REACH * np.array(size_px)).all()
-        found = _reach(xy, size_px) + ": probably coordinates of a down-scaled image" if small else "too few of them"
-        return Verdict(given.on_tissue, AS_GIVEN, False, f"only {given.on_tissue:.0%} of the spots on tissue; {found}", "check image and coordinates")
+        reason = _reach(xy, size_px) + ": probably coordinates of a down-scaled image" if small else "too few of them"
+        found = f"only {given.on_tissue:.0%} of the spots on tissue; {reason}"
+        return Verdict(given.on_tissue, AS_GIVEN, False, found, "check image and coordinates")
     return Verdict(given.on_tissue, AS_GIVEN)
 
 
 def _fit(name: str, at: np.ndarray, tissue: np.ndarray, reach: float) -> Fit:
-    """at (n, 2) spots in mask px, tissue (h, w) bool, reach in mask px."""
+    """The fit of spots `at` (n, 2) mask px to tissue (h, w) bool; reach in mask px."""
     column, row = np.floor(at).astype(np.int64).T
     rows, columns = tissue.shape
     inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
     column, row = column[inside], row[inside]
     empty = np.ones(tissue.shape, np.uint8)
     empty[row, column] = 0
-    area = cv2.distanceTransform(empty, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= reach if inside.any() else np.zeros_like(tissue)
+    area = np.zeros_like(tissue)  # (h, w) within reach of a spot
+    if inside.any():
+        area = cv2.distanceTransform(empty, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= reach
     dice = 2 * (area & tissue).sum() / max(1, area.sum() + tissue.sum())
     return Fit(name, float(tissue[row, column].sum() / len(at)), float(dice))
 

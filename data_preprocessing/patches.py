@@ -1,7 +1,7 @@
-"""Where patches lie: windows of spots, the grid of region and global patches, and who belongs to whom. Pure functions of coordinates.
+"""Positions of patches: windows of spots, the grid of region and global patches, and membership in them.
 
-All coordinates are level-0 px, x = column, y = row; a corner is a window's top-left. The grid starts at (0, 0) with the window as its step
-and covers the slide: the last column and row are shifted inside. Source: Zhu et al., CVPR 2025.
+All coordinates are level-0 px, x = column, y = row; a corner is a window's top-left. The grid starts at (0, 0) with the
+window as its step and covers the slide: the last column and row are shifted inside. Source: Zhu et al., CVPR 2025.
 """
 import numpy as np
 import pandas as pd
@@ -41,11 +41,14 @@ def unique_cells(cell: np.ndarray) -> np.ndarray:
 
 
 def overlapping_cells(corner: np.ndarray, side_px: int, slide_px: tuple[int, int], window_px: int) -> np.ndarray:
-    """Cells of the grid whose window shares area with one of the squares (corner (n, 2), side): (m, 2), sorted by row, then column."""
+    """Cells of the grid whose window shares area with one of the squares: (m, 2), sorted by row, then column.
+
+    corner (n, 2) px and side_px: the squares.
+    """
     columns, rows = last_cell(slide_px, window_px) + 1
     cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)  # row by row
-    cell_corner = cell_corners(cells, slide_px, window_px)
-    apart = (cell_corner[:, None] >= corner + side_px) | (corner >= cell_corner[:, None] + window_px)  # (n_cells, n, 2)
+    cell_corner = cell_corners(cells, slide_px, window_px)[:, None]  # (n_cells, 1, 2)
+    apart = (cell_corner >= corner + side_px) | (corner >= cell_corner + window_px)  # (n_cells, n, 2)
     return cells[(~apart.any(axis=2)).any(axis=1)]
 
 
@@ -61,10 +64,15 @@ def grid_table(size: int, cell: np.ndarray, slide_px: tuple[int, int], window_px
     return patch_table([f"{size}_{i}_{j}" for i, j in cell], cell_corners(cell, slide_px, window_px), cell, window_px)
 
 
-def level_tables(location: pd.DataFrame, slide_px: tuple[int, int], window_px: dict[int, int]) -> dict[int, pd.DataFrame]:
-    """Patches of the three levels: one a spot (location order), the regions that hold a spot, the globals that overlap such a region."""
+def level_tables(location: pd.DataFrame, slide_px: tuple[int, int],
+                 window_px: dict[int, int]) -> dict[int, pd.DataFrame]:
+    """Patches of the three levels, {nominal side: table}.
+
+    One patch a spot (location order), the regions that hold a spot, the globals that overlap such a region.
+    """
     centre = location[["pixel_x", "pixel_y"]].to_numpy()  # (n_spots, 2)
-    spots = patch_table(list(location["barcode"]), spot_corners(centre, window_px[SPOT]), location[["i", "j"]].to_numpy(), window_px[SPOT])
+    spots = patch_table(list(location["barcode"]), spot_corners(centre, window_px[SPOT]),
+                        location[["i", "j"]].to_numpy(), window_px[SPOT])
     cells = unique_cells(cells_of(centre, last_cell(slide_px, window_px[REGION]), window_px[REGION]))
     regions = grid_table(REGION, cells, slide_px, window_px[REGION])
     cells = overlapping_cells(regions[["x", "y"]].to_numpy(), window_px[REGION], slide_px, window_px[GLOBAL])
@@ -78,7 +86,7 @@ def centres(table: pd.DataFrame) -> np.ndarray:
 
 # membership ------------------------------------------------------------------------------------------
 def parent_rows(parents: pd.DataFrame, point: np.ndarray) -> np.ndarray:
-    """Row in `parents` (kept patches of one grid) of the cell that each point (n, 2) px belongs to: (n,) int64, -1 where it was not kept.
+    """Row in `parents` (kept patches of one grid) of the cell of each point (n, 2) px: (n,) int64, -1 if not kept.
 
     The slide's size is not needed: a point beyond the last kept column or row can only lie beyond the slide.
     """
@@ -88,7 +96,10 @@ def parent_rows(parents: pd.DataFrame, point: np.ndarray) -> np.ndarray:
 
 
 def joined_members(parents: pd.DataFrame, name: pd.Series, point: np.ndarray) -> list[str]:
-    """Names of the members of each parent in their own order, joined by ';'. Raises ValueError for a point without a parent."""
+    """Names of the members of each parent in their own order, joined by ';'.
+
+    Raises ValueError for a point without a parent.
+    """
     row = parent_rows(parents, point)
     if (row < 0).any():
         raise ValueError(f"{name[row < 0].iloc[0]} lies in no kept patch")
@@ -97,12 +108,13 @@ def joined_members(parents: pd.DataFrame, name: pd.Series, point: np.ndarray) ->
 
 
 def read_patch_table(layout: Layout, size: int, sample: str, layer: int) -> pd.DataFrame:
-    """patches_csv of one level. Raises LayerError if step 1 has not made it or a column is missing."""
-    return read_table(layout.patches_csv(size, sample, layer), PATCH_COLUMNS, "1_cropped_multi_level_patch.py", text=("patch_name",))
+    """patches_csv of one level. Raises LayerError if step 1 has not written it or a column is missing."""
+    return read_table(layout.patches_csv(size, sample, layer), PATCH_COLUMNS, "1_cropped_multi_level_patch.py",
+                      text=("patch_name",))
 
 
 def pair_level(layout: Layout, size: int, sample: str, layer: int) -> str:
-    """Write the members of one grid level (size 512: its spots; 1024: its regions) beside the patches; returns one line.
+    """Write the members of one grid level (512: spots; 1024: regions) beside the patches; returns one line.
 
     Raises LayerError if a spot or region has no patch of that level: the layer's patches are older than its spots.
     """
@@ -118,7 +130,8 @@ def pair_level(layout: Layout, size: int, sample: str, layer: int) -> str:
     try:
         parents[column] = joined_members(parents, name, point)
     except ValueError as error:
-        raise LayerError(layout.patches_csv(size, sample, layer), str(error), f"a {size} patch for each of the {column}",
+        raise LayerError(layout.patches_csv(size, sample, layer), str(error),
+                         f"a {size} patch for each of the {column}",
                          "run 1_cropped_multi_level_patch.py again") from None
     write_table(target, parents)
     return f"{len(name)} {column} in {int((parents[column] != '').sum())} patches of {size} px"

@@ -1,12 +1,13 @@
-"""Stain features: what haematoxylin and eosin do around a spot, at several widths.
+"""Stain features: statistics of haematoxylin and eosin around a spot, at several widths.
 
-An H&E pixel's optical density is a mix of the stains' colours (Beer-Lambert); the inverse of the colour matrix of Ruifrok & Johnston
-(Anal Quant Cytol Histol 2001) gives the amount of each:
+An H&E pixel's optical density is a mix of the stains' colours (Beer-Lambert); the inverse of the colour matrix of
+Ruifrok & Johnston (Anal Quant Cytol Histol 2001) gives the amount of each:
 
     (haematoxylin, eosin, residual) = -log10((pixel + 1) / 256) · inverse(colours)
 
-the residual being perpendicular to both. A window's statistics: mean, sd, 10 / 50 / 90 % points of each amount, two textures of the
-haematoxylin (nuclei are its grain), and the share of white. They are raw: standardising per slide is the model's part.
+The residual is perpendicular to both. A window's statistics: mean, sd, 10 / 50 / 90 % points of each amount, two
+textures of the haematoxylin (nuclei are its grain), and the share of white. They are raw: the model standardises them
+per slide.
 """
 import cv2
 import numpy as np
@@ -18,10 +19,14 @@ MODEL = "Ruifrok & Johnston 2001"
 PREPROCESSING = "8 bit to optical density, windows wider than 224 px averaged down to it"
 WIDTHS = (112, 224, 512, 1024)  # side of the windows, reference px
 MAX_READ_PX = 224               # a wider window is averaged down to this side before its statistics
-HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # optical density of red, green, blue (Ruifrok & Johnston 2001)
+# optical density of red, green, blue (Ruifrok & Johnston 2001)
+HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 POINTS = (0.1, 0.5, 0.9)
 WHITE_DENSITY = 0.1             # a pixel below it in every channel is white
-STATISTICS = tuple(f"{stain}_{name}" for stain in ("haematoxylin", "eosin", "residual") for name in ("mean", "sd", "p10", "p50", "p90")) + (
+STATISTICS = (
+    "haematoxylin_mean", "haematoxylin_sd", "haematoxylin_p10", "haematoxylin_p50", "haematoxylin_p90",
+    "eosin_mean", "eosin_sd", "eosin_p10", "eosin_p50", "eosin_p90",
+    "residual_mean", "residual_sd", "residual_p10", "residual_p50", "residual_p90",
     "nuclear_gradient", "nuclear_grain", "white")
 
 
@@ -56,7 +61,8 @@ def statistics(image: np.ndarray) -> np.ndarray:
     nuclei = stains[0].reshape(image.shape[:2])
     per_stain = np.column_stack([stains.mean(axis=1), stains.std(axis=1), points])  # (3 stains, 5)
     white = (density.max(axis=1) < WHITE_DENSITY).mean()
-    return np.concatenate([per_stain.ravel(), [gradient(nuclei).mean(), cv2.Laplacian(nuclei, cv2.CV_32F).std(), white]]).astype(np.float32)
+    texture = [gradient(nuclei).mean(), cv2.Laplacian(nuclei, cv2.CV_32F).std()]
+    return np.concatenate([per_stain.ravel(), [*texture, white]]).astype(np.float32)
 
 
 def stain_features(slide: Slide, centre: np.ndarray, window_px: dict[int, int]) -> np.ndarray:

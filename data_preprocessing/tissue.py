@@ -1,11 +1,12 @@
-"""Where on a thumbnail is tissue? The arithmetic of step 0_2: arrays in, arrays out.
+"""The tissue mask of a thumbnail, for step 0_2: arrays in, arrays out.
 
-Tissue absorbs light that the empty slide lets through, whatever the slide's own shade. So every pixel is scored by its optical-density
-distance from the background colour plus the local contrast of its optical density (tissue is textured, a haze of dye is not), the scores
-are split by Otsu, and the mask is cleaned: gaps closed, small holes filled, hairs and dust removed.
+Tissue absorbs light that the empty slide lets through, whatever the slide's own shade. So every pixel is scored by its
+optical-density distance from the background colour plus the local contrast of its optical density (tissue is textured,
+a haze of dye is not). Otsu's threshold splits the scores, and the mask is cleaned: gaps closed, small holes filled,
+hairs and dust removed.
 
-H&E absorbs green the most, red no more than that, and blue about half as much. What absorbs otherwise is pen, print, dust or shadow:
-it does not score, and what lies under it is what lies around it.
+H&E absorbs green the most, red no more than that, and blue about half as much. What absorbs otherwise is pen, print,
+dust or shadow: it does not score, and the mask under it is that of its surroundings.
 """
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ PALE_SCORE = 0.20           # pale tissue beside dark tissue may score so little
 PALE_LENGTH = 8.0           # where it is at least twice this wide (a printed dot is narrower)
 PALE_GAP_LENGTH = 1.5       # gaps narrower than twice this do not count (between printed dots they are wider)
 FLAT_CONTRAST = 0.03        # local contrast of the logarithm of grey below which a pixel may be empty slide
-MIN_FLAT_SHARE = 0.01       # with fewer flat pixels, all are asked for the background colour
+MIN_FLAT_SHARE = 0.01       # with fewer flat pixels, the background colour is that of all pixels
 SHADE_BLUE = 0.75           # stain absorbs at most this share of its green in blue; the rest is grey: shadow, vignette
 INK_RED = 0.80              # ink absorbs more in red beyond blue than this share of its green (blue pen),
 INK_BLUE = 0.85             # or more than this share in blue (black, green, red pen; dark shadow, dust, printed frame),
@@ -32,10 +33,10 @@ INK_PURE_RED = 0.15         # or less than this share in red (red pen)
 INK_MARGIN = 0.03           # by this much optical density at least;
 RIM_MARGIN = 0.005          # by this much
 RIM_LENGTH = 4.0            # at most so far from it
-UNDER_INK_LENGTH = 20.0     # what is not farther than this tells what lies under ink
+UNDER_INK_LENGTH = 20.0     # the mask within this distance decides the mask under ink
 HAZE_CONTRAST = 0.01        # dye on the slide has less contrast than this
 HAZE_SCORE = 0.4            # and absorbs less than this
-PADDING_SHARE = 0.02        # a scanner's pure white or black padding is no background if another colour is at least so frequent beside it
+PADDING_SHARE = 0.02        # padding (pure white or black) is no background if another colour has this share of its px
 MAX_SCORE = 1.5             # darker is not more tissue (ink, folds)
 HOLE_SHARE = 0.02           # holes below this share of the tissue are filled
 SPECK_SHARE = 0.002         # pieces below this share of the largest are dropped before gaps are closed
@@ -43,7 +44,7 @@ PIECE_SHARE = 0.01          # pieces below this share of the largest are dust
 MIN_TISSUE_SHARE = 0.001    # less tissue than this share of the thumbnail is none
 
 PICTURE_SIDE_PX = 1024
-OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB of what is drawn
+OUTLINE, SPOT = (0, 200, 0), (255, 200, 0)  # RGB
 
 
 def background_colour(rgb: np.ndarray) -> np.ndarray:
@@ -72,19 +73,19 @@ def local_contrast(density: np.ndarray) -> np.ndarray:
 
 
 def optical_density(rgb: np.ndarray) -> np.ndarray:
-    """-log(colour / background), what is brighter than the slide is 0. rgb (h, w, 3) uint8 -> (h, w, 3) float32."""
+    """-log(colour / background), 0 where brighter than the slide. rgb (h, w, 3) uint8 -> (h, w, 3) float32."""
     levels = np.arange(256, dtype=np.float32)[:, None]  # (256, 1)
     density = np.maximum(-np.log((levels + 1) / (background_colour(rgb) + 1)), 0)  # (256, 3)
     return cv2.LUT(rgb, density[None])
 
 
 def shade(smooth: np.ndarray) -> np.ndarray:
-    """The grey part of the absorption: what is absorbed in blue beyond stain. smooth (h, w, 3) optical density -> (h, w) float32."""
+    """The grey part of the absorption, that in blue beyond stain: optical density (h, w, 3) -> (h, w) float32."""
     return np.maximum(smooth[..., 2] - SHADE_BLUE * smooth[..., 1], 0) / (1 - SHADE_BLUE)
 
 
 def ink(smooth: np.ndarray) -> np.ndarray:
-    """Where something absorbs that is not H&E, with its pale rim. smooth (h, w, 3) optical density -> (h, w) bool."""
+    """Pixels of ink: absorption other than H&E, with its pale rim. smooth (h, w, 3) optical density -> (h, w) bool."""
     red, green, blue = np.moveaxis(smooth, 2, 0)
     excess = np.maximum.reduce([red - blue - INK_RED * green, blue - INK_BLUE * green, INK_PURE_RED * green - red])
     rim = cv2.dilate((excess > INK_MARGIN).astype(np.uint8), _disc(RIM_LENGTH, excess)) > 0
@@ -94,12 +95,13 @@ def ink(smooth: np.ndarray) -> np.ndarray:
 def tissue_score(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Optical-density distance from the background + local contrast of the optical density.
 
-    rgb (h, w, 3) uint8 -> score (h, w) float32, about 0 on the empty slide and under ink, 0.2 to 2 on tissue; ink (h, w) bool.
+    rgb (h, w, 3) uint8 -> score (h, w) float32, about 0 on the empty slide and under ink, 0.2 to 2 on tissue;
+    ink (h, w) bool.
     """
     density = optical_density(rgb)
     smooth = cv2.GaussianBlur(density, (0, 0), _px(SMOOTH_LENGTH, rgb))
     inked = np.zeros(rgb.shape[:2], bool)
-    if np.abs(smooth - _mean(smooth)[..., None]).max() > INK_MARGIN:  # a grey picture does not tell ink from stain
+    if np.abs(smooth - _mean(smooth)[..., None]).max() > INK_MARGIN:  # in a grey picture ink and stain are alike
         inked = ink(smooth)
         smooth = np.maximum(smooth - shade(smooth)[..., None], 0)
         density[inked] = 0
@@ -109,7 +111,7 @@ def tissue_score(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tissue_mask(rgb: np.ndarray) -> np.ndarray:
-    """rgb (h, w, 3) uint8 -> (h, w) bool; all False if there is no tissue."""
+    """The tissue of a thumbnail: rgb (h, w, 3) uint8 -> (h, w) bool; all False if there is no tissue."""
     score, inked = tissue_score(rgb)
     score = np.minimum(score, MAX_SCORE)
     levels = np.rint(score * (255 / MAX_SCORE)).astype(np.uint8)
@@ -120,14 +122,17 @@ def tissue_mask(rgb: np.ndarray) -> np.ndarray:
 
 
 def under_ink(mask: np.ndarray, inked: np.ndarray) -> np.ndarray:
-    """Under ink is tissue where most of what is around and not under ink is tissue. mask, inked (h, w) bool -> (h, w) bool."""
+    """The mask, filled in under ink: tissue where most of the ink-free surroundings are tissue.
+
+    mask, inked (h, w) bool -> (h, w) bool.
+    """
     side = 2 * round(_px(UNDER_INK_LENGTH, mask)) + 1
     around, free = (cv2.blur(part.astype(np.float32), (side, side)) for part in (mask & ~inked, ~inked))
     return np.where(inked, around > 0.5 * np.maximum(free, 1e-3), mask)
 
 
 def pale_tissue(score: np.ndarray) -> np.ndarray:
-    """Broad areas that score little, but all over. (h, w) float32 -> (h, w) bool."""
+    """Broad areas of low but uniform score. (h, w) float32 -> (h, w) bool."""
     mask = cv2.morphologyEx((score > PALE_SCORE).astype(np.uint8), cv2.MORPH_CLOSE, _disc(PALE_GAP_LENGTH, score))
     return cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(PALE_LENGTH, score)) > 0
 
@@ -142,20 +147,23 @@ def clean_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def drawn(thumbnail: np.ndarray, mask: np.ndarray, xy: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
-    """The mask's outline and the spots on the thumbnail. (h, w, 3) uint8, (h, w) bool, (n, 2) level-0 px -> RGB uint8."""
+    """The mask's outline and the spots on the thumbnail, RGB uint8.
+
+    thumbnail (h, w, 3) uint8, mask (h, w) bool, xy (n, 2) level-0 px, size_px (width, height) of level 0.
+    """
     width, height = fitted_size((mask.shape[1], mask.shape[0]), PICTURE_SIDE_PX)
     picture = cv2.resize(thumbnail, (width, height), interpolation=cv2.INTER_AREA)
     small = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, outlines, -1, OUTLINE, 2)
     at = xy * np.array([width, height]) / np.array(size_px)
-    radius = int(np.clip(median_spacing_px(at) / 6, 1, 4))  # of neighbouring spots, however dense, tissue is seen between
+    radius = int(np.clip(median_spacing_px(at) / 6, 1, 4))  # tissue stays visible between neighbouring spots
     for column, row in np.rint(at[((at >= 0) & (at < [width, height])).all(axis=1)]).astype(int).tolist():
         cv2.circle(picture, (column, row), radius, SPOT, -1, cv2.LINE_AA)
     return picture
 
 
-_PAD = 16  # the border is not a wall: morphology may reach over it
+_PAD = 16  # morphology may reach beyond the border
 
 
 def _padded(mask: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Overlap of the registered spot contours of different layers: intersection over union.
+"""Overlap of the registered spot contours of different sections: intersection over union.
 
-INPUT   spot_regist/<sample>.csv, .npy (n, 100, 2)      registered contours, px of the middle layer
-OUTPUT  spot_iou/<sample>.npz       SciPy CSR float32 (n, n), symmetric, rows in spot_regist order; IoU > 0, spots of different layers only
+INPUT   spot_regist/<sample>.csv, .npy (n, 100, 2)      registered contours, px of the middle section
+OUTPUT  spot_iou/<sample>.npz       SciPy CSR float32 (n, n), symmetric, rows in spot_regist order; IoU > 0,
+                                    spots of different sections only
 Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/1_get_iou.py --root_path ROOT
@@ -30,14 +31,17 @@ def overlapping_pairs(polygons: np.ndarray, layer: np.ndarray) -> np.ndarray:
 
 
 def iou(contours: np.ndarray, layer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Overlapping pairs of different layers and their IoU: contours (n, n_points, 2), layer (n,) -> pairs (P, 2), iou (P,) in (0, 1]."""
+    """Overlapping pairs of different layers and their IoU: pairs (P, 2), iou (P,) in (0, 1].
+
+    contours (n, n_points, 2), layer (n,).
+    """
     import shapely
     polygons = shapely.polygons(contours)
     polygons = np.where(shapely.is_valid(polygons), polygons, shapely.make_valid(polygons))
     area = shapely.area(polygons)
     pairs = overlapping_pairs(polygons, layer)
     blocks = np.split(pairs, range(BLOCK_PAIRS, len(pairs), BLOCK_PAIRS))
-    common = np.concatenate([shapely.area(shapely.intersection(polygons[block[:, 0]], polygons[block[:, 1]])) for block in blocks])
+    common = np.concatenate([shapely.area(shapely.intersection(*polygons[block.T])) for block in blocks])  # (P,) px²
     overlaps = common > 0
     pairs, common = pairs[overlaps], common[overlaps]
     return pairs, common / (area[pairs].sum(axis=1) - common)
@@ -51,13 +55,15 @@ def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
         stack = neighbours.read_stack(layout, sample)
         contours = io.read_npy(source, "Step3.5_registertoMiddle_ANTs_points_contour_fast.py")
         if len(contours) != len(stack):
-            raise LayerError(source, f"{len(contours)} contours", f"one for each of the {len(stack)} spots", "run Step3.5 again")
+            raise LayerError(source, f"{len(contours)} contours", f"one for each of the {len(stack)} spots",
+                             "run Step3.5 again")
         pairs, value = iou(contours, stack["layer"].to_numpy())
         io.write_csr(target, neighbours.symmetric(pairs, value, len(stack)))
         covered = len(np.unique(pairs)) / len(stack)
         mean = f", mean IoU {value.mean():.3f}" if len(value) else ""
         n_layers = len(neighbours.layers_of(stack))
-        return f"{len(stack)} spots of {n_layers} layers, {len(pairs)} overlapping pairs{mean}, {covered:.0%} of spots overlap"
+        return (f"{len(stack)} spots of {n_layers} sections, {len(pairs)} overlapping pairs{mean}, "
+                f"{covered:.0%} of spots overlap")
 
     return jobs.Job(sample, None, [layout.spot_regist(sample), source], [target], work)
 

@@ -1,9 +1,10 @@
-"""Put the records of all layers of a sample in one file.
+"""Write the records of all sections of a sample to one file.
 
 INPUT   spot_regist/<sample>.csv, npy_information/<sample>/<layer>.npy
-OUTPUT  3D_npy_information/<sample>.npy     structured array (n,), rows in spot_regist order: the fields of npy_information unchanged
-                                            (region_index, global_index: rows within the layer), and layer 'i4',
-                                            registered ('f8', 2) px of the middle layer; no pickle, opens with mmap
+OUTPUT  3D_npy_information/<sample>.npy     structured array (n,), rows in spot_regist order: the fields of
+                                            npy_information unchanged (region_index, global_index: rows within the
+                                            section), and layer 'i4', registered ('f8', 2) px of the middle section;
+                                            no pickle, opens with mmap
 Source: Zhu et al., CVPR 2025.
 
     python data_preprocessing_3d/5_build_3d_final_format.py --root_path ROOT
@@ -27,10 +28,11 @@ def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
     inputs = [layout.spot_regist(sample)] + [layout.npy(sample, layer) for layer in neighbours.layers_of(stack)]
 
     def work() -> str:
-        records = stack_records(dict(neighbours.read_records(context, sample, stack)), stack[["registered_x", "registered_y"]].to_numpy())
+        registered = stack[["registered_x", "registered_y"]].to_numpy()  # (n, 2)
+        records = stack_records(dict(neighbours.read_records(context, sample, stack)), registered)
         io.write_npy(target, records)
         layers = ", ".join(map(str, neighbours.layers_of(stack)))
-        return f"{len(records)} spots of layers {layers}, {int(records['has_label'].sum())} with a label"
+        return f"{len(records)} spots of sections {layers}, {int(records['has_label'].sum())} with a label"
 
     return jobs.Job(sample, None, inputs, [target], work)
 

@@ -1,4 +1,7 @@
-"""The 3D graph of a sample: which spots are joined, by which attributes. Arrays in, the dict of torch_geometric's HeteroData.to_dict() out."""
+"""The 3D graph of a sample: which spots are joined, by which attributes.
+
+Arrays in, the dict of torch_geometric's HeteroData.to_dict() out.
+"""
 from collections import defaultdict
 
 import numpy as np
@@ -16,7 +19,10 @@ def cross_pairs(combined) -> np.ndarray:
 
 
 def within_pairs(position: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """Pairs of spots of one layer where one is among the other's 4 nearest: own-layer position (n, 2) pitches, layer (n,) -> (P, 2)."""
+    """Pairs of spots of one layer where one is among the other's 4 nearest: (P, 2).
+
+    position (n, 2) own-layer pitches, layer (n,).
+    """
     edges = []
     for own in np.unique(layer):
         rows = np.flatnonzero(layer == own)
@@ -25,14 +31,16 @@ def within_pairs(position: np.ndarray, layer: np.ndarray) -> np.ndarray:
     return neighbours.unite(*np.concatenate(edges, axis=1), len(layer))
 
 
-def edge_attributes(pairs: np.ndarray, overlap: np.ndarray, cosine: np.ndarray, registered: np.ndarray, layer: np.ndarray) -> np.ndarray:
+def edge_attributes(pairs: np.ndarray, overlap: np.ndarray, cosine: np.ndarray, registered: np.ndarray,
+                    layer: np.ndarray) -> np.ndarray:
     """Columns weight, IoU, cosine, distance, layer difference of each pair: (P, 5) float32.
 
     pairs (P, 2), overlap and cosine (P,), registered (n, 2) pitches, layer (n,).
     """
     source, target = pairs.T
     distance = np.linalg.norm(registered[source] - registered[target], axis=1)
-    return np.stack([overlap + cosine, overlap, cosine, distance, np.abs(layer[source] - layer[target])], axis=1).astype(np.float32)
+    layer_difference = np.abs(layer[source] - layer[target])
+    return np.stack([overlap + cosine, overlap, cosine, distance, layer_difference], axis=1).astype(np.float32)
 
 
 def both_directions(pairs: np.ndarray, attribute: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,22 +57,27 @@ def stack_patches(graph, layer_graphs: dict[int, dict]) -> None:
     edges = {(level, "near", level): [] for level in PATCH_LEVELS} | {kind: [] for kind in MEMBERSHIPS}
     for one in layer_graphs.values():
         for kind, parts in edges.items():
-            parts.append(one[kind]["edge_index"] + torch.tensor([[offset[kind[0]]], [offset[kind[2]]]]))
+            source, _, target = kind
+            parts.append(one[kind]["edge_index"] + torch.tensor([[offset[source]], [offset[target]]]))
         for level in offset:
             offset[level] += len(one[level]["pos"])
     for level in PATCH_LEVELS:
         for name in ("x", "y", "has_label", "pos"):
             graph[level][name] = torch.cat([one[level][name] for one in layer_graphs.values()])
-        graph[level]["layer"] = torch.cat([torch.full((len(one[level]["pos"]),), layer) for layer, one in layer_graphs.items()])
-        graph[level, "near", level]["edge_attr"] = torch.cat([one[level, "near", level]["edge_attr"] for one in layer_graphs.values()])
+        layers = [torch.full((len(one[level]["pos"]),), layer) for layer, one in layer_graphs.items()]
+        graph[level]["layer"] = torch.cat(layers)
+        weights = [one[level, "near", level]["edge_attr"] for one in layer_graphs.values()]
+        graph[level, "near", level]["edge_attr"] = torch.cat(weights)
     for kind, parts in edges.items():
         graph[kind]["edge_index"] = torch.cat(parts, dim=1)
 
 
-def build_graph(stack, own_px: np.ndarray, pitch_px: float, combined, overlap, similarity, direction: np.ndarray, layer_graphs: dict):
+def build_graph(stack, own_px: np.ndarray, pitch_px: float, combined, overlap, similarity, direction: np.ndarray,
+                layer_graphs: dict):
     """A sample's graph, as HeteroData.to_dict() would give it.
 
-    Takes the stack table (n rows), own-layer positions (n, 2) px, CSR (n, n), unit features (n, D), layer graphs.
+    stack: table (n rows); own_px (n, 2): own-layer positions; combined, overlap, similarity: CSR (n, n);
+    direction (n, D): unit features; layer_graphs {layer: graph of step 6}.
     """
     import torch
     layer = stack["layer"].to_numpy(np.int64)
@@ -73,12 +86,14 @@ def build_graph(stack, own_px: np.ndarray, pitch_px: float, combined, overlap, s
     graph = defaultdict(dict)
     graph["spot"]["pos"] = torch.from_numpy(registered.astype(np.float32))
     graph["spot"]["layer"] = torch.from_numpy(layer)
-    graph["spot"] |= {name: next(iter(layer_graphs.values()))["spot"][name] for name in ("feature_sets", "feature_recipe", "genes")}
+    first = next(iter(layer_graphs.values()))["spot"]
+    graph["spot"] |= {name: first[name] for name in ("feature_sets", "feature_recipe", "genes")}
     across, within = cross_pairs(combined), within_pairs(own_px / pitch_px, layer)
     values = {"cross": (across, neighbours.value_at(overlap, across), neighbours.value_at(similarity, across)),
               "within": (within, np.zeros(len(within), np.float32), neighbours.cosine(direction, within))}
     for relation, (pairs, iou, cosine) in values.items():
-        edge_index, attribute = both_directions(pairs, edge_attributes(pairs, iou, cosine, registered, layer))
+        attribute = edge_attributes(pairs, iou, cosine, registered, layer)  # (P, 5)
+        edge_index, attribute = both_directions(pairs, attribute)
         graph["spot", relation, "spot"]["edge_index"] = torch.from_numpy(edge_index)
         graph["spot", relation, "spot"]["edge_attr"] = torch.from_numpy(attribute)
     stack_patches(graph, layer_graphs)

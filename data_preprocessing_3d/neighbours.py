@@ -1,6 +1,7 @@
-"""Which spots of a stack are neighbours: sparse pairs, never a dense (n, n). Arrays in, arrays out; and how the stack is read.
+"""The neighbouring spots of a stack: sparse pairs, never a dense (n, n). Arrays in, arrays out; readers of the stack.
 
-A set of pairs is `pairs` (P, 2) int64 with pairs[:, 0] < pairs[:, 1], unique, sorted: the union-symmetric form of a relation.
+A set of pairs is `pairs` (P, 2) int64 with pairs[:, 0] < pairs[:, 1], unique, sorted: the union-symmetric form of a
+relation.
 """
 from collections.abc import Iterator
 
@@ -23,20 +24,23 @@ BLOCK_PAIRS = 8192    # pairs whose features are held at a time
 
 # reading ---------------------------------------------------------------------------------------------
 def read_stack(layout: Layout, sample: str) -> pd.DataFrame:
-    """Spots of a sample: sample, layer, barcode, registered_x, registered_y (px); layers ascending. Raises LayerError."""
+    """Spots of a sample: sample, layer, barcode, registered_x, registered_y (px); layers ascending.
+
+    Raises LayerError.
+    """
     file = layout.spot_regist(sample)
-    stack = read_table(file, ("layer", "barcode", "registered_x", "registered_y"), "Step3.5_registertoMiddle_ANTs_points_contour_fast.py",
-                       text=("sample", "barcode"))
+    stack = read_table(file, ("layer", "barcode", "registered_x", "registered_y"),
+                       "Step3.5_registertoMiddle_ANTs_points_contour_fast.py", text=("sample", "barcode"))
     positions = stack[["layer", "registered_x", "registered_y"]].apply(pd.to_numeric, errors="coerce")
     if stack.empty or not (positions.abs() < MAX_POSITION).all(axis=None):
         raise LayerError(file, "a position that is not finite", "registered px", "run Step3.5 again")
     if not stack["layer"].is_monotonic_increasing:
-        raise LayerError(file, "layers out of order", "rows in z order, layer by layer", "run Step3.5 again")
+        raise LayerError(file, "layers out of order", "rows in z order, section by section", "run Step3.5 again")
     return stack
 
 
 def registered_frame(context: Context, sample: str) -> Geometry:
-    """The scale of the registered frame: that of the middle layer. Raises LayerError if the sample is not registered."""
+    """The scale of the registered frame, that of the middle layer. Raises LayerError if it is not registered."""
     middle = read_json(context.layout.quality(sample), "Step3_registertoMiddle_ANTs.py")["middle"]
     return context.geometry(sample, middle)
 
@@ -47,7 +51,10 @@ def layers_of(stack: pd.DataFrame) -> list[int]:
 
 
 def read_records(context: Context, sample: str, stack: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
-    """(layer, its records of step 7, memory-mapped), in z order. Raises LayerError if their spots are not those of the stack."""
+    """(layer, its records of step 7, memory-mapped), in z order.
+
+    Raises LayerError if their spots are not those of the stack.
+    """
     for layer in layers_of(stack):
         file = context.layout.npy(sample, layer)
         hold_to_contract(context.layout, context.all_samples, sample, layer, [file])
@@ -59,11 +66,15 @@ def read_records(context: Context, sample: str, stack: pd.DataFrame) -> Iterator
 
 
 def read_directions(context: Context, sample: str, stack: pd.DataFrame) -> np.ndarray:
-    """Spot features as unit vectors, standardised per layer: (n, D) float32. Raises LayerError if widths differ or one is not finite."""
+    """Spot features as unit vectors, standardised per layer: (n, D) float32.
+
+    Raises LayerError if widths differ or one is not finite.
+    """
     features = [np.array(records["feature"]) for _, records in read_records(context, sample, stack)]
-    if len({feature.shape[1] for feature in features}) > 1 or not all(np.isfinite(feature).all() for feature in features):
+    widths = {feature.shape[1] for feature in features}
+    if len(widths) > 1 or not all(np.isfinite(feature).all() for feature in features):
         raise LayerError(f"npy_information/{sample}", "features of different widths or not finite",
-                         "the same finite features in all layers", "run steps 4 and 7 again")
+                         "the same finite features in all sections", "run steps 4 and 7 again")
     return np.concatenate([directions(feature) for feature in features])
 
 
@@ -101,16 +112,19 @@ def value_at(matrix: "scipy.sparse.csr_array", pairs: np.ndarray) -> np.ndarray:
 
 # similarity ------------------------------------------------------------------------------------------
 def directions(feature: np.ndarray) -> np.ndarray:
-    """Each column standardised over the layer's spots, each row scaled to length 1 (a zero row stays 0): (n, D) -> float32."""
+    """Columns standardised over the layer's spots, rows scaled to length 1 (a zero row stays 0): (n, D) -> float32."""
     standard = feature - feature.mean(axis=0, dtype=np.float64)
     deviation = standard.std(axis=0)
-    standard /= np.where(deviation > 1e-6, deviation, np.inf)  # a constant column says nothing
+    standard /= np.where(deviation > 1e-6, deviation, np.inf)  # a constant column becomes 0
     length = np.linalg.norm(standard, axis=1, keepdims=True)
     return (standard / np.where(length > 0, length, 1)).astype(np.float32)
 
 
 def most_similar(direction: np.ndarray, layer: np.ndarray, k: int = K_CROSS) -> tuple[np.ndarray, np.ndarray]:
-    """Each spot's k spots of highest cosine over all other layers: direction (n, D), layer (n,) -> source, target (E,)."""
+    """Each spot's k spots of highest cosine over all other layers: source, target (E,).
+
+    direction (n, D), layer (n,).
+    """
     sources, targets = [], []
     for own in np.unique(layer):
         rows, others = np.flatnonzero(layer == own), np.flatnonzero(layer != own)
@@ -123,19 +137,22 @@ def most_similar(direction: np.ndarray, layer: np.ndarray, k: int = K_CROSS) -> 
             best = np.argpartition(distance, count - 1, axis=1)[:, :count]
             sources.append(others[best].ravel())
             targets.append(np.repeat(block, count))
-    return (np.concatenate(sources), np.concatenate(targets)) if sources else (np.empty(0, np.int64), np.empty(0, np.int64))
+    if not sources:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    return np.concatenate(sources), np.concatenate(targets)
 
 
 def cosine(direction: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Cosine of each pair of unit vectors: (P,) float32."""
     blocks = np.split(pairs, range(BLOCK_PAIRS, len(pairs), BLOCK_PAIRS))
-    return np.concatenate([np.einsum("pd,pd->p", direction[block[:, 0]], direction[block[:, 1]]) for block in blocks]).astype(np.float32)
+    values = [np.einsum("pd,pd->p", direction[block[:, 0]], direction[block[:, 1]]) for block in blocks]
+    return np.concatenate(values).astype(np.float32)
 
 
 # neighbours ------------------------------------------------------------------------------------------
 def top_k(matrix: "scipy.sparse.csr_array", k: int = K_CROSS) -> tuple[np.ndarray, np.ndarray]:
     """The k highest stored values of each row (ties: lower column): source (column), target (row), (E,)."""
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, row))  # rows keep their places
+    order = np.lexsort((matrix.indices, -matrix.data, row))  # row by row
     kept = order[np.arange(matrix.nnz) - matrix.indptr[row] < k]
     return matrix.indices[kept].astype(np.int64), row[kept]

@@ -5,10 +5,13 @@ from common.errors import LayerError
 
 
 def stack_records(layers: dict[int, np.ndarray], registered: np.ndarray) -> np.ndarray:
-    """Records of the layers in turn, with layer and registered (n, 2). Raises LayerError if label or feature widths differ."""
+    """Records of the layers in turn, with layer and registered (n, 2).
+
+    Raises LayerError if label or feature widths differ.
+    """
     widths = {(one["label"].shape[1], one["feature"].shape[1]) for one in layers.values()}
     if len(widths) > 1:
-        raise LayerError("npy_information", f"layers of (genes, features) {sorted(widths)}", "the same in all layers",
+        raise LayerError("npy_information", f"sections of (genes, features) {sorted(widths)}", "the same in all layers",
                          "run steps 4 to 7 again")
     first = next(iter(layers.values())).dtype
     barcode = max((one.dtype["barcode"] for one in layers.values()), key=lambda kind: kind.itemsize)

@@ -1,14 +1,14 @@
 """Raw data as AnnData files (scanpy, squidpy, Seurat exports): one file a layer.
 
-    layers['counts'], else raw, else X       raw counts: the first of them that holds whole numbers >= 0
+    layers['counts'], else raw, else X       raw counts: the first of them with whole numbers >= 0
     obsm['spatial']                          x, y of the spot centres, full-resolution px
     obs['array_col'], obs['array_row']       array position; absent: the pixel position in half pitches
     obs['in_tissue']                         1 on tissue; absent: all are
     uns['spatial'][<library>]                images/hires (or lowres), scalefactors/tissue_hires_scalef (or lowres)
 
-The image is the one that the config names (samples.<name>.images), else a file of the same name beside the table (both full resolution),
-else the one stored in the table; spot positions are in px of that image. Which file is which layer: samples.<name>.raw, else the sorted
-*.h5ad are layers 1, 2, ... of one sample.
+The image is the one that the config names (samples.<name>.images), else a file of the same name beside the table (both
+full resolution), else the one stored in the table; spot positions are in px of that image. samples.<name>.raw assigns
+files to layers; without it the sorted *.h5ad are layers 1, 2, ... of one sample.
 """
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,19 +38,25 @@ STORED_IMAGES = ("hires", "lowres")
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
-    """The samples with every layer's file. Raises DataError if there is none or one that the config names is not there."""
-    return listed_samples(raw, config, in_reading_order([path.name for path in raw.glob("*.h5ad")]), "*.h5ad file")
+    """The samples with every layer's file. Raises DataError if there is none or one that the config names is absent."""
+    names = in_reading_order([path.name for path in raw.glob("*.h5ad")])
+    return listed_samples(raw, config, names, "*.h5ad file")
 
 
 def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
-    """The files of a layer by kind; image: the .h5ad itself where it holds the image. Raises LayerError for several images beside it."""
+    """The files of a layer by kind; image: the .h5ad itself where it holds the image.
+
+    Raises LayerError for several images beside it.
+    """
     image, name = chosen_image(raw, config, sample, layer), config.samples[sample].raw.get(layer)
     if name is None:
         return {"image": image}
     path = raw / name
-    beside = sorted(other for other in path.parent.glob("*") if other.stem == path.stem and other.suffix.lower() in IMAGE_SUFFIXES)
+    beside = sorted(other for other in path.parent.glob("*")
+                    if other.stem == path.stem and other.suffix.lower() in IMAGE_SUFFIXES)
     if image is None and len(beside) > 1:
-        raise LayerError(path, f"{len(beside)} images beside it", "one", "move the others away, or name it in samples.<name>.images")
+        raise LayerError(path, f"{len(beside)} images beside it", "one",
+                         "move the others away, or name it in samples.<name>.images")
     image = image or next(iter(beside), None)
     if image is None and path.is_file():
         with _opened(path) as file:
@@ -60,12 +66,12 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
 
 
 def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.DataFrame | None:
-    """The spots on tissue, in px of the image that is used; None for a layer that is only an image. Raises LayerError."""
+    """The spots on tissue, in px of the image that is used; None for an image-only layer. Raises LayerError."""
     return _spots(raw, config, sample, layer)[0] if layer in config.samples[sample].raw else None
 
 
 def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
-    """Read one layer: the rows on tissue. Raises LayerError if the file cannot be read or lacks raw counts or positions."""
+    """The rows on tissue of one layer. Raises LayerError if the file is unreadable or lacks raw counts or positions."""
     files = raw_files(raw, config, sample, layer)
     if "counts" not in files:
         return RawLayer(None, None, files.get("image"))
@@ -81,7 +87,7 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
 
 @contextmanager
 def _opened(path: Path):
-    """The HDF5 file; whatever h5py and anndata raise on a broken one is one LayerError."""
+    """The HDF5 file; every error of h5py and anndata on a broken one becomes a LayerError."""
     import h5py
     if not path.is_file():
         raise LayerError(path, "no file", "a table (.h5ad)", "copy it there")
@@ -90,17 +96,22 @@ def _opened(path: Path):
             yield file
     except LayerError:
         raise
-    except Exception as error:  # h5py and anndata raise each their own
-        raise LayerError(path, f"a table that cannot be read ({error})", "an AnnData file (.h5ad)", "copy it again") from None
+    except Exception as error:  # h5py and anndata each raise their own
+        raise LayerError(path, f"a table that cannot be read ({error})", "an AnnData file (.h5ad)",
+                         "copy it again") from None
 
 
 def _stored_image(file: "h5py.File", path: Path) -> tuple[str, "h5py.Group"] | None:
-    """(hires or lowres, uns['spatial'][<library>]) of the image in the table, or None. Raises LayerError for several sections."""
+    """(hires or lowres, uns['spatial'][<library>]) of the image in the table, or None.
+
+    Raises LayerError for several sections.
+    """
     import h5py
-    libraries = sorted(name for name, group in file.get("uns/spatial", {}).items() if isinstance(group, h5py.Group) and "images" in group)
+    libraries = sorted(name for name, group in file.get("uns/spatial", {}).items()
+                       if isinstance(group, h5py.Group) and "images" in group)
     if len(libraries) > 1:
-        raise LayerError(path, f"{len(libraries)} sections in one table ({', '.join(libraries)})", "one layer a file",
-                         "save adata[adata.obs[...] == section] a file each")
+        raise LayerError(path, f"{len(libraries)} sections in one table ({', '.join(libraries)})",
+                         "one section a file", "save adata[adata.obs[...] == section] a file each")
     for library in libraries:
         group = file["uns/spatial"][library]
         for name in STORED_IMAGES:
@@ -118,11 +129,14 @@ def _spots(raw: Path, config: Config, sample: str, layer: int) -> tuple[pd.DataF
         if "obsm" not in file or "spatial" not in file["obsm"]:
             raise LayerError(path, f"no obsm['spatial'] (obsm: {', '.join(sorted(file.get('obsm', []))) or 'empty'})",
                              "spot centres x, y in full-resolution px", "add adata.obsm['spatial']")
-        obs, xy = read_elem(file["obs"]), np.asarray(read_elem(file["obsm"]["spatial"]), np.float64)  # (n_obs, 2)
+        obs = read_elem(file["obs"])
+        xy = np.asarray(read_elem(file["obsm"]["spatial"]), np.float64)  # (n_obs, 2)
         factor = _px_per_fullres_px(*_stored_image(file, path), path) if stored else 1.0
     if xy.ndim != 2 or xy.shape[1] < 2 or not np.isfinite(xy[:, :2]).all():
-        raise LayerError(path, f"obsm['spatial'] of shape {xy.shape} or with a value that is no number", "x, y of every spot", "correct it")
-    table = pd.DataFrame({"barcode": obs.index.astype(str), "pixel_x": xy[:, 0] * factor, "pixel_y": xy[:, 1] * factor})
+        raise LayerError(path, f"obsm['spatial'] of shape {xy.shape} or with a value that is no number",
+                         "x, y of every spot", "correct it")
+    table = pd.DataFrame({"barcode": obs.index.astype(str),
+                          "pixel_x": xy[:, 0] * factor, "pixel_y": xy[:, 1] * factor})
     if {"array_col", "array_row"} <= set(obs):
         table["i"], table["j"] = obs["array_col"].to_numpy(), obs["array_row"].to_numpy()
     else:
@@ -130,12 +144,13 @@ def _spots(raw: Path, config: Config, sample: str, layer: int) -> tuple[pd.DataF
     given = obs["in_tissue"].astype(object) if "in_tissue" in obs else pd.Series(1, index=obs.index)
     on_tissue = pd.to_numeric(given, errors="coerce").to_numpy() == 1
     if not on_tissue.any():
-        raise LayerError(path, "no spot on tissue (obs['in_tissue'])", "1 for a spot on tissue", "correct or remove the column")
+        raise LayerError(path, "no spot on tissue (obs['in_tissue'])", "1 for a spot on tissue",
+                         "correct or remove the column")
     return checked_spots(table[on_tissue], path), int((~on_tissue).sum())
 
 
 def _px_per_fullres_px(name: str, group: "h5py.Group", path: Path) -> float:
-    """Scale of the stored image. Raises LayerError if the table does not tell."""
+    """Scale of the stored image. Raises LayerError if the table does not state it."""
     key = f"tissue_{name}_scalef"
     factor = float(group["scalefactors"][key][()]) if key in group.get("scalefactors", {}) else 0.0
     if not factor > 0:
@@ -155,20 +170,24 @@ def _raw_counts(path: Path) -> "anndata.AnnData":
             if matrix not in file:
                 continue
             values = sparse.csr_matrix(read_elem(file[matrix]), dtype=np.float32)  # (n_obs, n_genes)
-            if np.isfinite(values.data).all() and (values.data >= 0).all() and (values.data == np.floor(values.data)).all():
+            stored = values.data
+            if np.isfinite(stored).all() and (stored >= 0).all() and (stored == np.floor(stored)).all():
                 genes = anndata.utils.make_index_unique(pd.Index(read_elem(file[var]).index, dtype=str))
                 return anndata.AnnData(values, obs=pd.DataFrame(index=obs_names), var=pd.DataFrame(index=genes))
             sources.append(matrix)
-    raise LayerError(path, f"values that are no counts, such as log-normalised ones, in {' and '.join(sources) or 'no matrix at all'}",
-                     "raw counts in X, layers['counts'] or raw", "save the counts with the table: adata.layers['counts']")
+    where = " and ".join(sources) or "no matrix at all"
+    raise LayerError(path, f"values that are no counts, such as log-normalised ones, in {where}",
+                     "raw counts in X, layers['counts'] or raw",
+                     "save the counts with the table: adata.layers['counts']")
 
 
 def _as_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """A stored image as uint8 (h, w, 3): scanpy keeps floats of 0..1."""
+    """A stored image as uint8 (h, w, 3): scanpy stores floats of 0..1."""
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
-        raise LayerError(path, f"a stored image of shape {pixels.shape}", "(height, width, 3)", "put the image beside the table")
+        raise LayerError(path, f"a stored image of shape {pixels.shape}", "(height, width, 3)",
+                         "put the image beside the table")
     if pixels.dtype != np.uint8:
         pixels = np.rint(np.clip(pixels * (255 if pixels.max() <= 1 else 1), 0, 255)).astype(np.uint8)
     return np.ascontiguousarray(pixels[..., :3])

@@ -17,8 +17,12 @@ from data_preprocessing.readers import RawLayer, chosen_image, legacy_layer, rea
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
-    """The samples of every layer with counts or an image, also one that the config names, sorted. Raises DataError if there is none."""
-    names = [path.name.split(".")[0] for path in raw.glob("ST-cnts/*.tsv*")] + [path.parent.name for path in raw.glob("ST-imgs/*/*/*")]
+    """The samples of every layer with counts or an image, also one that the config names, sorted.
+
+    Raises DataError if there is none.
+    """
+    names = [path.name.split(".")[0] for path in raw.glob("ST-cnts/*.tsv*")]
+    names += [path.parent.name for path in raw.glob("ST-imgs/*/*/*")]
     found: dict[str, set[int]] = {}
     for match in filter(None, (re.fullmatch(r"(\D+)(\d+)", name) for name in names)):
         found.setdefault(match[1], set()).add(int(match[2]))
@@ -26,14 +30,16 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
         if one.images:  # a layer may have nothing but the image that the config names
             found.setdefault(sample, set()).update(one.images)
     if not found:
-        raise DataError(raw, "no layer", "ST-cnts/<sample><layer>.tsv.gz or ST-imgs/<sample>/<sample><layer>/*.jpg", "correct --raw_path")
+        raise DataError(raw, "no section", "ST-cnts/<sample><layer>.tsv.gz or ST-imgs/<sample>/<sample><layer>/*.jpg",
+                        "correct --raw_path")
     return {sample: SampleConfig(layers=sorted(layers)) for sample, layers in sorted(found.items())}
 
 
 def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
-    """The files of a layer by kind (counts, location, image), as far as they exist. Raises LayerError for several images."""
+    """The existing files of a layer by kind (counts, location, image). Raises LayerError for several images."""
     name, chosen = f"{sample}{layer}", chosen_image(raw, config, sample, layer)
-    beside = (path for path in (raw / "ST-imgs" / sample / name).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    folder = raw / "ST-imgs" / sample / name
+    beside = (path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     images = [chosen] if chosen else sorted(beside)
     if len(images) > 1:
         raise LayerError(images[0].parent, f"{len(images)} images", "one", "move the others away")
@@ -49,11 +55,12 @@ def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.Dat
 
 
 def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
-    """Read one layer; spots and counts are intersected (in the order of the spot file), what only one of them has is counted as dropped.
+    """Read one layer; spots and counts are intersected, in the order of the spot file, and the rest counted as dropped.
 
     Raises LayerError if a file cannot be read, the spot file lacks a column, spots are missing or nothing is common.
     """
     files = raw_files(raw, config, sample, layer)
     if "counts" in files and "location" not in files:
-        raise LayerError(raw / "ST-spotfiles" / f"{sample}{layer}_selection.tsv", "no file", "the spots of the counts", "add it")
+        raise LayerError(raw / "ST-spotfiles" / f"{sample}{layer}_selection.tsv", "no file", "the spots of the counts",
+                         "add it")
     return legacy_layer(files, read_spots)

@@ -1,6 +1,7 @@
-"""Files of others that are pickles: an unpickler that knows arrays, tensors and graphs, and refuses everything else before it is run.
+"""Reader of other people's pickles: it builds arrays, tensors and graphs, and refuses everything else before it is run.
 
-What a pickle builds arrays from are stand-ins here, not NumPy's own: those believe what they are told, down to the bytes of a pointer.
+Arrays are built by the stand-ins of this module. NumPy's own constructors do not check their arguments, not even the
+bytes of a pointer.
 """
 import io
 import pickle
@@ -12,7 +13,8 @@ import numpy as np
 
 from common.errors import DataError, LayerError
 
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RuntimeError, pickle.UnpicklingError)
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RuntimeError,
+          pickle.UnpicklingError)
 NUMBERS_OR_TEXT = re.compile(r"[?biufU]\d*")
 
 
@@ -57,18 +59,28 @@ def _storage(content: bytes):
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
-ALLOWED = {  # (module, name): what it stands for
-    ("numpy", "ndarray"): None, ("numpy", "dtype"): lambda *code: _Dtype(*code), ("collections", "OrderedDict"): lambda: OrderedDict(),
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor, ("torch.storage", "_load_from_bytes"): _storage}
+def _scalar(dtype: _Dtype, content: bytes):
+    return np.frombuffer(content, dtype.numbers())[0]
+
+
+def _from_buffer(content: bytes, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
+    return np.frombuffer(content, dtype.numbers()).reshape(shape, order=order)
+
+
+ALLOWED = {  # (module, name): its stand-in
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): lambda *code: _Dtype(*code),
+    ("collections", "OrderedDict"): lambda: OrderedDict(),
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch.storage", "_load_from_bytes"): _storage}
 for _core in ("numpy.core", "numpy._core"):  # the names of old and new NumPy
     ALLOWED |= {(f"{_core}.multiarray", "_reconstruct"): lambda *_: _Array(),
-                (f"{_core}.multiarray", "scalar"): lambda dtype, content: np.frombuffer(content, dtype.numbers())[0],
-                (f"{_core}.numeric", "_frombuffer"): lambda content, dtype, shape, order: np.frombuffer(
-                    content, dtype.numbers()).reshape(shape, order=order)}
+                (f"{_core}.multiarray", "scalar"): _scalar,
+                (f"{_core}.numeric", "_frombuffer"): _from_buffer}
 
 
 class _Refusing(pickle.Unpickler):
-    """Knows what ALLOWED lists; what it is asked for beyond that is neither imported nor run."""
+    """Accepts the names of ALLOWED; any other is neither imported nor run."""
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ALLOWED:
@@ -77,19 +89,23 @@ class _Refusing(pickle.Unpickler):
 
 
 def _refused(path: Path, error: Exception) -> DataError | LayerError:
-    """What to say of a pickle: it asks for something to be run, or it is broken."""
+    """The error of a pickle that asks for something to be run, or is broken."""
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
     if asked:
-        return DataError(path, f"a pickle that asks for {asked[1].rstrip('.')}; it was not run", "arrays, tensors and graphs only",
-                         "do not open this file; get it from its authors again")
+        return DataError(path, f"a pickle that asks for {asked[1].rstrip('.')}; it was not run",
+                         "arrays, tensors and graphs only", "do not open this file; get it from its authors again")
     return LayerError(path, f"a file that cannot be read ({error})", "an archive as released", "copy it again")
 
 
 def read_spot_dicts(path: Path) -> list[dict]:
-    """The dicts of an object array. Raises DataError for a pickle that wants anything run, LayerError for a broken file."""
+    """The dicts of an object array.
+
+    Raises DataError for a pickle that asks for anything to be run, LayerError for a broken file.
+    """
     try:
         with open(path, "rb") as stream:
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0,
+                           (2, 0): np.lib.format.read_array_header_2_0}
             read_header[np.lib.format.read_magic(stream)](stream)
             spots = np.asarray(_Refusing(stream).load()).tolist()
     except BROKEN as error:
@@ -103,8 +119,9 @@ def read_hetero_data(path: Path):
     """A pickled HeteroData. Raises as read_spot_dicts."""
     import torch
     from torch_geometric.data import HeteroData, storage
+    allowed = [HeteroData, storage.BaseStorage, storage.NodeStorage, storage.EdgeStorage]
     try:
-        with torch.serialization.safe_globals([HeteroData, storage.BaseStorage, storage.NodeStorage, storage.EdgeStorage]):
+        with torch.serialization.safe_globals(allowed):
             found = torch.load(path, weights_only=True, map_location="cpu")
     except BROKEN as error:
         raise _refused(path, error) from None
