@@ -7,9 +7,9 @@ Four sources state the µm per level-0 px of a section's own image. The first on
     3  the spots       pitch_um over the distance of neighbouring measured spots (sections with counts)
     4  the image       its metadata: OpenSlide's mpp, OME-XML, the resolution of a TIFF, PNG or JPEG file
 
-A value of an image outside BELIEVED_UM is ignored: image editors and export tools write 72 dpi or 1 px per cm. All
-sources that exist are compared, except 1 with 2: a section's own value overrides that of the dataset. A difference above
-TOLERANCE is a LayerError.
+A value of an image outside BELIEVED_UM is ignored: image editors and export tools write 72 dpi or 1 px per cm.
+All sources that exist are compared, except 1 with 2: a section's own value overrides that of the dataset. A difference
+above TOLERANCE is a LayerError.
 
 Windows are defined in µm too. 224, 512 and 1024 reference px and the contour radius belong to a pitch of 272 px =
 200 µm (legacy ST, Zhu et al., CVPR 2025); by default they follow the pitch.
