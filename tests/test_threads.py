@@ -4,7 +4,7 @@ from pipeline import with_threads
 
 FIT_AND_PREDICT = """
 import hashlib, sys
-from common.cli import start_torch
+from common.device import start_torch
 started = start_torch(0, "cpu") if sys.argv[1] == "main" else None
 import numpy as np
 from models import gp
