@@ -55,7 +55,7 @@ def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
 
 def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str,
                 digest: Callable[[Path], str] = file_digest) -> dict:
-    """The recipe as a JSON-able dict. The digest of a missing input is None; one outside the root has an absolute path."""
+    """The recipe as a JSON-able dict. A missing input has the digest None; one outside the root an absolute path."""
     top, digests = root.absolute(), {}
     for path in inputs:
         absolute = path.absolute()
