@@ -28,11 +28,15 @@ def digests(repository: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("module, runs_it, does_not", [
-    ("data_preprocessing/records.py", ["7_make_dataset", "0_1_convert_raw"], ["6_pt_construction", "5_build_3d_final_format"]),
-    ("data_preprocessing_3d/records.py", ["5_build_3d_final_format", "0_1_convert_raw"], ["7_make_dataset", "4_build_3d_graph"]),
-    ("data_preprocessing_3d/graph.py", ["4_build_3d_graph", "0_1_convert_raw"], ["5_build_3d_final_format", "6_pt_construction"]),
+    ("data_preprocessing/records.py", ["7_make_dataset", "0_1_convert_raw"],
+     ["6_pt_construction", "5_build_3d_final_format"]),
+    ("data_preprocessing_3d/records.py", ["5_build_3d_final_format", "0_1_convert_raw"],
+     ["7_make_dataset", "4_build_3d_graph"]),
+    ("data_preprocessing_3d/graph.py", ["4_build_3d_graph", "0_1_convert_raw"],
+     ["5_build_3d_final_format", "6_pt_construction"]),
     ("data_preprocessing/archive.py", ["0_1_convert_raw"], ["0_2_tissue_mask", "main_3d"]),
-    ("data_preprocessing/demo_tissue.py", ["0_make_demo"], ["4_feature_extraction", "1_cropped_multi_level_patch", "main_3d", "main"]),
+    ("data_preprocessing/demo_tissue.py", ["0_make_demo"],
+     ["4_feature_extraction", "1_cropped_multi_level_patch", "main_3d", "main"]),
     ("data_preprocessing/readers/visium.py", ["0_1_convert_raw"], ["0_2_tissue_mask"]),
     ("registration/gate.py", ["Step2_registration_ANTs"], ["Step3_registertoMiddle_ANTs", "main_3d"]),
     ("common/io.py", SCRIPTS, []),
@@ -66,9 +70,18 @@ def test_a_module_under_another_name_is_other_code(tmp_path):
 
 
 def test_every_form_of_import_is_followed(tmp_path):
-    texts = {"step.py": "import a.b\nfrom a import c, no_module\nimport numpy\n\ndef work():\n    from d import e as f\n", "a/__init__.py": "",
-             "a/b.py": "from . import sibling\nfrom .deep.er import x\n", "a/c.py": "", "a/sibling.py": "import step\n", "a/deep/er.py": "from .. import up\n",
-             "d/e.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import h\n", "a/up.py": "", "h.py": "", "not_imported.py": "", "a/not_imported.py": ""}
+    texts = {
+        "step.py": "import a.b\nfrom a import c, no_module\nimport numpy\n\ndef work():\n    from d import e as f\n",
+        "a/__init__.py": "",
+        "a/b.py": "from . import sibling\nfrom .deep.er import x\n",
+        "a/c.py": "",
+        "a/sibling.py": "import step\n",
+        "a/deep/er.py": "from .. import up\n",
+        "a/up.py": "",
+        "d/e.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import h\n",
+        "h.py": "",
+        "not_imported.py": "",
+        "a/not_imported.py": ""}
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
