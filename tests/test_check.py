@@ -260,7 +260,7 @@ def test_a_spoilt_file_is_the_one_that_is_named(layout, spoil, capsys, file, cha
     ({"feature_recipe": HOW | {"stain": HOW["stain"] | {"spot_window_um": 82.4}}}, "windows of 82.4 um"),
     ("genes", "expected the 10 genes of genes.csv")])
 @pytest.mark.parametrize("run_name, script", [("msagnet", "main_3d"), ("msagnet_2d", "main")])
-def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, spoil, capsys, changed, found, run_name, script):
+def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, capsys, changed, found, run_name, script):
     genes = io.read_table(layout.genes)["gene"].tolist()
     was = {"array": "square", "pitch_um": 200.0, "feature_recipe": HOW} | (changed if isinstance(changed, dict) else {})
     path = layout.root / "runs" / run_name / "fold_0" / "checkpoint.pt"

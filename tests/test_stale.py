@@ -163,7 +163,8 @@ def test_counts_that_were_exchanged_are_named(copy, tmp_path, capsys):
 
 @pytest.mark.parametrize("change, step, words", [
     (lambda layout: layout.recipe("6_pt_construction", "A", 2).unlink(), "6_pt_construction of A/2", "no recipe"),
-    (lambda layout: layout.recipe("6_pt_construction", "A", 2).write_text("{"), "6_pt_construction of A/2", "no recipe"),
+    (lambda layout: layout.recipe("6_pt_construction", "A", 2).write_text("{"), "6_pt_construction of A/2",
+     "no recipe"),
     (lambda layout: layout.features(512, "A", 3).unlink(), "4_feature_extraction of A/3",
      "no extracted_feature/512/A/3.h5"),
     (lambda layout: layout.spot_regist("A").unlink(), "Step3.5_registertoMiddle_ANTs_points_contour_fast of A",
@@ -260,7 +261,8 @@ def test_a_network_of_another_root_is_used_whatever_its_dataset_is_called(made, 
     shutil.copytree(made[1].root, trained.root)
     write_json(trained.identity, read_json(trained.identity) | {"root": "../.."})
     stored = read_json(trained.fold_recipe(0))
-    write_json(trained.fold_recipe(0), stored | {"inputs": stored["inputs"] | {"gene_expression/genes.csv": "of lab 1"}})
+    inputs = stored["inputs"] | {"gene_expression/genes.csv": "of lab 1"}
+    write_json(trained.fold_recipe(0), stored | {"inputs": inputs})
     assert start("predict_3d", copy, trained.root, "--fold", "0") == 0
     write_json(trained.identity, read_json(trained.identity) | {"root": "../../../root"})
     assert "genes.csv has changed" in refused(capsys, "predict_3d", copy, trained.root, "--fold", "0")
