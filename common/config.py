@@ -163,8 +163,12 @@ class Config(_Strict):
             if not set(layers) <= present:
                 raise DataError(file, f"no section {sorted(set(layers) - present)}", f"one of {sorted(present)}",
                                 "correct --layer")
-            kept = {name: [layer for layer in one.listed_layers if layer in layers] for name, one in chosen.items()}
-            chosen = {name: one.model_copy(update={"layers": kept[name]}) for name, one in chosen.items() if kept[name]}
+            for name, one in list(chosen.items()):
+                kept = [layer for layer in one.listed_layers if layer in layers]
+                if kept:
+                    chosen[name] = one.model_copy(update={"layers": kept})
+                else:
+                    del chosen[name]
         return self.model_copy(update={"samples": chosen})
 
 

@@ -111,7 +111,7 @@ def read_location(path: Path) -> pd.DataFrame:
     Raises LayerError for a missing column, a barcode that is missing, repeated or has a ';', or a position that is no
     number or beyond MAX_POSITION.
     """
-    table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py, or 0_3_spot_grid.py for an image-only layer,")
+    table = read_table(path, LOCATION_COLUMNS, "0_1_convert_raw.py, or 0_3_spot_grid.py for an image-only section,")
     for name in LOCATION_COLUMNS[1:]:
         table[name] = pd.to_numeric(table[name], errors="coerce")
         if not (table[name].abs() < MAX_POSITION).all():

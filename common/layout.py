@@ -2,6 +2,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from common.names import is_name
@@ -18,7 +19,7 @@ SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
         "Step3_registertoMiddle_ANTs", "Step3.5_registertoMiddle_ANTs_points_contour_fast"),
     "data_preprocessing_3d": (
         "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")}
-PIPELINE = tuple(step for steps in SCRIPTS.values() for step in steps)
+PIPELINE = tuple(chain.from_iterable(SCRIPTS.values()))
 STEPS = ("0_1_convert_raw", *PIPELINE, "main_3d", "predict_3d")
 IMAGE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".tif", ".tiff", ".jpg", ".jpeg", ".png")
 

@@ -222,7 +222,7 @@ def write_merged(layout: Layout, step: str, new: Config, file: Path,
     if there is None or load_config(layout.config) != result:
         if there is not None and re.search(r"(^|\s)#", layout.config.read_text()):
             shutil.copyfile(layout.config, copy := free_name(layout.config))
-            print(f"{step}  {layout.config.name}: the file of before, with its comments, is {copy.name}")
+            print(f"{step}  {layout.config.name}: the earlier file, with its comments, is {copy.name}")
         save_config(result, layout.config)
     if file.resolve() != layout.config.resolve():  # else `new` holds a person's edits, and no base may hold these
         save_config(new, layout.converted_config(step))  # last: a killed run leaves the older base, and no edit is lost

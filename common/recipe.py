@@ -1,4 +1,4 @@
-"""A step is up to date if its stored recipe is the recipe of now.
+"""A step is up to date if its stored recipe equals its current recipe.
 
 A recipe is: the step, its settings, the content of its inputs, and the code of the script and of every module of ours
 that it imports. It is kept in a small JSON under the outputs' root (`<root>/.recipes/<step>/…`), written last: a killed
@@ -47,7 +47,7 @@ def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
     """SHA-256 over the names and content of the scripts and of all modules under `repository` that they import."""
     digest = hashlib.sha256()
     root = repository.resolve()
-    for path in sorted({file for script in scripts for file in files_of(script, repository)}):
+    for path in sorted(set().union(*(files_of(script, repository) for script in scripts))):
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -74,7 +74,7 @@ def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) ->
         clear_folds(run)
     elif differing:
         aside = rename_aside(run, layout)
-        reasons = "; ".join(said(key, there, mine) for key in differing)
+        reasons = "; ".join(difference(key, there, mine) for key in differing)
         print(f"{run.root}: it held another result ({reasons}), which is kept as {aside}; --overwrite would replace it")
     elif not there and not overwrite:
         strangers = [path.name for path in run.files() if os.path.lexists(path)]
@@ -106,12 +106,13 @@ def _dataset_of(run: RunLayout) -> dict:
         return {}
 
 
-def said(key: str, there: dict, mine: dict) -> str:
+def difference(key: str, there: dict, mine: dict) -> str:
     """The difference in one key of two identities, in words."""
     if key != "folds":
         return f"{key} {there[key]}, here {mine[key]}"
-    known = [[fold.get("known_layers") for fold in one["folds"]] for one in (there, mine)]
-    return "other folds" if known[0] == known[1] else f"known sections {known[0]}, here {known[1]}"
+    known_there = [fold.get("known_layers") for fold in there["folds"]]
+    known_here = [fold.get("known_layers") for fold in mine["folds"]]
+    return "other folds" if known_there == known_here else f"known sections {known_there}, here {known_here}"
 
 
 def rename_aside(run: RunLayout, layout: Layout) -> Path:

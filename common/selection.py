@@ -1,4 +1,5 @@
 """Checks that the sections and folds of a config, and the section files of a root, are unambiguous."""
+from itertools import chain
 from pathlib import Path
 
 from common.errors import DataError
@@ -29,7 +30,7 @@ def disjoint_folds(folds):
         return folds
     if not folds or not all(folds):
         raise ValueError("at least one sample in every fold; leave the key out for no folds")
-    each_once([name for fold in folds for name in fold])
+    each_once(list(chain.from_iterable(folds)))
     return folds
 
 

@@ -248,7 +248,7 @@ def test_two_roots_in_one_folder_keep_both_results(tmp_path, capsys):
 
 @pytest.mark.parametrize("change, word", [
     ({"method": "msagnet"}, "method gp, here msagnet"), ({"dataset": "other"}, "dataset visium, here other"),
-    ({"folds": [FOLDS[0] | {"known_layers": {"C": [2]}}]}, "known layers"),
+    ({"folds": [FOLDS[0] | {"known_layers": {"C": [2]}}]}, "[{'C': [1]}], here [{'C': [2]}]"),
     ({"script": "main"}, "script main_3d, here main"),
     ({"folds": [FOLDS[0] | {"test_samples": ["D"]}]}, "other folds")])
 def test_another_result_is_kept_aside_unless_overwritten(tmp_path, capsys, change, word):
