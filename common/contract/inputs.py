@@ -63,4 +63,4 @@ def drawn_by_hand(layout: Layout, sample: str, layer: int) -> str | None:
     path, written = layout.mask(sample, layer), Written(layout.written("0_2_tissue_mask", sample, layer), layout.root)
     if not path.is_file() or not written.manifest.is_file() or written.is_ours(path):
         return None
-    return f"{path}: not as step 0_2 drew it; taken as corrected by a person"
+    return f"{path}: not as step 0_2 drew it; used as it is, as corrected by a person"
