@@ -1,7 +1,7 @@
 """The dataset's configuration: one validated YAML.
 
-`configs/<dataset>.yaml` is what a person writes; step 0 resolves it (samples and layers listed) to `<root>/dataset.yaml`,
-which every later step reads by default. An unknown key, a wrong type or a missing folder is one clear line, exit code 2.
+A person writes `configs/<dataset>.yaml`. Step 0 resolves it (samples and sections listed) to `<root>/dataset.yaml`,
+which every later step reads by default. An unknown key, a wrong type or a missing folder is one line, exit code 2.
 """
 import difflib
 import sys
@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from common.errors import DataError
-from common.io import atomic_path
+from common.files import atomic_path
 from common.layout import Layout
 from common.names import NAME_FORM, is_name
 from common.selection import check_layers, disjoint_folds, each_once, named_or_default
@@ -31,6 +31,7 @@ def _a_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_a_name)]
+Folds = list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None
 
 
 class _Strict(BaseModel):
@@ -38,9 +39,12 @@ class _Strict(BaseModel):
 
 
 class PairConfig(_Strict):
-    """How a person registers two neighbouring layers instead of the automatic way: by one of these (paths relative to the dataset root)."""
-    landmarks: str | None = Field(None, description="CSV: moving_x, moving_y, fixed_x, fixed_y, level-0 px; three points or more")
-    transform: str | None = Field(None, description="JSON with matrix [[a, b, x], [c, d, y]], or ITK .mat: moving -> fixed, level-0 px")
+    """What replaces the automatic registration of two neighbouring sections: one of two files, relative to the root."""
+    landmarks: str | None = Field(
+        default=None, description="CSV: moving_x, moving_y, fixed_x, fixed_y, level-0 px; three points or more")
+    transform: str | None = Field(
+        default=None,
+        description="JSON with matrix [[a, b, x], [c, d, y]], or ITK .mat: moving -> fixed, level-0 px")
 
     @model_validator(mode="after")
     def _exactly_one(self):
@@ -51,82 +55,128 @@ class PairConfig(_Strict):
 
 class SampleConfig(_Strict):
     """One tissue block."""
-    layers: Layers | None = Field(None, description="layers in z order; default: all found")
+    layers: Layers | None = Field(default=None, description="sections in z order; default: all found")
     known_layers: Annotated[Layers, AfterValidator(named_or_default)] | None = Field(
-        None, description="layers whose expression the model may see; default: the first with counts")
-    skip: Layers = Field([], description="layers to leave out; the registration chain bridges them")
-    raw: dict[Layer, str] = Field({}, description="layer: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
-    images: dict[Layer, str] = Field({}, description="layer: its full-resolution image, relative to raw_path; default: the one beside the spots")
+        default=None, description="sections whose expression the model may see; default: the first with counts")
+    skip: Layers = Field(default=[], description="sections to leave out; the registration chain bridges them")
+    raw: dict[Layer, str] = Field(
+        default={},
+        description="section: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
+    images: dict[Layer, str] = Field(
+        default={},
+        description="section: its full-resolution image, relative to raw_path; default: the one beside the spots")
     z_um: dict[Layer, Um] = Field(
-        {}, description="layer: its z, um, of every layer; default: its number x section_thickness_um, from the lowest")
+        default={},
+        description="section: its z, um, of every section; "
+                    "default: its number x section_thickness_um, from the lowest")
     pixel_size_um: dict[Layer, Annotated[float, Field(gt=0, strict=False)]] = Field(
-        {}, description="layer: um per level-0 px of its own image; step 0_1 writes what it measured on the spots or read from the slide")
-    pairs: dict[str, PairConfig] = Field({}, description="'<moving>_to_<fixed>': landmarks or a transform that replace the automatic registration")
+        default={},
+        description="section: um per level-0 px of its own image; "
+                    "step 0_1 writes the value that it measured on the spots or read from the slide")
+    pairs: dict[str, PairConfig] = Field(
+        default={},
+        description="'<moving>_to_<fixed>': landmarks or a transform that replace the automatic registration")
+
+    @property
+    def listed_layers(self) -> list[int]:
+        """`layers` of a resolved config, skipped ones included."""
+        assert self.layers is not None, "the config is not resolved"
+        return self.layers
 
 
 class Config(_Strict):
-    """Everything a dataset sets. The field descriptions are the documentation."""
+    """All settings of a dataset. The field descriptions are the documentation."""
     dataset: Name = Field(description="name of the dataset")
     samples: dict[Name, SampleConfig] | None = Field(
-        None, description="which layer belongs to which sample; default: all found")
-    raw_format: Literal["her2st", "stnet", "visium", "h5ad", "asign"] | None = Field(None, description="form of the raw files that step 0_1 reads")
-    raw_path: str | None = Field(None, description="folder of the raw files (--raw_path wins)")
+        default=None, description="the sections of each sample; default: all found")
+    raw_format: Literal["her2st", "stnet", "visium", "h5ad", "asign"] | None = Field(
+        default=None, description="form of the raw files that step 0_1 reads")
+    raw_path: str | None = Field(default=None, description="folder of the raw files (--raw_path wins)")
 
-    array: Literal["square", "hex"] = Field("square", description="spot array: legacy ST is square, Visium hexagonal")
-    pitch_px: float | None = Field(None, gt=0, description="distance of neighbouring spots, level-0 px; default pitch_um over um per px")
-    pitch_um: float = Field(200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
-    grid_pitch_um: float | None = Field(None, gt=0, description="distance of the spots that image-only layers get, um; default pitch_um")
-    pixel_size_um: float | None = Field(None, gt=0, description="um per level-0 px of every image; default: each section's own (common/geometry.py)")
-    window_um: float | None = Field(None, gt=0, description="side of a spot's window (224 reference px), um; default pitch_um * 224 / 272")
-    patch_scale: float | None = Field(None, gt=0, description="the same in level-0 px per reference px; default pitch_px / 272")
-    section_thickness_um: float = Field(16.0, gt=0, description="distance in z of layers whose numbers differ by one, um")
+    array: Literal["square", "hex"] = Field(
+        default="square", description="spot array: legacy ST is square, Visium hexagonal")
+    pitch_px: float | None = Field(
+        default=None, gt=0, description="distance of neighbouring spots, level-0 px; default pitch_um over um per px")
+    pitch_um: float = Field(
+        default=200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
+    grid_pitch_um: float | None = Field(
+        default=None, gt=0, description="distance of the spots on image-only sections, um; default pitch_um")
+    pixel_size_um: float | None = Field(
+        default=None, gt=0,
+        description="um per level-0 px of every image; default: each section's own (common/geometry.py)")
+    window_um: float | None = Field(
+        default=None, gt=0,
+        description="side of a spot's window (224 reference px), um; default pitch_um * 224 / 272")
+    patch_scale: float | None = Field(
+        default=None, gt=0, description="the same in level-0 px per reference px; default pitch_px / 272")
+    section_thickness_um: float = Field(
+        default=16.0, gt=0, description="distance in z of sections whose numbers differ by one, um")
 
-    refuse_flipped_spots: bool = Field(True, description="leave a layer out whose spots lie far better on the tissue when swapped or mirrored")
-    refinement: Literal["affine", "syn", "none"] = Field("affine", description="ANTs refinement of a pair: affine, affine + SyN, or none")
+    refuse_flipped_spots: bool = Field(
+        default=True,
+        description="leave a section out whose spots lie far better on the tissue when swapped or mirrored")
+    refinement: Literal["affine", "syn", "none"] = Field(
+        default="affine", description="ANTs refinement of a pair: affine, affine + SyN, or none")
 
-    genes: str = Field("top_mean", description="top_mean, hvg, or a file with one gene symbol a line")
-    n_genes: int = Field(250, gt=0, description="how many genes are chosen")
-    exclude_prefixes: list[str] = Field([], description="genes never chosen, e.g. [MT-, RPL, RPS]")
-    genes_from: Literal["all", "known"] = Field("all", description="choose genes on all layers (as published) or on the known ones")
+    genes: str = Field(default="top_mean", description="top_mean, hvg, or a file with one gene symbol a line")
+    n_genes: int = Field(default=250, gt=0, description="number of chosen genes")
+    exclude_prefixes: list[str] = Field(default=[], description="genes never chosen, e.g. [MT-, RPL, RPS]")
+    genes_from: Literal["all", "known"] = Field(
+        default="all", description="choose genes on all sections (as published) or on the known ones")
 
     features: list[Literal["backbone", "context", "stain"]] = Field(
-        ["backbone"], min_length=1, description="feature sets of step 4 that the model sees")
-    backbone: str = Field("efficientnet_lite0", description="efficientnet_lite0 (bundled ImageNet weights) or any timm name")
-    backbone_weights: str | None = Field(None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
-    feature_batch_size: int = Field(8, gt=0, description="patches per forward pass in step 4")
+        default=["backbone"], min_length=1, description="feature sets of step 4 that the model sees")
+    backbone: str = Field(
+        default="efficientnet_lite0", description="efficientnet_lite0 (bundled ImageNet weights) or any timm name")
+    backbone_weights: str | None = Field(
+        default=None, description="local weight file (.pt, .pth, .safetensors) for a timm backbone")
+    feature_batch_size: int = Field(default=8, gt=0, description="patches per forward pass in step 4")
 
-    folds: Annotated[
-        list[list[str]] | Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None, AfterValidator(disjoint_folds)] = Field(
-        None, description="samples held out together; a number: the sorted samples in so many parts; default: no fold, known layers train")
+    folds: Annotated[Folds, AfterValidator(disjoint_folds)] = Field(
+        default=None,
+        description="samples held out together; a number: the sorted samples in so many parts; "
+                    "default: no fold, known sections train")
 
     # samples -----------------------------------------------------------------------------------------
+    @property
+    def listed_samples(self) -> dict[str, SampleConfig]:
+        """`samples` of a resolved config."""
+        assert self.samples is not None, "the config is not resolved"
+        return self.samples
+
     def layers_of(self, sample: str) -> list[int]:
-        """The sample's layers in z order, without the skipped ones."""
-        chosen = self.samples[sample]
-        return [layer for layer in chosen.layers if layer not in chosen.skip]
+        """The sample's sections in z order, without the skipped ones."""
+        chosen = self.listed_samples[sample]
+        return [layer for layer in chosen.listed_layers if layer not in chosen.skip]
 
     def restricted(self, samples: list[str] | None, layers: list[int] | None, file: Path | str) -> "Config":
-        """A copy with only these samples and layers. Raises DataError for a name that does not exist."""
-        chosen = dict(self.samples)
+        """A copy with only these samples and sections. Raises DataError for a name that does not exist."""
+        chosen = dict(self.listed_samples)
         if samples:
             missing = sorted(set(samples) - set(chosen))
             if missing:
-                raise DataError(file, f"no sample {', '.join(missing)}", f"one of {', '.join(sorted(chosen))}", "correct --sample")
+                raise DataError(file, f"no sample {', '.join(missing)}", f"one of {', '.join(sorted(chosen))}",
+                                "correct --sample")
             chosen = {name: chosen[name] for name in sorted(set(samples))}
         if layers:
-            present = {layer for one in chosen.values() for layer in one.layers}
+            present = set().union(*(one.listed_layers for one in chosen.values()))
             if not set(layers) <= present:
-                raise DataError(file, f"no layer {sorted(set(layers) - present)}", f"one of {sorted(present)}", "correct --layer")
-            chosen = {name: one.model_copy(update={"layers": [layer for layer in one.layers if layer in layers]})
-                      for name, one in chosen.items()}
-            chosen = {name: one for name, one in chosen.items() if one.layers}
+                raise DataError(file, f"no section {sorted(set(layers) - present)}", f"one of {sorted(present)}",
+                                "correct --layer")
+            for name, one in list(chosen.items()):
+                kept = [layer for layer in one.listed_layers if layer in layers]
+                if kept:
+                    chosen[name] = one.model_copy(update={"layers": kept})
+                else:
+                    del chosen[name]
         return self.model_copy(update={"samples": chosen})
 
 
 def load_config(path: Path) -> Config:
     """Read and validate one YAML. Raises DataError on anything but a valid config."""
     if not path.is_file():
-        raise DataError(path, "no file", "a dataset config (YAML)", "give --config configs/<dataset>.yaml or run step 0 first")
+        raise DataError(path, "no file", "a dataset config (YAML)",
+                        "give --config configs/<dataset>.yaml or run step 0 first")
     try:
         values = strict_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -146,15 +196,16 @@ def validate(values: dict, file: Path | str) -> Config:
 
 
 def _numbers_as_declared(values: dict) -> dict:
-    """YAML writes 272 for 272.0 and 1 for '1': accept both where the meaning is plain (float fields, sample names)."""
+    """The values with 272 as 272.0 in a float field, and a sample's name 1 as '1': YAML writes them without."""
     floats = {name for name, field in Config.model_fields.items() if "float" in str(field.annotation)}
     out = {key: float(value) if key in floats and type(value) is int else value for key, value in values.items()}
-    if isinstance(out.get("samples"), dict):
-        out["samples"] = {str(name): one if one is not None else {} for name, one in out["samples"].items()}
+    samples = out.get("samples")
+    if isinstance(samples, dict):
+        out["samples"] = {str(name): one if one is not None else {} for name, one in samples.items()}
     return out
 
 
-def _data_error(error: dict, file: Path | str) -> DataError:
+def _data_error(error: ErrorDetails, file: Path | str) -> DataError:
     where = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         known = sorted(SampleConfig.model_fields if error["loc"][0] == "samples" else Config.model_fields)
@@ -168,7 +219,10 @@ def _data_error(error: dict, file: Path | str) -> DataError:
 
 
 def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
-    """List samples and layers explicitly: those of the config, else those found on disk. Raises DataError if there is none."""
+    """The config with its samples and sections listed: its own, else those found on disk.
+
+    Raises DataError if there is none.
+    """
     found = layout.layers_on_disk()
     if config.samples is None:
         for folder in layout.unnamed_on_disk():
@@ -179,16 +233,19 @@ def resolve(config: Config, layout: Layout, file: Path | str) -> Config:
     for name, one in sorted(chosen.items()):
         layers = one.layers if one.layers is not None else found.get(name, [])
         if not layers:
-            raise DataError(file, f"sample '{name}' without layers", f"imgs/{name}/<layer>.<ext> or counts/{name}/<layer>.h5ad",
+            raise DataError(file, f"sample '{name}' without sections",
+                            f"imgs/{name}/<layer>.<ext> or counts/{name}/<layer>.h5ad",
                             f"put its files under {layout.root}, or run 0_1_convert_raw.py")
         samples[name] = one.model_copy(update={"layers": sorted(layers)})
         check_layers(name, samples[name], file)
     if not samples:
-        raise DataError(layout.root, "no layer", "imgs/<sample>/<layer>.<ext>, location/, counts/", "run step 0, or give another --root_path")
+        raise DataError(layout.root, "no section", "imgs/<sample>/<layer>.<ext>, location/, counts/",
+                        "run step 0, or give another --root_path")
     for fold in config.folds if isinstance(config.folds, list) else []:
         unknown = sorted(set(fold) - set(samples))
         if unknown and config.samples is not None:
-            raise DataError(file, f"folds name {', '.join(unknown)}", f"samples among {', '.join(samples)}", "correct folds")
+            raise DataError(file, f"folds name {', '.join(unknown)}", f"samples among {', '.join(samples)}",
+                            "correct folds")
     return config.model_copy(update={"samples": samples})
 
 
@@ -199,10 +256,11 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def absent_of_folds(samples: list[str], folds: list[list[str]] | int | str | None) -> list[str]:
-    """A line for each fold of the config some of whose samples are not there."""
+    """One line for each fold of the config with samples that do not exist."""
     lines = []
     for k, group in enumerate(folds if isinstance(folds, list) else []):
-        absent, rest = (", ".join(sorted(one)) for one in (set(group) - set(samples), set(group) & set(samples)))
+        absent = ", ".join(sorted(set(group) - set(samples)))
+        rest = ", ".join(sorted(set(group) & set(samples)))
         if absent:
             lines.append(f"folds[{k}]: {absent} not there; " + (f"tests {rest} alone" if rest else "left out"))
     return lines

@@ -1,4 +1,4 @@
-"""What a training or prediction begins with: seeds, memory, threads and the torch device."""
+"""The start of a training or prediction: seeds, memory, threads and the torch device."""
 import os
 import sys
 
@@ -7,7 +7,7 @@ from common.threads import limit_process_to_one_thread
 
 
 def start_torch(seed: int, gpu: str | None):
-    """What training and prediction begin with: memory, seeds, one thread; returns the device. Raises DataError."""
+    """Set memory, seeds and one thread, and choose the device, which is returned. Raises DataError."""
     keep_freed_memory()
     limit_process_to_one_thread()
     seed_everything(seed)
@@ -28,7 +28,10 @@ def seed_everything(seed: int) -> None:
 
 
 def choose_device(gpu: str | None):
-    """The torch device, chosen once: --gpu, else GPU 0 if there is one, else the CPU. Raises DataError for a number that does not exist."""
+    """The torch device: --gpu, else GPU 0 if there is one, else the CPU.
+
+    Raises DataError for a number that does not exist.
+    """
     import torch
     if gpu in ("cpu", "-1"):
         return torch.device("cpu")

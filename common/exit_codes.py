@@ -3,12 +3,13 @@ import sys
 from collections.abc import Callable
 
 from common.errors import DataError, LayerError
-from common.io import unwritable
+from common.files import unwritable
 from common.locks import release
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Run a main function; a DataError, or a disk that cannot be written, becomes one line on stderr and exit code 2."""
+    """Run a main function; a known error, or a disk that cannot be written, is one line on stderr and exit code 2."""
+    line: DataError | LayerError | None
     try:
         return work()
     except (DataError, LayerError) as error:
@@ -24,7 +25,7 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 def guarded_training(work: Callable[[], int]) -> int:
-    """guarded, for a training: a loss that is not finite is one line, too."""
+    """As guarded, for a training: a loss that is not finite is one line, too."""
     def one_line() -> int:
         try:
             return work()

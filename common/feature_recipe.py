@@ -1,4 +1,4 @@
-"""How the features were made: of each set the model, the hash of its weights, the preprocessing and the spot's window in µm.
+"""How features were made: per set the model, the hash of its weights, the preprocessing and the spot's window in µm.
 
 The recipe travels with the features: extracted_feature/ (attributes) -> graph_data/ -> 3D_graph_data/ -> checkpoint.
 Features that were made in another way are refused even where they have the same width.
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import DataError, LayerError
-from common.io import read_feature_attributes
+from common.patch_files import read_feature_attributes
 
 KEYS = ("model", "weights_sha256", "preprocessing", "spot_window_um")
 WINDOW_TOLERANCE = 0.01
@@ -57,7 +57,7 @@ def difference(found: FeatureRecipe, expected: FeatureRecipe) -> tuple[str, str]
 
 # what a network was trained with -----------------------------------------------------------------------
 def trained_with(config: Config, feature_recipe: FeatureRecipe, feature_sets: dict[str, int]) -> dict:
-    """What a checkpoint keeps of the data: the features' recipe and widths, the array, and the config's keys behind them."""
+    """What a checkpoint keeps of the data: the recipe and widths of the features, the array, and their config keys."""
     windows = [one["spot_window_um"] for one in feature_recipe.values()]
     return {
         "feature_recipe": feature_recipe,

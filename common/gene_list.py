@@ -1,4 +1,4 @@
-"""The files of gene names: the chosen genes, their background, and a list that a user gives."""
+"""The files of gene names: the chosen genes, their background, and a user's own list."""
 from pathlib import Path
 
 import pandas as pd
@@ -20,12 +20,13 @@ def read_background(path: Path, made_by: str = "5_1_find_high_expression.py") ->
 
 
 def read_gene_list(path: Path) -> list[str]:
-    """Gene symbols, one a line (blank lines are passed over), or the genes.csv of a run.
+    """Gene symbols of a text file, one a line (blank lines are skipped), or of the genes.csv of a run.
 
     Raises DataError if there is no such file, no gene in it or one twice.
     """
     if not path.is_file():
-        raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line", "correct 'genes' in the config")
+        raise DataError(path, "no file", "genes: top_mean, hvg, or a file with one gene symbol a line",
+                        "correct 'genes' in the config")
     if path.suffix == ".csv":
         with of_dataset():
             genes = read_table(path, ("gene",), "main.py or main_3d.py", text=("gene",))["gene"].dropna().tolist()
@@ -39,5 +40,5 @@ def read_gene_list(path: Path) -> list[str]:
         raise DataError(path, "an empty file", "one gene symbol a line", "list the genes")
     if len(set(genes)) < len(genes):
         twice = pd.Series(genes)[pd.Series(genes).duplicated()].iloc[0]
-        raise DataError(path, f"a gene that is there twice, {twice}", "every gene once", "remove the doubles")
+        raise DataError(path, f"a gene twice, {twice}", "every gene once", "remove the doubles")
     return genes

@@ -7,9 +7,9 @@ Four sources state the µm per level-0 px of a section's own image. The first on
     3  the spots       pitch_um over the distance of neighbouring measured spots (sections with counts)
     4  the image       its metadata: OpenSlide's mpp, OME-XML, the resolution of a TIFF, PNG or JPEG file
 
-An image that states a value outside BELIEVED_UM is not believed: image editors and export tools write 72 dpi or
-1 px per cm. All sources that exist are compared, except 1 with 2: a section's own value overrides that of the dataset.
-A difference above TOLERANCE is a LayerError.
+A value of an image outside BELIEVED_UM is ignored: image editors and export tools write 72 dpi or 1 px per cm.
+All sources that exist are compared, except 1 with 2: a section's own value overrides that of the dataset. A difference
+above TOLERANCE is a LayerError.
 
 Windows are defined in µm too. 224, 512 and 1024 reference px and the contour radius belong to a pitch of 272 px =
 200 µm (legacy ST, Zhu et al., CVPR 2025); by default they follow the pitch.
@@ -89,7 +89,10 @@ class Source:
 
 # the scale of a section --------------------------------------------------------------------------------
 def section_geometry(config: Config, layout: Layout, sample: str, layer: int) -> Geometry:
-    """The scale of a section of a dataset root. Raises LayerError if sources contradict each other or none states it."""
+    """The scale of a section of a dataset root.
+
+    Raises LayerError if sources contradict each other or none states it.
+    """
     sources = sources_of_section(config, layout, sample, layer)
     if not sources:
         raise no_source(layout.image(sample, layer) or layout.new_image(sample, layer, ".*"), sample, layer)
@@ -98,7 +101,7 @@ def section_geometry(config: Config, layout: Layout, sample: str, layer: int) ->
 
 
 def sources_of_section(config: Config, layout: Layout, sample: str, layer: int) -> list[Source]:
-    """What states the scale of a section of a dataset root, in the order of precedence."""
+    """The sources of the scale of a section of a dataset root, in the order of precedence."""
     found = [*config_sources(config, sample, layer)]
     spots, image = layout.location(sample, layer), layout.image(sample, layer)
     if spots.is_file() and layout.counts(sample, layer).is_file():
@@ -130,7 +133,7 @@ def agreed(sources: list[Source], where: str) -> Source:
 
 
 def no_source(image: Path, sample: str, layer: int) -> LayerError:
-    """The error of a section whose scale nothing states: that of its image, if it cannot be read."""
+    """The error of a section without a source of its scale: that of its image, if it cannot be read."""
     try:
         open_slide(image)
     except LayerError as error:
@@ -181,7 +184,7 @@ def stated_geometry(config: Config, sample: str, layer: int) -> Geometry | None:
 
 
 def check_scale(config: Config, file: Path | str) -> None:
-    """Raises DataError if the dataset's own keys contradict each other, or state what no microscope does."""
+    """Raises DataError if the dataset's own keys contradict each other, or state a scale outside BELIEVED_UM."""
     um = dataset_um_per_px(config)
     if um is not None and not BELIEVED_UM[0] <= um <= BELIEVED_UM[1]:
         raise DataError(
@@ -216,7 +219,11 @@ def _geometry(config: Config, um_per_px: float, source: str, of_dataset: bool) -
     if config.window_um is not None:
         scale = config.window_um / SPOT_WINDOW_PX / um_per_px
     elif config.patch_scale is not None:
-        scale = config.patch_scale if of_dataset else config.patch_scale * dataset_um_per_px(config) / um_per_px
+        scale = config.patch_scale
+        if not of_dataset:
+            um_of_dataset = dataset_um_per_px(config)
+            assert um_of_dataset is not None, "check_scale refuses a patch_scale without it"
+            scale = config.patch_scale * um_of_dataset / um_per_px
     else:
         scale = pitch_px / REFERENCE_PITCH_PX
     return Geometry(um_per_px, config.pitch_um, pitch_px, scale, source)
@@ -252,8 +259,9 @@ def spot_sources(pitches_px: tuple[float, ...], pitch_um: float, file: Path) -> 
 
 def image_sources(um_per_px: float | None, file: Path) -> list[Source]:
     """What the image's metadata state, if that is believed."""
-    believed = um_per_px is not None and BELIEVED_UM[0] <= um_per_px <= BELIEVED_UM[1]
-    return [Source.of(f"the metadata of {file.name}", um_per_px)] if believed else []
+    if um_per_px is None or not BELIEVED_UM[0] <= um_per_px <= BELIEVED_UM[1]:
+        return []
+    return [Source.of(f"the metadata of {file.name}", um_per_px)]
 
 
 @lru_cache(maxsize=4096)
@@ -272,10 +280,10 @@ def _measured_pitches_px(location: Path, array: str, _changed: int) -> tuple[flo
 
 
 def pitches_of(xy: np.ndarray, ij: np.ndarray, array: str) -> tuple[float, ...]:
-    """Estimates of the pitch in px: by nearest neighbours and, where array positions fit the pixels, by the array's step.
+    """Estimates of the pitch, px: by nearest neighbours and, where array positions fit the pixels, by the array's step.
 
-    Positions in legacy ST are jittered: the nearest neighbour is closer than the pitch. xy (n, 2) px; ij (n, 2) column and row
-    (hex: the column steps by 2). () for fewer than MIN_SPOTS spots.
+    Positions in legacy ST are jittered: the nearest neighbour is closer than the pitch. xy (n, 2) px; ij (n, 2) column
+    and row (hex: the column steps by 2). () for fewer than MIN_SPOTS spots.
     """
     if len(xy) < MIN_SPOTS:
         return ()

@@ -1,4 +1,4 @@
-"""Which files of ours does a script run? Itself and every module of the repository that it imports, directly or not.
+"""The files of the repository that a script runs: itself and every module that it imports, directly or not.
 
 The imports are read from the source, those inside functions too; nothing is run.
 """
@@ -22,13 +22,13 @@ def files_of(script: Path, repository: Path = REPOSITORY) -> list[Path]:
 
 
 def package_of(path: Path, repository: Path) -> tuple[str, ...]:
-    """The package that relative imports of a file start from."""
+    """The package of a file, from which its relative imports start."""
     return path.parent.relative_to(repository.resolve()).parts if path.is_relative_to(repository.resolve()) else ()
 
 
 @lru_cache(maxsize=None)
 def imported_names(source: str, package: tuple[str, ...]) -> tuple[str, ...]:
-    """Dotted names that may be modules: of `from a import b` both a and a.b. The key is the source, not the path."""
+    """Dotted names that may be modules: for `from a import b` both a and a.b. The cache's key is the source."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -41,7 +41,7 @@ def imported_names(source: str, package: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def module_files(name: str, repository: Path) -> list[Path]:
-    """The files that importing a dotted name runs: the module's own, and the __init__.py of its packages."""
+    """The files that an import of a dotted name runs: the module and the __init__.py of its packages."""
     parts = name.split(".")
     if not all(parts):
         return []

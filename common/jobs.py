@@ -1,4 +1,4 @@
-"""The walk over the layers or samples of a dataset: one job each, skipped if it is up to date, and one line on how it ended."""
+"""The walk over the sections or samples of a dataset: one job each, skipped if it is up to date, and one line each."""
 import argparse
 import sys
 import time
@@ -26,7 +26,7 @@ from common.workers import map_workers
 
 @dataclass(frozen=True)
 class Context:
-    """What a step knows: the validated config (restricted to --sample/--layer), the paths and the parsed options."""
+    """The validated config (restricted to --sample/--layer), the paths and the parsed options of a step."""
     config: Config
     layout: Layout
     args: argparse.Namespace
@@ -39,7 +39,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of a step: the work on one layer, one sample or the dataset. `work` does it and returns one line on what it wrote."""
+    """One unit of a step: one section, one sample or the dataset. `work` returns one line on what it wrote."""
     sample: str | None
     layer: int | None
     inputs: list[Path]
@@ -66,10 +66,12 @@ def open_context(args: argparse.Namespace) -> Context:
 
 
 def run_layers(step: str, script: str, args: argparse.Namespace, make_job: Callable[[Context, str, int], Job]) -> int:
-    """Run a step on every chosen layer. Returns the exit code."""
+    """Run a step on every chosen section. Returns the exit code."""
     def run() -> int:
         context = open_context(args)
-        units = [(sample, layer) for sample in sorted(context.config.samples) for layer in context.config.layers_of(sample)]
+        units: list[tuple] = []
+        for sample in sorted(context.config.listed_samples):
+            units += [(sample, layer) for layer in context.config.layers_of(sample)]
         return run_jobs(step, script, context, units, lambda unit: make_job(context, *unit))
     return guarded(run)
 
@@ -78,7 +80,7 @@ def run_samples(step: str, script: str, args: argparse.Namespace, make_job: Call
     """Run a step on every chosen sample. Returns the exit code."""
     def run() -> int:
         context = open_context(args)
-        units = [(sample, None) for sample in sorted(context.config.samples)]
+        units: list[tuple] = [(sample, None) for sample in sorted(context.config.listed_samples)]
         return run_jobs(step, script, context, units, lambda unit: make_job(context, unit[0]))
     return guarded(run)
 
@@ -104,7 +106,7 @@ def run_jobs(step: str, script: str, context: Context, units: list[tuple], make_
 
     good = 0
     bar = tqdm(total=len(units), desc=step, unit="job", disable=None, leave=False)
-    with bar, closing(map_workers(run_one, units, workers)) as results:  # closed at once: after a DataError no further unit is begun
+    with bar, closing(map_workers(run_one, units, workers)) as results:  # closed: no unit starts after a DataError
         for succeeded, line in results:
             if isinstance(line, DataError):
                 raise line
@@ -120,15 +122,17 @@ def run_jobs(step: str, script: str, context: Context, units: list[tuple], make_
 
 
 def recipe_of(step: str, job: Job, root: Path, code: str) -> dict:
-    """The recipe of a job. Raises LayerError for an input that may not or cannot be read."""
+    """The recipe of a job. Raises LayerError for an input that cannot be read."""
     try:
         return make_recipe(step, job.inputs, job.settings, root, code)
     except OSError as error:
-        raise LayerError(error.filename or job.name, f"an input that cannot be read ({error.strerror})", "a file that can be",
-                         "change its permission, or look after the disk") from None
+        raise LayerError(error.filename or job.name, f"an input that cannot be read ({error.strerror})",
+                         "a readable file", "change its permission, or check the disk") from None
 
 
-def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Callable[[tuple], Job]) -> tuple[bool, str | DataError]:
+def _run_one(step: str, code: str, context: Context, unit: tuple,
+             make_job: Callable[[tuple], Job]) -> tuple[bool, str | DataError]:
+    """(whether the job succeeded, its line), or (False, the DataError that ends the run)."""
     sample, layer = unit
     name = "/".join(str(part) for part in unit if part is not None) or "dataset"
     started = time.perf_counter()
@@ -141,8 +145,10 @@ def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Call
             return True, f"{name}: up to date"
         recipe_path.unlink(missing_ok=True)
         hold_to_contract(context.layout, context.all_samples, sample, layer, job.inputs)
-        if layer is not None and context.layout.mask(sample, layer) in job.inputs and (note := drawn_by_hand(context.layout, sample, layer)):
-            tqdm.write(f"{step}  {name}: {note}", file=sys.stderr)
+        if layer is not None and context.layout.mask(sample, layer) in job.inputs:
+            note = drawn_by_hand(context.layout, sample, layer)
+            if note:
+                tqdm.write(f"{step}  {name}: {note}", file=sys.stderr)
         with one_thread():
             line = job.work()
         write_json(recipe_path, with_outputs(recipe, job.outputs, context.layout.root))

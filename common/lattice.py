@@ -1,13 +1,14 @@
 """Neighbours on a lattice of spots."""
 import numpy as np
 
-TIES = 8              # spots at equal distance that the choice of the nearest looks at beyond k: enough for square and hexagonal arrays
+TIES = 8  # candidates beyond k, for spots at equal distance: enough for square and hexagonal arrays
 
 
 def nearest_on_lattice(position: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Each spot's k nearest: position (n, 2) in pitches -> source, target (E,).
 
-    Equal distances are frequent on an array; they go by direction (upper, then left first), so the order of the rows does not matter.
+    Equal distances are frequent on an array. They are ordered by direction (upper, then left first), so the result does
+    not depend on the order of the rows.
     """
     from scipy.spatial import cKDTree
     n = len(position)

@@ -1,7 +1,8 @@
-"""Where every file of a dataset root and of a run lies. No other file does path arithmetic."""
+"""The path of every file of a dataset root and of a run. No other module does path arithmetic."""
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from common.names import is_name
@@ -9,13 +10,16 @@ from common.names import is_name
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = (224, 512, 1024)  # nominal side of spot, region and global patches, px
 SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
-    "data_preprocessing": ("0_2_tissue_mask", "0_3_spot_grid", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair",
-                           "4_feature_extraction", "5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization",
-                           "6_pt_construction", "7_make_dataset"),
-    "registration": ("Step0_original_contour_generation", "Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs",
-                     "Step3_registertoMiddle_ANTs", "Step3.5_registertoMiddle_ANTs_points_contour_fast"),
-    "data_preprocessing_3d": ("1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")}
-PIPELINE = tuple(step for steps in SCRIPTS.values() for step in steps)
+    "data_preprocessing": (
+        "0_2_tissue_mask", "0_3_spot_grid", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair",
+        "4_feature_extraction", "5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization",
+        "6_pt_construction", "7_make_dataset"),
+    "registration": (
+        "Step0_original_contour_generation", "Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs",
+        "Step3_registertoMiddle_ANTs", "Step3.5_registertoMiddle_ANTs_points_contour_fast"),
+    "data_preprocessing_3d": (
+        "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")}
+PIPELINE = tuple(chain.from_iterable(SCRIPTS.values()))
 STEPS = ("0_1_convert_raw", *PIPELINE, "main_3d", "predict_3d")
 IMAGE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".tif", ".tiff", ".jpg", ".jpeg", ".png")
 
@@ -48,15 +52,15 @@ class Layout:
         return self.root / ".recipes" / step / f"{name}.json"
 
     def written(self, step: str, sample: str | None, layer: int | None) -> Path:
-        """Which files this step wrote for this layer (common/written.py)."""
+        """The manifest of the files that this step wrote for this section (common/written.py)."""
         return self.recipe(step, sample, layer).with_suffix(".files.json")
 
     def converted_config(self, step: str) -> Path:
-        """dataset.yaml as step 0 said it last, without a person's edits (common/merge.py)."""
+        """dataset.yaml as the last conversion made it, without a person's edits (common/merge.py)."""
         return self.root / ".recipes" / step / "dataset.yaml"
 
     def done(self, step: str, sample: str | None = None, layer: int | None = None) -> Path:
-        """Marker of the workflow: this step has run for this layer (also if the layer was left out)."""
+        """Marker of the workflow: this step has run for this section (also if the section was left out)."""
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
         return self.root / ".done" / step / name
 
@@ -70,14 +74,14 @@ class Layout:
 
     # inputs ------------------------------------------------------------------------------------------
     def image(self, sample: str, layer: int) -> Path | None:
-        """The layer's H&E image, or None."""
+        """The section's H&E image, or None."""
         found = self.images(sample, layer)
         return found[0] if found else None
 
     def images(self, sample: str, layer: int) -> list[Path]:
-        """Every `imgs/<sample>/<layer>.<known suffix>`, sorted; the first is the layer's image, and more are a fault."""
-        folder = self.root / "imgs" / sample
-        return sorted(p for p in folder.glob(f"{layer}.*") if p.suffix.lower() in IMAGE_SUFFIXES and p.stem == str(layer))
+        """Every `imgs/<sample>/<layer>.<known suffix>`, sorted; the first is the section's image, more are a fault."""
+        named = (self.root / "imgs" / sample).glob(f"{layer}.*")
+        return sorted(path for path in named if path.suffix.lower() in IMAGE_SUFFIXES and path.stem == str(layer))
 
     def new_image(self, sample: str, layer: int, suffix: str) -> Path:
         return self.root / "imgs" / sample / f"{layer}{suffix}"
@@ -100,9 +104,9 @@ class Layout:
                     yield folder, path.parent.name, int(path.stem), path
 
     def layers_on_disk(self) -> dict[str, list[int]]:
-        """{sample: [layer, ...]} of every layer that has an image, a location file or counts; sorted.
+        """{sample: [layer, ...]} of every section that has an image, a location file or counts; sorted.
 
-        Folders whose names are no names of samples are those of `unnamed_on_disk`.
+        `unnamed_on_disk` lists the folders whose names are no names of samples.
         """
         found: dict[str, set[int]] = {}
         for _, sample, layer, _ in self.layer_files():
@@ -111,7 +115,7 @@ class Layout:
         return {sample: sorted(layers) for sample, layers in sorted(found.items())}
 
     def unnamed_on_disk(self) -> list[Path]:
-        """Folders that hold layers, but whose names are no names of samples; sorted."""
+        """Folders that hold sections, but whose names are no names of samples; sorted."""
         return sorted({path.parent for _, sample, _, path in self.layer_files() if not is_name(sample)})
 
     # 2D steps ----------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ class Layout:
 
     @property
     def background(self) -> Path:
-        """The genes whose sum every label is relative to."""
+        """The genes over which the sum in every label's denominator runs."""
         return background_beside(self.genes)
 
     def member_counts(self, size: int, sample: str, layer: int) -> Path:
@@ -181,11 +185,11 @@ class Layout:
         return self.root / "registration" / sample / "pairs" / f"{moving}_to_{fixed}.mat"
 
     def pair_warp(self, sample: str, moving: int, fixed: int) -> Path:
-        """The displacement field of a pair that is bent (SyN)."""
+        """The displacement field of a pair with a SyN warp."""
         return self.root / "registration" / sample / "pairs" / f"{moving}_to_{fixed}.npz"
 
     def pair_itk_warps(self, sample: str, moving: int, fixed: int) -> tuple[Path, Path]:
-        """It as ITK displacement fields: (for points, for images)."""
+        """`pair_warp` as ITK displacement fields: (for points, for images)."""
         folder = self.root / "registration" / sample / "pairs"
         return folder / f"{moving}_to_{fixed}_points.nii.gz", folder / f"{moving}_to_{fixed}_images.nii.gz"
 
@@ -199,11 +203,11 @@ class Layout:
         return self.root / "registration" / sample / "to_middle" / f"{layer}.mat"
 
     def to_middle_warp(self, sample: str, layer: int) -> Path:
-        """The displacement field of a layer whose chain to the middle bends anywhere."""
+        """The displacement field of a section with a SyN warp in its chain to the middle."""
         return self.root / "registration" / sample / "to_middle" / f"{layer}.npz"
 
     def to_middle_itk_warps(self, sample: str, layer: int) -> tuple[Path, Path]:
-        """It as ITK displacement fields: (for points, for images)."""
+        """`to_middle_warp` as ITK displacement fields: (for points, for images)."""
         folder = self.root / "registration" / sample / "to_middle"
         return folder / f"{layer}_points.nii.gz", folder / f"{layer}_images.nii.gz"
 
@@ -249,7 +253,7 @@ class RunLayout:
 
     @property
     def identity(self) -> Path:
-        """Whose result the folder holds (common/run_folder.py)."""
+        """The identity of the result in the folder (common/run_folder.py)."""
         return self.root / "run.json"
 
     def files(self) -> tuple[Path, ...]:
@@ -301,7 +305,7 @@ class RunLayout:
         return self.imputed_folder(sample) / f"{layer}.h5ad"
 
     def imputed_sample(self, sample: str) -> Path:
-        """All layers of a sample in one."""
+        """All sections of a sample in one."""
         return self.imputed_folder(sample) / "sample.h5ad"
 
     @property

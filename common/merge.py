@@ -1,18 +1,19 @@
-"""dataset.yaml when step 0 runs again: what a person wrote there stays, what the conversion says is updated.
+"""dataset.yaml when step 0 runs again: a person's edits stay, the values of the conversion are updated.
 
 A three-way merge, key by key (of a sample: `raw`, `images`, `pixel_size_um`, `pairs` by entry, `layers` by layer):
-    base    what the last conversion said, kept in <root>/.recipes/<step>/dataset.yaml
-    new     what this conversion says: the config file and the raw data
+    base    the result of the last conversion, kept in <root>/.recipes/<step>/dataset.yaml
+    new     the result of this conversion: the config file and the raw data
     there   dataset.yaml as it is now
-Where `there` equals `base`, nobody touched the key, and it follows `new`. Where it differs, a person did, and that
-value stays; if `new` differs from `base` too, both are named. Without a base (a root of an earlier version) every value
-of `there` that `new` does not say is a person's.
+Where `there` equals `base`, nobody edited the key, and it follows `new`. Where they differ, a person edited it, and
+that value stays; if `new` differs from `base` too, both are named. Without a base (a root of an earlier version) every
+value of `there` that differs from `new` is a person's.
 """
 import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,13 +24,13 @@ from common.layout import Layout
 from common.written import free_name
 
 BY_ENTRY = ("raw", "images", "pixel_size_um", "pairs")  # keys of a sample that are mappings
-OF_THE_CALL = ("raw_format", "raw_path")                # what was converted last is a fact, whoever wrote it
+OF_THE_CALL = ("raw_format", "raw_path")  # state what was converted last; no edit of a person overrides them
 ABSENT = object()
 
 
 @dataclass
 class Changes:
-    """What a merge did, a list of short texts a kind."""
+    """The changes of a merge: a list of short texts a kind."""
     kept: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
@@ -44,9 +45,9 @@ class Changes:
 
 
 # configs as paths ------------------------------------------------------------------------------------
-def leaves(values: dict) -> dict[tuple, object]:
-    """{path: value} of a config as a dict. A layer of a sample is a path of its own, with the value True."""
-    out = {(name,): value for name, value in values.items() if name != "samples"}
+def leaves(values: dict) -> dict[tuple, Any]:
+    """{path: value} of a config as a dict. A section of a sample is a path of its own, with the value True."""
+    out: dict[tuple, Any] = {(name,): value for name, value in values.items() if name != "samples"}
     for sample, one in (values["samples"] or {}).items():
         for name, value in one.items():
             path = ("samples", sample, name)
@@ -59,9 +60,10 @@ def leaves(values: dict) -> dict[tuple, object]:
     return out
 
 
-def of_leaves(flat: dict[tuple, object]) -> dict:
-    """The dict behind leaves(); a sample without layers is none."""
-    values, samples = {}, {}
+def of_leaves(flat: dict[tuple, Any]) -> dict:
+    """The inverse of leaves(); a sample without sections is left out."""
+    values: dict[str, Any] = {}
+    samples: dict[str, dict[str, Any]] = {}
     for path, value in flat.items():
         if path[0] != "samples":
             values[path[0]] = value
@@ -77,12 +79,12 @@ def of_leaves(flat: dict[tuple, object]) -> dict:
     return values | {"samples": {sample: one for sample, one in sorted(samples.items()) if one["layers"]}}
 
 
-def _samples_of(flat: dict[tuple, object]) -> set[str]:
+def _samples_of(flat: dict[tuple, Any]) -> set[str]:
     return {path[1] for path in flat if path[0] == "samples"}
 
 
 def _layer_of(path: tuple) -> tuple[str, int] | None:
-    """(sample, layer) of a path that lists a layer."""
+    """(sample, layer) of a path that lists a section; None for any other path."""
     return (path[1], path[3]) if path[0] == "samples" and path[2] == "layers" else None
 
 
@@ -96,16 +98,18 @@ def _text(value: object) -> str:
 # the merge -------------------------------------------------------------------------------------------
 def merged(base: dict | None, new: dict, there: dict,
            asked: Iterable[tuple[str, int]] = ()) -> tuple[dict, Changes]:
-    """The merged config and what was done. All are configs as dicts (Config.model_dump), samples and layers listed.
+    """The merged config and the changes. All are configs as dicts (Config.model_dump), samples and sections listed.
 
     asked: (sample, layer) that this call names by option; they are listed even if a person removed them.
     """
-    old, fresh, own = leaves(base) if base else {}, leaves(new), leaves(there)
+    old: dict[tuple, Any] = leaves(base) if base else {}
+    fresh, own = leaves(new), leaves(there)
     changes, asked = Changes(), set(asked)
     removed = _samples_of(old) - _samples_of(own)  # by a person
     again = {sample for sample, _ in asked}
     changes.kept += [f"samples without {sample}" for sample in sorted(removed & _samples_of(fresh) - again)]
-    out, touched = {}, {}
+    out: dict[tuple, Any] = {}
+    touched: dict[tuple, Any] = {}
     for path in {**own, **fresh}:
         is_removed = path[0] == "samples" and path[1] in removed
         if is_removed and (path[1] not in again or _layer_of(path) and _layer_of(path) not in asked):
@@ -126,8 +130,8 @@ def merged(base: dict | None, new: dict, there: dict,
     return of_leaves({path: value for path, value in out.items() if value is not ABSENT}), changes
 
 
-def _note_kept(changes: Changes, path: tuple, before: object, now: object, theirs: object) -> None:
-    """A person's value stays: say so, and name what the conversion says if that changed too, or if it is a fact."""
+def _note_kept(changes: Changes, path: tuple, before: Any, now: Any, theirs: Any) -> None:
+    """Note a person's value that stays, and the conversion's where it changed too or is another pixel size."""
     name, layer = ".".join(map(str, path)), _layer_of(path)
     short = f"{layer[0]}/{layer[1]}" if layer else name
     if theirs is ABSENT:
@@ -137,12 +141,12 @@ def _note_kept(changes: Changes, path: tuple, before: object, now: object, their
     both_changed = before is not ABSENT and now is not ABSENT and now != before
     is_pixel_size = path[2:3] == ("pixel_size_um",) and now is not ABSENT
     if both_changed or is_pixel_size and abs(theirs / now - 1) > TOLERANCE:
-        changes.conflicts.append(f"{name}: dataset.yaml says {_text(theirs)}, which stays; "
-                                 f"config and raw data say {_text(now)}")
+        changes.conflicts.append(f"{name}: dataset.yaml has {_text(theirs)}, which stays; "
+                                 f"config and raw data have {_text(now)}")
 
 
-def _note_followed(changes: Changes, path: tuple, now: object, theirs: object, own: dict) -> None:
-    """The conversion's value is taken: say what is new, gone or another. A new or a gone layer is one word."""
+def _note_followed(changes: Changes, path: tuple, now: Any, theirs: Any, own: dict) -> None:
+    """Note what is new, gone or changed where the conversion's value is taken. A new or gone section is one word."""
     name, layer = ".".join(map(str, path)), _layer_of(path)
     if layer and now is not theirs:
         (changes.added if theirs is ABSENT else changes.removed).append(f"{layer[0]}/{layer[1]}")
@@ -154,26 +158,27 @@ def _note_followed(changes: Changes, path: tuple, now: object, theirs: object, o
 
 
 def _keep_if_named(path: tuple, out: dict, fresh: dict, own: dict, touched: dict, changes: Changes) -> None:
-    """A layer that the conversion no longer has stays, with its entries, if a person's entry names it; both are said.
+    """A section that the conversion no longer has stays, with its entries, if a person's entry names it: a conflict.
 
-    Of a sample that the conversion no longer has, any entry of a person names all layers.
+    In a sample that the conversion no longer has, any entry of a person names all sections.
     """
-    (sample, layer), whole = _layer_of(path), path[1] not in _samples_of(fresh)
+    _, sample, _, layer = path
+    whole = sample not in _samples_of(fresh)
     named = [".".join(map(str, one[2:])) for one, value in touched.items()
              if one[:2] == path[:2] and value is not ABSENT and (whole or _names(one, value, layer))]
     if not named:
         return
     changes.removed.remove(f"{sample}/{layer}")
     changes.conflicts.append(f"{sample}/{layer} is not in the raw data; dataset.yaml names it ({', '.join(named)}): "
-                             "it stays listed; remove these entries, or the layer from `layers`, if it should go")
+                             "it stays listed; to remove it, delete these entries, or the section from `layers`")
     for other in [one for one in own if one[:2] == path[:2] and one not in touched]:
         about_it = other == path or len(other) == 3 or other[2] in BY_ENTRY and other[3] == layer
         if about_it and out.get(other, ABSENT) is ABSENT:
             out[other] = own[other]
 
 
-def _names(path: tuple, value: object, layer: int) -> bool:
-    """A person's entry of a sample names this layer: in a list, as a key, or as a layer of a pair."""
+def _names(path: tuple, value: Any, layer: int) -> bool:
+    """A person's entry of a sample names this section: in a list, as a key, or as a section of a pair."""
     if path[2] in ("known_layers", "skip"):
         return layer in (value or [])
     if path[2] == "pairs":
@@ -183,7 +188,7 @@ def _names(path: tuple, value: object, layer: int) -> bool:
 
 # the file --------------------------------------------------------------------------------------------
 def earlier_config(layout: Layout, step: str) -> tuple[Config | None, Config | None]:
-    """(what the last conversion said, dataset.yaml as it is now, samples and layers listed); None where there is none.
+    """(the result of the last conversion, dataset.yaml as it is now with samples and sections listed), or None each.
 
     Raises DataError for a dataset.yaml that is not valid.
     """
@@ -195,30 +200,30 @@ def earlier_config(layout: Layout, step: str) -> tuple[Config | None, Config | N
                for name, one in samples.items()}
     try:
         base = load_config(layout.converted_config(step))
-    except DataError:  # there is none, or that of another version: then every value that differs is a person's
+    except DataError:  # there is none, or one of another version: every value that differs is a person's
         base = None
     return base, there.model_copy(update={"samples": samples})
 
 
 def write_merged(layout: Layout, step: str, new: Config, file: Path,
                  asked: Iterable[tuple[str, int]] = ()) -> Config:
-    """Merge `new`, made of the config `file`, into dataset.yaml; print what was done; return what it holds now.
+    """Merge `new`, made from the config `file`, into dataset.yaml; print the changes; return its new content.
 
-    It is written only if its content changes; a file with comments is kept beside it, as YAML is written without them.
+    It is written only if its content changes. A file with comments is copied first: YAML is written without them.
     Raises DataError before anything is written.
     """
     base, there = earlier_config(layout, step)
     result = new
     if there is not None:
-        values, changes = merged(base and base.model_dump(), new.model_dump(), there.model_dump(), asked)
+        values, changes = merged(base.model_dump() if base else None, new.model_dump(), there.model_dump(), asked)
         result = resolve(Config.model_validate(values), layout, layout.config)
         for line in changes.lines():
             print(f"{step}  {layout.config.name}: {line}")
     if there is None or load_config(layout.config) != result:
         if there is not None and re.search(r"(^|\s)#", layout.config.read_text()):
             shutil.copyfile(layout.config, copy := free_name(layout.config))
-            print(f"{step}  {layout.config.name}: the file of before, with its comments, is {copy.name}")
+            print(f"{step}  {layout.config.name}: the earlier file, with its comments, is {copy.name}")
         save_config(result, layout.config)
-    if file.resolve() != layout.config.resolve():  # else `new` holds a person's edits, which no base may hold
+    if file.resolve() != layout.config.resolve():  # else `new` holds a person's edits, and no base may hold these
         save_config(new, layout.converted_config(step))  # last: a killed run leaves the older base, and no edit is lost
     return result

@@ -1,4 +1,4 @@
-"""Names of data sets and samples. They become names of folders, so a name never leaves its folder."""
+"""Names of data sets and samples. They become names of folders: a name cannot lead out of its folder."""
 import re
 
 NAME_FORM = "a name of letters, digits, _, and inside it also -, . and spaces"
@@ -6,7 +6,7 @@ _NAME = re.compile(r"\w([\w .-]*[\w-])?")
 
 
 def is_name(text: str) -> bool:
-    """Starts with a letter, digit or _, goes on with these, -, . and spaces, and does not end in a dot or a space."""
+    """True if it starts with a letter, digit or _, continues with these, -, . and spaces, and ends in no . or space."""
     return _NAME.fullmatch(text) is not None
 
 

@@ -1,9 +1,9 @@
-"""Normalised expression, the scale of every label and prediction.
+"""Normalised expression: the scale of every label and prediction.
 
     y_g = ln((c_g + 1) / sum_h (c_h + 1))       g: a chosen gene; h: the genes of the background
 
-The background (background.csv) does not depend on the chosen genes: the same gene has the same label whatever else is
-chosen. The published list is its own background, and then sum_g exp(y_g) = 1 on every row.
+The background (background.csv) does not depend on the chosen genes: the label of a gene does not depend on the other
+chosen genes. The published list is its own background, and then sum_g exp(y_g) = 1 on every row.
 """
 from collections.abc import Callable
 
@@ -43,7 +43,7 @@ def thinnable(counts: np.ndarray, depth: np.ndarray, genes: list[str],
 def depth_of(normalised: np.ndarray) -> np.ndarray:
     """The depth of normalised rows, sum of the background's (c_h + 1), from their smallest value: (n, n_genes) -> (n,).
 
-    This is the depth where a gene of the row has no count, as nearly always among the published 250; of a short list of
+    This is the depth if a gene of the row has no count, as nearly always among the published 250. For a short list of
     genes that are all expressed it is a lower bound. The true depth is obs['depth'] of counts_<size>.
     """
     return np.exp(-normalised.min(axis=1).astype(np.float64))

@@ -1,21 +1,23 @@
-"""Option types of the command line: a value that makes no sense is one line and exit code 2, before any work."""
+"""Option types of the command line: an invalid value is one line and exit code 2, before any work."""
 import argparse
 import math
 from collections.abc import Callable
+from typing import Never
 
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> Never:
         self.exit(2, f"error: {message.removeprefix('argument ')}; --help lists the options\n")
 
 
 def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """A type for argparse: a whole number of these bounds, both included."""
+    """A type for argparse: a whole number within these bounds, both included."""
     expected = f"a whole number, {lowest} or more" if highest is None else f"a whole number, {lowest} to {highest}"
 
     def parse(text: str) -> int:
+        value: int | None
         try:
             value = int(text)
         except ValueError:
@@ -27,7 +29,7 @@ def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int
 
 
 def finite_number(expected: str, accepted: Callable[[float], bool]) -> Callable[[str], float]:
-    """A type for argparse: a finite number that is `accepted`; `expected` is said of the others."""
+    """A type for argparse: a finite number that is `accepted`; the error of any other names `expected`."""
     def parse(text: str) -> float:
         try:
             value = float(text)

@@ -1,8 +1,8 @@
-"""When is a step up to date? When the recipe it was made by is the recipe it would be made by now.
+"""A step is up to date if its stored recipe equals its current recipe.
 
 A recipe is: the step, its settings, the content of its inputs, and the code of the script and of every module of ours
-that it imports. It is kept in a small JSON under the outputs' root (`<root>/.recipes/<step>/…`), written last: a step
-that was killed has none and is made again. Beside it the content of the outputs is noted, for who loads them (stale.py).
+that it imports. It is kept in a small JSON under the outputs' root (`<root>/.recipes/<step>/…`), written last: a killed
+step has none and runs again. The same JSON holds the content of the outputs, which stale.py compares.
 """
 import hashlib
 import json
@@ -20,10 +20,10 @@ SETTLED_AFTER_NS = 2 * 10**9
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file; of its size and 16 evenly spread 1-MiB blocks if it is larger than 256 MiB (whole-slide images).
+    """SHA-256 of a file; above 256 MiB (whole-slide images) of its size and 16 evenly spaced 1-MiB blocks.
 
-    Read once a process, and again only if the file was replaced or written to: another size, inode or time of change. A
-    file of the last seconds is always read: two changes may have one time.
+    A file is read once a process, and again only if it was replaced or written to: another size, inode or time of
+    change. A file that changed within the last two seconds is always read: two changes may have the same time.
     """
     now = path.stat()
     settled = time.time_ns() - now.st_ctime_ns > SETTLED_AFTER_NS
@@ -44,10 +44,10 @@ def _digest(path: Path, size: int, _inode: int, _changed_ns: int) -> str:
 
 
 def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
-    """SHA-256 over the scripts and every module under `repository` that they import: their names and content."""
+    """SHA-256 over the names and content of the scripts and of all modules under `repository` that they import."""
     digest = hashlib.sha256()
     root = repository.resolve()
-    for path in sorted({file for script in scripts for file in files_of(script, repository)}):
+    for path in sorted(set().union(*(files_of(script, repository) for script in scripts))):
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
@@ -55,15 +55,17 @@ def code_digest(*scripts: Path, repository: Path = REPOSITORY) -> str:
 
 def make_recipe(step: str, inputs: list[Path], settings: dict, root: Path, code: str,
                 digest: Callable[[Path], str] = file_digest) -> dict:
-    """The recipe as a JSON-able dict. An absent input is part of it (None); one outside the root has its absolute path."""
-    top = root.absolute()
-    names = [str(path.relative_to(top) if path.is_relative_to(top) else path) for path in (one.absolute() for one in inputs)]
-    digests = {name: digest(path) if path.is_file() else None for name, path in zip(names, inputs)}
+    """The recipe as a JSON-able dict. A missing input has the digest None; one outside the root an absolute path."""
+    top, digests = root.absolute(), {}
+    for path in inputs:
+        absolute = path.absolute()
+        name = str(absolute.relative_to(top) if absolute.is_relative_to(top) else absolute)
+        digests[name] = digest(path) if path.is_file() else None
     return {"step": step, "settings": json.loads(json.dumps(settings, sort_keys=True)), "inputs": digests, "code": code}
 
 
 def is_current(recipe: dict, recipe_path: Path, outputs: list[Path]) -> bool:
-    """True if the same recipe was written down and every output is there."""
+    """True if the same recipe is stored and every output exists."""
     stored = stored_recipe(recipe_path)
     if stored is None or not all(path.exists() for path in outputs):
         return False
@@ -71,7 +73,7 @@ def is_current(recipe: dict, recipe_path: Path, outputs: list[Path]) -> bool:
 
 
 def stored_recipe(path: Path) -> dict | None:
-    """The recipe written down, or None if there is none that can be read."""
+    """The stored recipe, or None if there is none that can be read."""
     try:
         value = json.loads(path.read_text()) if path.is_file() else None
     except ValueError:  # no JSON, or no text
@@ -80,5 +82,6 @@ def stored_recipe(path: Path) -> dict | None:
 
 
 def with_outputs(recipe: dict, outputs: list[Path], root: Path) -> dict:
-    """The recipe and the content of the outputs that are files, by their path relative to `root`."""
-    return recipe | {"outputs": {path.relative_to(root).as_posix(): file_digest(path) for path in outputs if path.is_file()}}
+    """The recipe with the content of the outputs that are files, by their path relative to `root`."""
+    digests = {path.relative_to(root).as_posix(): file_digest(path) for path in outputs if path.is_file()}
+    return recipe | {"outputs": digests}

@@ -1,7 +1,7 @@
-"""Run folders: where a run lies, which one is meant, and what becomes of another result in the same folder.
+"""Run folders: the path of a run, the choice among several, and what happens to another result in the same folder.
 
-`<run>/run.json`, written first, says whose result the folder holds: script, method, data set, root, folds with their
-known layers.
+`<run>/run.json`, written first, identifies the result in the folder: script, method, data set, root, folds with their
+known sections.
 """
 import itertools
 import json
@@ -20,19 +20,19 @@ BEFORE = re.compile(r".*_before_\d+")
 
 
 def choose(layout: Layout, save_path: str | None, name: str) -> RunLayout:
-    """The folder that a run is written to: --save_path, else <root>/runs/<name>."""
+    """The folder of a new run: --save_path, else <root>/runs/<name>."""
     return RunLayout(Path(save_path)) if save_path else layout.run(name)
 
 
 def is_3d(splits: dict) -> bool:
-    """main_3d.py made the run, not main.py."""
+    """True for a run of main_3d.py, False for one of main.py."""
     return "kernels" in splits
 
 
 def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLayout:
-    """The run that is meant: --save_path, else the one under <root>/runs whose splits.json was written last.
+    """The run to read: --save_path, else the one under <root>/runs whose splits.json was written last.
 
-    If there are others, they are named. Runs that were set aside do not count. Raises DataError if there is none.
+    Other runs are named on stderr. Runs that were set aside do not count. Raises DataError if there is none.
     """
     if save_path:
         return RunLayout(Path(save_path))
@@ -58,10 +58,11 @@ def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLay
 
 
 def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) -> None:
-    """Take the folder for a run of this identity (script, method, dataset, folds, …), and write it down.
+    """Take the folder for a run of this identity (script, method, dataset, folds, …), which is written to run.json.
 
     Another result there is kept: the folder is renamed to `<save_path>_before_<n>`; with `overwrite` its predictions
-    and folds are deleted. Raises DataError for a folder that cannot be renamed, or with such files in it that are not of a run.
+    and folds are deleted. Raises DataError for a folder that cannot be renamed, or that holds files of these names
+    without being that of a run.
     """
     root = os.path.relpath(layout.root.resolve(), run.root.resolve())  # stays the same if a root is moved with its runs
     mine = json.loads(json.dumps(identity | {"root": root}))
@@ -73,7 +74,7 @@ def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) ->
         clear_folds(run)
     elif differing:
         aside = rename_aside(run, layout)
-        reasons = "; ".join(said(key, there, mine) for key in differing)
+        reasons = "; ".join(difference(key, there, mine) for key in differing)
         print(f"{run.root}: it held another result ({reasons}), which is kept as {aside}; --overwrite would replace it")
     elif not there and not overwrite:
         strangers = [path.name for path in run.files() if os.path.lexists(path)]
@@ -85,7 +86,7 @@ def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) ->
 
 
 def identity_of(run: RunLayout) -> dict:
-    """What run.json says; of an earlier version what splits.json and config.yaml say. Empty if there is none."""
+    """The content of run.json; in a run of an earlier version from splits.json and config.yaml; empty without these."""
     for path in (run.identity, run.splits):
         try:
             values = read_json(path)
@@ -105,12 +106,13 @@ def _dataset_of(run: RunLayout) -> dict:
         return {}
 
 
-def said(key: str, there: dict, mine: dict) -> str:
-    """What is another there, in words."""
+def difference(key: str, there: dict, mine: dict) -> str:
+    """The difference in one key of two identities, in words."""
     if key != "folds":
         return f"{key} {there[key]}, here {mine[key]}"
-    known = [[fold.get("known_layers") for fold in one["folds"]] for one in (there, mine)]
-    return "other folds" if known[0] == known[1] else f"known layers {known[0]}, here {known[1]}"
+    known_there = [fold.get("known_layers") for fold in there["folds"]]
+    known_here = [fold.get("known_layers") for fold in mine["folds"]]
+    return "other folds" if known_there == known_here else f"known sections {known_there}, here {known_here}"
 
 
 def rename_aside(run: RunLayout, layout: Layout) -> Path:
@@ -134,7 +136,7 @@ def rename_aside(run: RunLayout, layout: Layout) -> Path:
 
 
 def clear_folds(run: RunLayout) -> None:
-    """Delete what the folds of another result left; a file of a person stays, and its folder."""
+    """Delete the files of the folds of another result; a person's file stays, and its folder."""
     for fold in run.folds():
         for path in (run.fold_recipe(fold), run.fold_result(fold), run.checkpoint(fold)):
             path.unlink(missing_ok=True)
@@ -149,7 +151,7 @@ def written(run: RunLayout, sample: str) -> Written:
 
 
 def write_prediction(run: RunLayout, sample: str, path: Path, adata) -> None:
-    """A prediction of this sample; a file in its place that a person made or changed is set aside."""
+    """Write a prediction of this sample; a file in its place that a person made or changed is set aside."""
     with written(run, sample).writing(path) as temporary:
         write_h5ad(temporary, adata)
 

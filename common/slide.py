@@ -20,6 +20,8 @@ from common.errors import LayerError
 WHITE = 255
 TIFF_SUFFIXES = (".tif", ".tiff")
 UM_OF_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}  # both letters mu are in use
+UM_OF_RESOLUTION_UNIT = {2: 25400.0, 3: 1e4}  # codes of TIFF: inch, cm
+NO_UNIT = 1  # of TIFF: the resolution is a proportion
 MAX_ANISOTROPY = 0.05  # pixels of other proportions are no scale of the image
 
 
@@ -77,12 +79,15 @@ Slide = PyramidSlide | ArraySlide
 
 @lru_cache(maxsize=1)
 def open_slide(path: Path) -> Slide:
-    """Open an H&E image: OpenSlide where it can, else tifffile (TIFF) or Pillow. Raises LayerError if none can."""
+    """Open an H&E image: by OpenSlide, else tifffile (TIFF) or Pillow. Raises LayerError if none can read it."""
     return open_pyramid(path) or _guarded(path, lambda: ArraySlide(path, _decode(path), stated_pixel_size_um(path)))
 
 
 def open_pyramid(path: Path) -> PyramidSlide | None:
-    """The slide, if it is one that OpenSlide reads; nothing is decoded. Raises LayerError if there is none or it cannot be opened."""
+    """The slide if OpenSlide reads its format, else None; nothing is decoded.
+
+    Raises LayerError if there is no file or it cannot be opened.
+    """
     import openslide
     if path is None or not path.is_file():
         raise LayerError(path, "no image", "a slide or picture", "put imgs/<sample>/<layer>.<ext> there")
@@ -100,15 +105,18 @@ def _guarded(path: Path, opened: Callable):
 
 # metadata --------------------------------------------------------------------------------------------
 def stated_pixel_size_um(path: Path) -> float | None:
-    """um per level-0 px by the metadata of an image file, believed or not; None if they state none, or differ between x and y.
+    """The um per level-0 px in the metadata of an image file, plausible or not.
 
-    No pixel is decoded. A file that cannot be opened states nothing: the step that reads its pixels reports it.
+    None if they state none, or differ between x and y, or if the file cannot be opened: the step that reads its pixels
+    reports this. No pixel is decoded.
     """
     try:
         sizes = _openslide_sizes(path) or _tiff_sizes(path) or _picture_sizes(path)
     except Exception:  # every decoder raises its own
         return None
-    if not sizes or not all(np.isfinite(size) and size > 0 for size in sizes) or max(sizes) > (1 + MAX_ANISOTROPY) * min(sizes):
+    if not sizes or not all(np.isfinite(size) and size > 0 for size in sizes):
+        return None
+    if max(sizes) > (1 + MAX_ANISOTROPY) * min(sizes):
         return None
     return float(sizes[0])
 
@@ -130,18 +138,27 @@ def _tiff_sizes(path: Path) -> list[float] | None:
         return None
     import tifffile
     with tifffile.TiffFile(path) as tiff:
-        if tiff.is_ome:
-            image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-            pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
-            units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"]
-            if "PhysicalSizeX" in pixels and all(unit in UM_OF_UNIT for unit in units):
-                return [float(pixels[f"PhysicalSize{axis}"]) * UM_OF_UNIT[unit] for axis, unit in zip("XY", units) if f"PhysicalSize{axis}" in pixels]
-        tags = tiff.pages[0].tags
-        um_per_unit = {2: 25400.0, 3: 1e4}.get(int(tags["ResolutionUnit"].value)) if "ResolutionUnit" in tags else None  # inch, cm
+        sizes = _ome_sizes(tifffile.xml2dict(tiff.ome_metadata)) if tiff.ome_metadata is not None else None
+        if sizes is not None:
+            return sizes
+        tags = tiff.pages.first.tags
+        unit = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else NO_UNIT
+        um_per_unit = UM_OF_RESOLUTION_UNIT.get(unit)
         if um_per_unit is None or "XResolution" not in tags:
             return None
         per_unit = [tags[f"{axis}Resolution"].value for axis in "XY" if f"{axis}Resolution" in tags]
         return [um_per_unit * denominator / numerator for numerator, denominator in per_unit if numerator]
+
+
+def _ome_sizes(metadata: dict) -> list[float] | None:
+    """[x, y] of the OME-XML of a TIFF; None if it states no size, or a unit that is not in UM_OF_UNIT."""
+    image = metadata["OME"]["Image"]
+    pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+    units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"]
+    if "PhysicalSizeX" not in pixels or not all(unit in UM_OF_UNIT for unit in units):
+        return None
+    sizes = zip([pixels.get(f"PhysicalSize{axis}") for axis in "XY"], units, strict=True)
+    return [float(size) * UM_OF_UNIT[unit] for size, unit in sizes if size is not None]
 
 
 def _picture_sizes(path: Path) -> list[float] | None:
@@ -153,7 +170,8 @@ def _picture_sizes(path: Path) -> list[float] | None:
 
 
 def unreadable(path: Path, error: Exception) -> LayerError:
-    return LayerError(path, f"an image that cannot be read ({error})", "a complete image file", "copy or export it again")
+    return LayerError(path, f"an image that cannot be read ({error})", "a complete image file",
+                      "copy or export it again")
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Do the files that a main loads fit the config, the inputs and the code of now?
+"""Checks that the files that a main script loads fit the current config, inputs and code.
 
 Each step left a recipe of every unit it worked on. We build the same job again with the step's own function and
 compare. A difference in settings or inputs, an output that is missing, or a file without recipe stops the run before
@@ -27,11 +27,13 @@ NO_RECIPE = "no recipe of the files that are there"
 SHOWN_UNITS = 3
 SHOWN_CHANGES = 3
 SHOWN_CHARACTERS = 60
+Unit = tuple[str | None, int | None]  # (sample, layer)
+StepJobs = list[tuple[str, Job | None]]  # (step, its job), None where it cannot be built
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What differs between the stored recipe of one unit of a step and that of now."""
+    """The differences between the stored recipe of one unit of a step and its current recipe."""
     step: str
     unit: str
     changes: tuple[str, ...] = ()  # of settings and inputs, in words; a missing recipe or output
@@ -40,10 +42,10 @@ class Verdict:
 
 # the root --------------------------------------------------------------------------------------------
 def require_current(context: Context, steps: tuple[str, ...]) -> None:
-    """Compare the recipes of what is loaded with the config, of these steps (2D: data_preprocessing; 3D: PIPELINE).
+    """Compare the recipes of the loaded files with the config, for these steps (2D: data_preprocessing; 3D: PIPELINE).
 
-    Raises DataError naming the first step that is out of date, what differs, and the steps to run. Warns on stderr if
-    only code differs.
+    Raises DataError naming the first step that is out of date, the differences, and the steps to run. Warns on stderr
+    if only code differs.
     """
     root = context.layout.root
     verdicts, jobs = verdicts_of(context, steps)
@@ -53,16 +55,17 @@ def require_current(context: Context, steps: tuple[str, ...]) -> None:
         again += steps_to_run(jobs, {(one.step, one.unit) for one in stale}, bool(again))
         config = ["--config", context.args.config] if context.args.config else []
         options = shlex.join(["--root_path", str(root), *config])
-        raise DataError(root, summary(stale), "files made with the settings and the inputs of now",
+        raise DataError(root, summary(stale), "files made with the current settings and inputs",
                         f"run, with {options}, in this order: {', '.join(map(command, again))}")
     changed = sorted({one.step for one in verdicts if one.other_code}, key=(CONVERT, *PIPELINE).index)
     if changed:
-        print(f"warning: {root}: other code made the files of {shortened(changed, SHOWN_UNITS)}, with the settings and "
-              "inputs of now; they are used; to make them with the code of now, run these steps again", file=sys.stderr)
+        print(f"warning: {root}: other code made the files of {shortened(changed, SHOWN_UNITS)}, with the current "
+              "settings and inputs; they are used; to make them with the current code, run these steps again",
+              file=sys.stderr)
 
 
-def verdicts_of(context: Context, steps: tuple[str, ...]) -> tuple[list[Verdict], list[tuple[str, Job | None]]]:
-    """Every unit of the conversion and of these steps held against its recipe, and the jobs of the steps.
+def verdicts_of(context: Context, steps: tuple[str, ...]) -> tuple[list[Verdict], StepJobs]:
+    """Compare every unit of the conversion and of these steps with its recipe; the jobs of the steps.
 
     Raises DataError as the steps do.
     """
@@ -77,14 +80,14 @@ def verdicts_of(context: Context, steps: tuple[str, ...]) -> tuple[list[Verdict]
 
 
 def loaded_layers(context: Context, steps: tuple[str, ...]) -> dict[str, list[int]]:
-    """{sample: layers} of the chosen samples, as far as they are loaded and no step left them out.
+    """{sample: layers} of the chosen samples that are loaded and that no step left out.
 
-    3D: every layer of a sample that has a graph; 2D: the layers that have one.
+    3D: every section of a sample that has a graph; 2D: the sections that have one.
     """
     layout, in_3d = context.layout, steps == PIPELINE
     last = "main_3d" if in_3d else SCRIPTS["registration"][0]
     loaded = {}
-    for sample in sorted(context.config.samples):
+    for sample in sorted(context.config.listed_samples):
         layers = [layer for layer in context.all_samples.layers_of(sample)
                   if first_failure(layout, f"{sample}/{layer}", last) is None]
         if not in_3d:
@@ -101,13 +104,14 @@ def are_there(*files: Path) -> bool:
 
 
 def jobs_of(context: Context, steps: tuple[str, ...],
-            layers: dict[str, list[int]]) -> tuple[list[tuple[str, Job | None]], list[Verdict]]:
-    """(step, its job) of every unit, in the order of the steps; None where the step would leave the unit out. Beside it
-    why it would, of the units that it did not leave out when it ran.
+            layers: dict[str, list[int]]) -> tuple[StepJobs, list[Verdict]]:
+    """(step, its job) of every unit, in the order of the steps; None where the step would leave the unit out.
 
-    Raises DataError as the steps do.
+    The verdicts are those of the units that a step would now leave out, but did not when it ran. Raises DataError as
+    the steps do.
     """
-    jobs, now_left_out = [], []
+    jobs: StepJobs = []
+    now_left_out = []
     for step in steps:
         for unit, build in builders(load_script(script_of(step)), context, layers):
             try:
@@ -121,26 +125,30 @@ def jobs_of(context: Context, steps: tuple[str, ...],
 
 
 def builders(script: ModuleType, context: Context,
-             layers: dict[str, list[int]]) -> list[tuple[tuple[str | None, int | None], Callable[[], Job]]]:
-    """Every unit of a numbered script, (sample, layer), with the function that makes its job."""
+             layers: dict[str, list[int]]) -> list[tuple[Unit, Callable[[], Job]]]:
+    """Every unit of a numbered script, with the function that makes its job."""
     if hasattr(script, "dataset_job"):
         return [((None, None), partial(script.dataset_job, context))]
     if hasattr(script, "sample_job"):
         return [((sample, None), partial(script.sample_job, context, sample)) for sample in layers]
-    return [((sample, layer), partial(script.layer_job, context, sample, layer)) for sample in layers for layer in layers[sample]]
+    found: list[tuple[Unit, Callable[[], Job]]] = []
+    for sample, own in layers.items():
+        found += [((sample, layer), partial(script.layer_job, context, sample, layer)) for layer in own]
+    return found
 
 
 @lru_cache(maxsize=None)
 def load_script(path: Path) -> ModuleType:
     """A numbered script as a module: its name is no identifier, so `import` cannot load it."""
     spec = importlib.util.spec_from_file_location(f"step_{path.stem.replace('.', '_')}", path)
+    assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def judge(step: str, job: Job, layout: Layout, digest: Callable[[Path], str]) -> Verdict:
-    """Compare one job with the recipe it left. A job without outputs that never ran has nothing to be out of date."""
+    """Compare one job with its stored recipe. A job without outputs and without recipe cannot be out of date."""
     stored = stored_recipe(layout.recipe(step, job.sample, job.layer))
     missing = [f"no {relative(path, layout.root)}" for path in job.outputs if not path.exists()]
     if stored is None:
@@ -153,12 +161,14 @@ def judge(step: str, job: Job, layout: Layout, digest: Callable[[Path], str]) ->
 
 
 def converted(context: Context, layers: dict[str, list[int]], digest: Callable[[Path], str]) -> list[Verdict]:
-    """What step 0_1 made, held against its recorded inputs.
+    """Compare the outputs of step 0_1 with its recorded inputs.
 
-    A root placed by hand has no such recipes; one that was converted from an archive has no others, one a sample.
+    A root placed by hand has no such recipes; a root converted from an archive has no others, one a sample.
     """
     layout, archive = context.layout, context.all_samples.raw_format == "asign"
-    units = [(sample, layer) for sample in layers for layer in ([None] if archive else layers[sample])]
+    units: list[tuple[str, int | None]] = []
+    for sample, own in layers.items():
+        units += [(sample, None)] if archive else [(sample, layer) for layer in own]
     code, verdicts = code_digest(REPOSITORY / "data_preprocessing" / f"{CONVERT}.py"), []
     for sample, layer in units:
         name = sample if layer is None else f"{sample}/{layer}"
@@ -175,7 +185,7 @@ def converted(context: Context, layers: dict[str, list[int]], digest: Callable[[
 
 # the run ---------------------------------------------------------------------------------------------
 def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
-    """Compare what the folds of a run of main_3d.py read of this root with the files of now.
+    """Compare the files of this root that the folds of a run of main_3d.py read with the current files.
 
     The folds of another root read nothing here; where the root of the run is gone, the dataset's name decides. Raises
     DataError if a file has changed since. Warns on stderr if only code differs.
@@ -191,27 +201,29 @@ def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
                             "run main_3d.py again, with --overwrite")
         if elsewhere or stored["settings"].get("dataset", here.dataset) != here.dataset:
             continue
-        others = set(stored["settings"]["known_layers"]) - set(here.samples)
+        others = set(stored["settings"]["known_layers"]) - set(here.listed_samples)
         read_here = {name: value for name, value in stored["inputs"].items() if Path(name).stem not in others}
         changes = recorded_changes(read_here, context.layout.root, file_digest)
         if changes:
-            raise DataError(run.fold_recipe(fold), f"a run of before a change: {shortened(changes, SHOWN_CHANGES)}",
+            raise DataError(run.fold_recipe(fold), f"a run older than a change: {shortened(changes, SHOWN_CHANGES)}",
                             f"the files under {context.layout.root} that the run read", "run main_3d.py again")
         if stored["code"] != code_digest(REPOSITORY / "main_3d.py"):
-            print(f"warning: {run.root}: other code trained fold {fold}; to train it with the code of now, "
+            print(f"warning: {run.root}: other code trained fold {fold}; to train it with the current code, "
                   "run main_3d.py again", file=sys.stderr)
 
 
 def trained_elsewhere(run: RunLayout, layout: Layout) -> bool:
-    """The run was trained on another root, which is still there."""
+    """True if the run was trained on another root that still exists."""
     root = identity_of(run).get("root")
-    trained_on = root and (run.root.resolve() / root).resolve()
-    return bool(trained_on) and trained_on.is_dir() and trained_on != layout.root.resolve()
+    if not root:
+        return False
+    trained_on = (run.root.resolve() / root).resolve()
+    return trained_on.is_dir() and trained_on != layout.root.resolve()
 
 
 # differences -----------------------------------------------------------------------------------------
 def settings_changes(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """'n_genes 250 -> 2000' of every setting that differs; of nested settings the inner ones."""
+    """'n_genes 250 -> 2000' for every setting that differs; for nested settings the inner ones."""
     changes = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -228,7 +240,7 @@ def value_text(value) -> str:
 
 
 def inputs_changes(old: dict[str, str | None], new: dict[str, str | None]) -> list[str]:
-    """What happened to each input: {name: digest, None where there was no file}, then and now."""
+    """The change of each input. old, new: {name: digest, None where there was no file}."""
     changes = [f"{name} is no longer an input" for name, value in old.items() if name not in new and value is not None]
     for name, value in new.items():
         before = old.get(name)
@@ -239,7 +251,7 @@ def inputs_changes(old: dict[str, str | None], new: dict[str, str | None]) -> li
 
 
 def recorded_changes(inputs: dict[str, str | None], root: Path, digest: Callable[[Path], str]) -> list[str]:
-    """The same for recorded inputs. Raw files outside the root may be gone: only what is there is compared."""
+    """The same for recorded inputs. Raw files outside the root may be gone: only those that exist are compared."""
     now = {}
     for name, value in inputs.items():
         path = root / name
@@ -250,16 +262,18 @@ def recorded_changes(inputs: dict[str, str | None], root: Path, digest: Callable
 
 def altered(stored: dict, root: Path) -> list[str]:
     """The outputs that are not as they were written."""
-    noted = {name: (root / name, value) for name, value in stored.get("outputs", {}).items()}
-    return [f"{name} is not as it was written" for name, (path, value) in noted.items() if path.is_file() and file_digest(path) != value]
+    noted = stored.get("outputs", {}).items()
+    return [f"{name} is not as it was written" for name, value in noted
+            if (root / name).is_file() and file_digest(root / name) != value]
 
 
-def steps_to_run(jobs: list[tuple[str, Job | None]], stale: set[tuple[str, str]], all_of_them: bool) -> list[str]:
-    """The steps that are out of date and those that read what these will write, in order.
+def steps_to_run(jobs: StepJobs, stale: set[tuple[str, str]], all_of_them: bool) -> list[str]:
+    """The steps that are out of date and those that read their outputs, in order.
 
     A step whose job cannot be built yet is one of them.
     """
-    made, steps = set(), []
+    made: set[Path] = set()
+    steps = []
     for step, job in jobs:
         if all_of_them or job is None or (step, job.name) in stale or made & set(job.inputs):
             made |= set(job.outputs) if job else set()
@@ -269,7 +283,7 @@ def steps_to_run(jobs: list[tuple[str, Job | None]], stale: set[tuple[str, str]]
 
 # words -----------------------------------------------------------------------------------------------
 def summary(stale: list[Verdict]) -> str:
-    """The first step that is out of date, its units, what differs, and how many further steps are."""
+    """The first step that is out of date, its units, the differences, and the number of further steps."""
     first = stale[0]
     units = shortened([one.unit for one in stale if one.step == first.step], SHOWN_UNITS)
     others = len({one.step for one in stale}) - 1

@@ -1,4 +1,4 @@
-"""status.json: how every step ended for every layer, sample and the dataset."""
+"""status.json: the end of every step for every section, sample and the dataset."""
 import json
 
 from common.errors import DataError
@@ -9,11 +9,17 @@ from common.names import natural_key
 
 
 def set_status(layout: Layout, step: str, name: str, text: str) -> None:
-    """Note in status.json how a step ended for one layer, sample or the dataset: {name: {step: text}}, names in natural order."""
+    """Note in status.json how a step ended for one section, sample or the dataset.
+
+    {name: {step: text}}: names in natural order, steps in the order of the run.
+    """
     with locked(layout.status):
         status = read_status(layout)
         status.setdefault(name, {})[step] = text
-        write_json(layout.status, {key: dict(sorted(status[key].items(), key=lambda one: in_order(one[0]))) for key in sorted(status, key=natural_key)})
+        ordered = {}
+        for unit in sorted(status, key=natural_key):
+            ordered[unit] = {one: status[unit][one] for one in sorted(status[unit], key=in_order)}
+        write_json(layout.status, ordered)
 
 
 def read_status(layout: Layout) -> dict[str, dict[str, str]]:
@@ -21,22 +27,25 @@ def read_status(layout: Layout) -> dict[str, dict[str, str]]:
     try:
         return json.loads(layout.status.read_text()) if layout.status.is_file() else {}
     except ValueError as error:
-        raise DataError(layout.status, f"a file that cannot be read ({error})", "what the steps noted", "remove it; each step notes its own again") from None
+        raise DataError(layout.status, f"a file that cannot be read ({error})", "the notes of the steps",
+                        "remove it; each step writes its notes again") from None
 
 
 def first_failure(layout: Layout, name: str, step: str) -> str | None:
-    """The earlier step that left this layer or sample out for a reason of its own, or None."""
-    failed = [other for other, text in read_status(layout).get(name, {}).items() if text.startswith("left out:") and in_order(other) < in_order(step)]
+    """The earlier step that left this section or sample out for a reason of its own, or None."""
+    notes = read_status(layout).get(name, {})
+    failed = [other for other, text in notes.items()
+              if text.startswith("left out:") and in_order(other) < in_order(step)]
     return min(failed, key=in_order, default=None)
 
 
 def in_order(step: str) -> int:
-    """Where a step stands in the run."""
+    """The position of a step in the run."""
     return STEPS.index(step) if step in STEPS else len(STEPS)
 
 
 def print_status(layout: Layout) -> int:
-    """Print one line a layer: steps done, and what went wrong."""
+    """Print one line a section: the number of steps done, and the failures."""
     status = read_status(layout)
     if not status:
         print(f"{layout.root}: no step has run yet")

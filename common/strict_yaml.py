@@ -1,11 +1,11 @@
-"""YAML in which a number and a key have one meaning: 010 is not read as 8, and a key given twice is refused."""
+"""YAML with unambiguous numbers and keys: 010 is not read as 8, and a repeated key is refused."""
 import re
 
 import yaml
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Refuses what SafeLoader reads in silence. Errors are yaml.YAMLError."""
+    """Refuses octal numbers and repeated keys, which SafeLoader reads without an error. Errors are yaml.YAMLError."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if re.fullmatch(r"[-+]?0[0-9_]+", node.value):

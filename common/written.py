@@ -1,6 +1,6 @@
-"""Which files are ours? Those that a manifest notes and that have not changed since. Only these are deleted, replaced.
+"""Our files are those that a manifest notes and that have not changed since. Only these are deleted or replaced.
 
-Any other file is a person's: where its place is needed it is renamed to `<name>.bak` (`.bak2`, …), and this is said.
+Any other file is a person's: where its path is needed it is renamed to `<name>.bak` (`.bak2`, …), and stderr names it.
 """
 import itertools
 import json
@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.io import atomic_path, write_json
+from common.files import atomic_path
+from common.io import write_json
 from common.recipe import file_digest
 
 
@@ -22,7 +23,7 @@ def free_name(path: Path) -> Path:
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file; of a link where it leads to."""
+    """SHA-256 of a file; the target of a link."""
     return f"link to {os.readlink(path)}" if path.is_symlink() else file_digest(path)
 
 
@@ -34,7 +35,7 @@ class Written:
 
     @contextmanager
     def writing(self, path: Path):
-        """As io.atomic_path: yield a temporary path, rename it onto `path` at the end; a person's is set aside."""
+        """As files.atomic_path: yield a temporary path, rename it onto `path` at the end; a person's is set aside."""
         with atomic_path(path) as temporary:
             yield temporary
             self.take_place(path, content(temporary))
@@ -52,7 +53,7 @@ class Written:
         write_json(self.manifest, noted | {self._name(path): sorted({new, there or new})})
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Delete these files as far as they are ours; set the others aside."""
+        """Delete those of these files that are ours; set the others aside."""
         for path in paths:
             if self.is_ours(path):
                 path.unlink()
@@ -60,7 +61,7 @@ class Written:
                 self._keep(path)
 
     def is_ours(self, path: Path) -> bool:
-        """The file is there, as we wrote it."""
+        """True if the file exists and is as we wrote it."""
         return os.path.lexists(path) and content(path) in self._noted().get(self._name(path), [])
 
     def _keep(self, path: Path) -> None:

@@ -1,10 +1,25 @@
-"""`common.cli check`: a good root has no fault; of a root with one spoilt file exactly that file is named, with what is wrong and what to do."""
-import h5py
+"""`common.cli check`: a good root has no fault; a spoilt file is named alone, with the fault and the fix."""
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import sparse
+from spoil import (
+    array,
+    attribute,
+    cell,
+    cut,
+    field,
+    first_columns,
+    hdf5,
+    matrix,
+    replaced,
+    stored,
+    swap,
+    table,
+    tensors,
+)
 from test_expression import (
     GENES,
     HOW,
@@ -32,34 +47,38 @@ SCALE = 25  # level-0 px per thumbnail px
 def write_pictures(layout: Layout, layer: int) -> None:
     """What steps 0_2 and 1 write, in white."""
     size = np.array(SLIDE_PX) // SCALE
-    io.write_json(layout.thumbnail_info("S", layer), {"width_px": SLIDE_PX[0], "height_px": SLIDE_PX[1], "scale": [SCALE, SCALE], "tissue_share": 1.0})
+    info = {"width_px": SLIDE_PX[0], "height_px": SLIDE_PX[1], "scale": [SCALE, SCALE], "tissue_share": 1.0}
+    io.write_json(layout.thumbnail_info("S", layer), info)
     io.write_picture(layout.thumbnail("S", layer), np.full((*size[::-1], 3), 255, np.uint8))
     io.write_picture(layout.mask("S", layer), np.full(size[::-1], 255, np.uint8))
     for one in SIZES:
-        table = patches.read_patch_table(layout, one, "S", layer)
-        white = (np.full((one, one, 3), 255, np.uint8) for _ in range(len(table)))
-        io.write_patches(layout.patches(one, "S", layer), white, one, patches.centres(table), table["patch_name"].tolist())
+        grid = patches.read_patch_table(layout, one, "S", layer)
+        white = (np.full((one, one, 3), 255, np.uint8) for _ in range(len(grid)))
+        names = grid["patch_name"].tolist()
+        io.write_patches(layout.patches(one, "S", layer), white, one, patches.centres(grid), names)
 
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory) -> Layout:
-    """A root of two layers, 1 with counts and 2 without, after every step; who spoils a file puts it back."""
+    """A root of two sections, 1 with counts and 2 without, after every step; a test that spoils a file puts it back."""
     layout = Layout(tmp_path_factory.mktemp("root"))
     location = toy_location(square_array(5, 4))
     for layer in (1, 2):
         add_layer(layout, layer, location, toy_counts(location["barcode"][1:], GENES) if layer == 1 else None)
         write_pictures(layout, layer)
     save_config(toy_config([1, 2]), layout.config)
-    for path, moving in ((layout.pair_coarse("S", 1, 2), 1), (layout.to_middle("S", 1), 1), (layout.to_middle("S", 2), 2)):
-        write_transform(path, np.eye(2, 3), moving, 2)
-    io.write_json(layout.quality("S"), {"layers": [1, 2], "middle": 2, "pairs": [], "to_middle": {"1": {"accepted": True}, "2": {"accepted": True}}})
+    write_transform(layout.pair_coarse("S", 1, 2), np.eye(2, 3), 1, 2)
+    for layer in (1, 2):
+        write_transform(layout.to_middle("S", layer), np.eye(2, 3), layer, 2)
+    to_middle = {"1": {"accepted": True}, "2": {"accepted": True}}
+    io.write_json(layout.quality("S"), {"layers": [1, 2], "middle": 2, "pairs": [], "to_middle": to_middle})
     run(layout.root, *STEPS, *AFTER)
     return layout
 
 
 @pytest.fixture
 def spoil(layout):
-    """spoil(path, change): change(path) alters the file; it is put back after the test."""
+    """A function that alters a file by change(path); the file is put back after the test."""
     kept = {}
 
     def change_and_remember(path, change):
@@ -75,160 +94,139 @@ def check(layout: Layout, capsys) -> tuple[int, list[str], list[str]]:
     capsys.readouterr()
     code = cli.main(["check", "--root_path", str(layout.root)])
     lines = capsys.readouterr().out.splitlines()
-    return code, [line for line in lines if not line.startswith("  ")], [line.strip() for line in lines if line.startswith("  ")]
+    steps = [line for line in lines if not line.startswith("  ")]
+    return code, steps, [line.strip() for line in lines if line.startswith("  ")]
 
 
-# ways to spoil a file --------------------------------------------------------------------------------
-def cut(path):
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+# the faults ------------------------------------------------------------------------------------------
+CROSS = ("spot", "cross", "spot")
+OTHER_HASH = "cd" * 32
 
 
-def table(change):
-    return lambda path: io.write_table(path, change(pd.read_csv(path, dtype={"barcode": str, "patch_name": str})))
+def without_edge(edges: dict) -> dict:
+    """The same edges without the first one."""
+    return {"edge_index": edges["edge_index"][:, 1:].clone(), "edge_attr": edges["edge_attr"][1:].clone()}
 
 
-def cell(column, row, value):
-    def change(one):
-        one[column] = one[column].astype(object)
-        one.loc[row, column] = value
-        return one
-    return table(change)
+def set_recipe(level: dict, feature_set: str, **values) -> None:
+    level["feature_recipe"][feature_set].update(values)
 
 
-def array(change):
-    def rewrite(path):
-        values = np.load(path)
-        io.write_npy(path, out if (out := change(values)) is not None else values)
-    return rewrite
-
-
-def field(name, row, value):
-    return array(lambda records: records[name].__setitem__(row, value))
-
-
-def tensors(change):
-    def rewrite(path):
-        value = torch.load(path, weights_only=True)
-        change(value)
-        io.write_pt(path, value)
-    return rewrite
-
-
-def stored(change):
-    """A JSON or h5ad file."""
-    def rewrite(path):
-        read, write = (io.read_json, io.write_json) if path.suffix == ".json" else (io.read_h5ad, io.write_h5ad)
-        value = read(path)
-        out = change(value)
-        write(path, out if isinstance(out, type(value)) else value)
-    return rewrite
-
-
-def hdf5(change):
-    def rewrite(path):
-        with h5py.File(path, "r+") as file:
-            change(file)
-    return rewrite
-
-
-def replaced(name, change):
-    """A data set of an HDF5 file, made anew."""
-    def of_file(file):
-        value = change(file[name][:])
-        del file[name]
-        file[name] = value
-    return hdf5(of_file)
-
-
-def matrix(change):
-    """A stored CSR matrix; change gets its arrays and alters them in place."""
-    def rewrite(path):
-        value = sparse.csr_array(sparse.load_npz(path))
-        change(value)
-        sparse.save_npz(path, value)
-    return rewrite
-
-
-def swap(values, a=0, b=1):
-    values[[a, b]] = values[[b, a]]
-
-
-def first_columns(edge_index):
-    edge_index[:, [0, 1]] = edge_index[:, [1, 0]]
-
-
-SPOT = ("spot", "cross", "spot")
-CASES = [  # file, how it is spoilt, what is found, the script that makes it
+CASES = [  # file, way to spoil it, the fault found, the script that makes it
+    # inputs
     (lambda l: l.location("S", 1), cell("barcode", 1, "0x0"), "barcode 0x0 twice", "0_1"),
-    (lambda l: l.location("S", 2), cell("pixel_x", 3, "far"), "a pixel_x that is not a number", "0_1"),
-    (lambda l: l.counts("S", 1), stored(lambda a: a.X.__imul__(0.5)), "values that are no counts", "0_1"),
-    (lambda l: l.counts("S", 1), stored(lambda a: setattr(a, "obs_names", ["other", *a.obs_names[1:]])), "1 barcodes without a spot", "0_1"),
+    (lambda l: l.location("S", 2), cell("pixel_x", 3, "far"), "pixel_x", "0_1"),
+    (lambda l: l.counts("S", 1), stored(lambda a: a.X.__imul__(0.5)), "no counts", "0_1"),
+    (lambda l: l.counts("S", 1), stored(lambda a: setattr(a, "obs_names", ["other", *a.obs_names[1:]])),
+     "1 barcodes without a spot", "0_1"),
     (lambda l: l.thumbnail_info("S", 1), stored(lambda j: j.pop("scale")), "no scale", "0_2_tissue_mask.py"),
-    (lambda l: l.thumbnail("S", 1), cut, "a file that cannot be read", "0_2_tissue_mask.py"),
-    (lambda l: l.mask("S", 2), lambda path: io.write_picture(path, np.full((100, 120), 7, np.uint8)), "other values than 0 and 255", "0_2_"),
-    (lambda l: l.patches_csv(224, "S", 1), table(lambda t: t.iloc[::-1]), "4x3 where 0x0 belongs", "1_cropped_multi_level_patch.py"),
-    (lambda l: l.patches_csv(512, "S", 1), table(lambda t: t.assign(width=500)), "width 500", "1_cropped_multi_level_patch.py"),
-    (lambda l: l.region_pairs_csv("S", 2), cell("spots", 1, "1x0"), "spots; expected each of the 20 spots in one patch", "2_find_512_pair.py"),
-    (lambda l: l.global_pairs_csv("S", 2), table(lambda t: t.drop(columns="regions")), "columns patch_name", "3_find_1024_pair.py"),
-    (lambda l: l.patches(224, "S", 1), replaced("coords", lambda c: c + 1), "coords that are not the patches' centres", "1_cropped"),
-    (lambda l: l.patches(512, "S", 2), replaced("img", lambda i: i[:, ::2]), "img uint8", "1_cropped_multi_level_patch.py"),
-    (lambda l: l.features(224, "S", 1), hdf5(lambda f: f["backbone"].__setitem__((3, 0), np.nan)), "a backbone that is not finite", "4_feature"),
-    (lambda l: l.features(512, "S", 1), replaced("backbone", lambda x: x[:, :-1]), "backbone float32", "4_feature_extraction.py"),
+    (lambda l: l.thumbnail("S", 1), cut, "cannot be read", "0_2_tissue_mask.py"),
+    (lambda l: l.mask("S", 2), lambda path: io.write_picture(path, np.full((100, 120), 7, np.uint8)),
+     "other values than 0 and 255", "0_2_tissue_mask.py"),
+    # patches
+    (lambda l: l.patches_csv(224, "S", 1), table(lambda t: t.iloc[::-1]),
+     "4x3 where 0x0 belongs", "1_cropped_multi_level_patch.py"),
+    (lambda l: l.patches_csv(512, "S", 1), table(lambda t: t.assign(width=500)),
+     "width 500", "1_cropped_multi_level_patch.py"),
+    (lambda l: l.region_pairs_csv("S", 2), cell("spots", 1, "1x0"),
+     "spots; expected each of the 20 spots", "2_find_512_pair.py"),
+    (lambda l: l.global_pairs_csv("S", 2), table(lambda t: t.drop(columns="regions")),
+     "columns patch_name", "3_find_1024_pair.py"),
+    (lambda l: l.patches(224, "S", 1), replaced("coords", lambda c: c + 1),
+     "coords that are not the patches' centres", "1_cropped_multi_level_patch.py"),
+    (lambda l: l.patches(512, "S", 2), replaced("img", lambda i: i[:, ::2]),
+     "img uint8", "1_cropped_multi_level_patch.py"),
+    # features
+    (lambda l: l.features(224, "S", 1), hdf5(lambda f: f["backbone"].__setitem__((3, 0), np.nan)),
+     "backbone that is not finite", "4_feature_extraction.py"),
+    (lambda l: l.features(512, "S", 1), replaced("backbone", lambda x: x[:, :-1]),
+     "backbone float32", "4_feature_extraction.py"),
     (lambda l: l.features(1024, "S", 2), hdf5(lambda f: f.pop("backbone")), "no backbone", "4_feature_extraction.py"),
-    (lambda l: l.features(224, "S", 1), hdf5(lambda f: f["backbone"].attrs.__setitem__("model", "resnet50")),
-     "backbone features by model resnet50; expected efficientnet_lite0, as in dataset.yaml", "4_feature_extraction.py"),
-    (lambda l: l.features(512, "S", 1), hdf5(lambda f: f["stain"].attrs.__setitem__("spot_window_um", 82.4)),
-     "stain features of windows of 82.4 um a spot; expected windows of 164.7 um, as in dataset.yaml", "4_feature_extraction.py"),
-    (lambda l: l.features(1024, "S", 1), hdf5(lambda f: f["backbone"].attrs.__setitem__("weights_sha256", "cd" * 32)),
+    (lambda l: l.features(224, "S", 1), attribute("backbone", model="resnet50"),
+     "model resnet50; expected efficientnet_lite0, as in dataset.yaml", "4_feature_extraction.py"),
+    (lambda l: l.features(512, "S", 1), attribute("stain", spot_window_um=82.4),
+     "windows of 82.4 um a spot; expected windows of 164.7 um, as in dataset.yaml", "4_feature_extraction.py"),
+    (lambda l: l.features(1024, "S", 1), attribute("backbone", weights_sha256=OTHER_HASH),
      "backbone features by weights_sha256 cdcdcdcdcdcd", "4_feature_extraction.py"),
-    (lambda l: l.features(512, "S", 2), hdf5(lambda f: f["stain"].attrs.__delitem__("preprocessing")), "stain without preprocessing", "4_feature_extraction.py"),
+    (lambda l: l.features(512, "S", 2), hdf5(lambda f: f["stain"].attrs.__delitem__("preprocessing")),
+     "stain without preprocessing", "4_feature_extraction.py"),
     (lambda l: l.features(512, "S", 2), replaced("barcode", lambda b: b[::-1]), "belongs", "4_feature_extraction.py"),
+    # genes and expression
     (lambda l: l.genes, cell("rank", 0, 5), "ranks out of order", "5_1_find_high_expression.py"),
-    (lambda l: l.background, table(lambda t: t[2:].assign(rank=range(1, 11))), "a background without some of the chosen genes", "5_1_"),
-    (lambda l: l.background, cell("gene", 1, ""), "a gene twice or without name", "5_1_find_high_expression.py"),
-    (lambda l: l.member_counts(512, "S", 1), stored(lambda a: setattr(a, "obs", a.obs.assign(depth=1.0))), "a depth that is not", "5_2_"),
-    (lambda l: l.member_counts(224, "S", 1), stored(lambda a: a.obs.__delitem__("depth")), "no depth", "5_2_get_label_of_other_resolution.py"),
-    (lambda l: l.member_counts(512, "S", 1), stored(lambda a: a.X.data.__setitem__(0, 99)), "sums that differ", "5_2_get_label_of_other"),
-    (lambda l: l.member_counts(1024, "S", 1), stored(lambda a: a[:, ::-1].copy()), "where", "5_2_get_label_of_other_resolution.py"),
-    (lambda l: l.expression(224, "S", 1), stored(lambda a: a.X.__iadd__(0.1)), "an X that is not made of layers['counts'] and obs['depth']", "5_3_normalization.py"),
-    (lambda l: l.graph("S", 1), tensors(lambda g: first_columns(g["spot", "near", "spot"]["edge_index"])), "edges out of order or twice", "6_pt_"),
-    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot", "in", "region"]["edge_index"][1].__setitem__(-1, 99)), "not there", "6_pt_"),
-    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot", "in", "global"].update(edge_index=g["spot", "in", "global"]["edge_index"][:, 1:].clone())),
+    (lambda l: l.background, table(lambda t: t[2:].assign(rank=range(1, 11))),
+     "background without some of the chosen genes", "5_1_find_high_expression.py"),
+    (lambda l: l.background, cell("gene", 1, ""), "gene twice or without name", "5_1_find_high_expression.py"),
+    (lambda l: l.member_counts(512, "S", 1), stored(lambda a: setattr(a, "obs", a.obs.assign(depth=1.0))),
+     "a depth that is not", "5_2_get_label_of_other_resolution.py"),
+    (lambda l: l.member_counts(224, "S", 1), stored(lambda a: a.obs.__delitem__("depth")),
+     "no depth", "5_2_get_label_of_other_resolution.py"),
+    (lambda l: l.member_counts(512, "S", 1), stored(lambda a: a.X.data.__setitem__(0, 99)),
+     "sums that differ", "5_2_get_label_of_other_resolution.py"),
+    (lambda l: l.member_counts(1024, "S", 1), stored(lambda a: a[:, ::-1].copy()),
+     "where", "5_2_get_label_of_other_resolution.py"),
+    (lambda l: l.expression(224, "S", 1), stored(lambda a: a.X.__iadd__(0.1)),
+     "layers['counts'] and obs['depth']", "5_3_normalization.py"),
+    # graphs of a section
+    (lambda l: l.graph("S", 1), tensors(lambda g: first_columns(g["spot", "near", "spot"]["edge_index"])),
+     "edges out of order or twice", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot", "in", "region"]["edge_index"][1].__setitem__(-1, 99)),
+     "(spot, in, region): an edge to a node", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot", "in", "global"].update(
+        edge_index=g["spot", "in", "global"]["edge_index"][:, 1:].clone())),
      "members with no owner or with two", "6_pt_construction.py"),
-    (lambda l: l.graph("S", 2), tensors(lambda g: g["region", "near", "region"].update({k: v[..., 1:] if k == "edge_index" else v[1:] for k, v in
-                                                                                       g["region", "near", "region"].items()})),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["region", "near", "region"].update(
+        without_edge(g["region", "near", "region"]))),
      "an edge in one direction only", "6_pt_construction.py"),
-    (lambda l: l.graph("S", 2), tensors(lambda g: g["region"]["x"].fill_(torch.inf)), "a region x that is not finite", "6_pt_construction.py"),
-    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot"].update(feature_sets={"backbone": 8})), "feature_sets", "6_pt_construction.py"),
-    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot"]["feature_recipe"]["backbone"].update(weights_sha256="cd" * 32)),
-     "backbone features by weights_sha256 cdcdcdcdcdcd; expected abababababab, as in extracted_feature/224/S/1.h5", "6_pt_construction.py"),
-    (lambda l: l.graph_3d("S"), tensors(lambda g: g["spot"]["feature_recipe"]["stain"].update(spot_window_um=82.4)),
-     "stain features of windows of 82.4 um", "4_build_3d_graph.py"),
-    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()), "labels of another gene list; expected the genes of genes.csv", "6_pt_"),
-    (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"), "a file that cannot be read", "6_pt_construction.py"),
-    (lambda l: l.contours("S", 1), array(lambda c: c + 3), "contours 3 px off their spots", "Step0_original_contour_generation.py"),
-    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(matrix=[[1, 1, 0], [1, 1, 0]])), "a matrix without inverse", "Step1_affine"),
-    (lambda l: l.to_middle("S", 1), stored(lambda j: j.update(moving=2)), "a transform of layer 2", "Step3_registertoMiddle_ANTs.py"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["region"]["x"].fill_(torch.inf)),
+     "region x that is not finite", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 1), tensors(lambda g: g["spot"].update(feature_sets={"backbone": 8})),
+     "feature_sets", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 1), tensors(lambda g: set_recipe(g["spot"], "backbone", weights_sha256=OTHER_HASH)),
+     "weights_sha256 cdcdcdcdcdcd; expected abababababab, as in extracted_feature/224/S/1.h5", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 2), tensors(lambda g: g["spot"]["genes"].reverse()),
+     "another gene list; expected the genes of genes.csv", "6_pt_construction.py"),
+    (lambda l: l.graph("S", 1), lambda path: path.write_bytes(b"\x80\x04c" + b"os\nsystem\n"),
+     "cannot be read", "6_pt_construction.py"),
+    # registration
+    (lambda l: l.contours("S", 1), array(lambda c: c + 3),
+     "contours 3 px off their spots", "Step0_original_contour_generation.py"),
+    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(matrix=[[1, 1, 0], [1, 1, 0]])),
+     "a matrix without inverse", "Step1_affine"),
+    (lambda l: l.to_middle("S", 1), stored(lambda j: j.update(moving=2)),
+     "a transform of section 2", "Step3_registertoMiddle_ANTs.py"),
     (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(method="up")), "method 'up'", "Step1_affine"),
     (lambda l: l.pair_coarse("S", 1, 2), stored(lambda j: j.update(inliers="up")), "inliers 'up'", "Step1_affine"),
-    (lambda l: l.to_middle("S", 1), stored(lambda j: j.update(matrix=[[1, 0], [0, 1]])), "matrix float64 (2, 2)", "Step3_registertoMiddle_ANTs.py"),
-    (lambda l: l.quality("S"), stored(lambda j: j.update(middle=7)), "middle layer 7", "Step3_registertoMiddle_ANTs.py"),
-    (lambda l: l.spot_regist("S"), cell("registered_x", 4, ""), "a position that is not finite", "Step3.5_"),
+    (lambda l: l.to_middle("S", 1), stored(lambda j: j.update(matrix=[[1, 0], [0, 1]])),
+     "matrix float64 (2, 2)", "Step3_registertoMiddle_ANTs.py"),
+    (lambda l: l.quality("S"), stored(lambda j: j.update(middle=7)),
+     "middle section 7", "Step3_registertoMiddle_ANTs.py"),
+    (lambda l: l.spot_regist("S"), cell("registered_x", 4, ""), "position that is not finite", "Step3.5_"),
     (lambda l: l.spot_regist_contours("S"), array(lambda c: c[1:]), "contours float32 (39, 100, 2)", "Step3.5_"),
+    # pairs of spots, and the graph of a sample
     (lambda l: l.spot_iou("S"), matrix(lambda m: m.data.__imul__(2)), "values", "1_get_iou.py"),
     (lambda l: l.spot_iou("S"), matrix(lambda m: m.data.__setitem__(0, 0.5)), "a pair with two values", "1_get_iou.py"),
-    (lambda l: l.similarity("S"), matrix(lambda m: swap(m.indices)), "columns out of order or twice", "2_get_similarity.py"),
-    (lambda l: l.combined("S"), matrix(lambda m: m.data.__imul__(0.5)), "weights that are not IoU + cosine", "3_build_3d_information.py"),
-    (lambda l: l.graph_3d("S"), tensors(lambda g: g["spot"]["layer"].__setitem__(0, 2)), "spots of other layers", "4_build_3d_graph.py"),
-    (lambda l: l.graph_3d("S"), tensors(lambda g: first_columns(g[SPOT]["edge_index"])), "edges out of order or twice", "4_build_3d_graph.py"),
-    (lambda l: l.graph_3d("S"), tensors(lambda g: g[SPOT]["edge_attr"][:, 0].mul_(2)), "a wrong weight", "4_build_3d_graph.py"),
-    (lambda l: l.graph_3d("S"), tensors(lambda g: g["region"]["layer"].fill_(2)), "a spot in a region of another layer", "4_build_3d_graph.py"),
-    (lambda l: l.graph_3d("S"), tensors(lambda g: g.pop(("region", "in", "global"))), "no ('region', 'in', 'global')", "4_build_3d_graph.py"),
-    (lambda l: l.npy("S", 2), field("region_index", 3, 99), "a region_index out of range", "7_make_dataset.py"),
+    (lambda l: l.similarity("S"), matrix(lambda m: swap(m.indices)),
+     "columns out of order or twice", "2_get_similarity.py"),
+    (lambda l: l.combined("S"), matrix(lambda m: m.data.__imul__(0.5)),
+     "weights that are not IoU + cosine", "3_build_3d_information.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: set_recipe(g["spot"], "stain", spot_window_um=82.4)),
+     "stain features of windows of 82.4 um", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g["spot"]["layer"].__setitem__(0, 2)),
+     "spots of other sections", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: first_columns(g[CROSS]["edge_index"])),
+     "edges out of order or twice", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g[CROSS]["edge_attr"][:, 0].mul_(2)),
+     "a wrong weight", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g["region"]["layer"].fill_(2)),
+     "a spot in a region of another section", "4_build_3d_graph.py"),
+    (lambda l: l.graph_3d("S"), tensors(lambda g: g.pop(("region", "in", "global"))),
+     "no ('region', 'in', 'global')", "4_build_3d_graph.py"),
+    # records
+    (lambda l: l.npy("S", 2), field("region_index", 3, 99), "region_index out of range", "7_make_dataset.py"),
     (lambda l: l.npy("S", 2), field("label", 3, 1.0), "a label where has_label is false", "7_make_dataset.py"),
-    (lambda l: l.npy("S", 1), field("pixel", 3, 1.0), "other pixels than the location file's", "7_make_dataset.py"),
-    (lambda l: l.npy_3d("S"), field("feature", 3, np.nan), "a feature that is not finite", "5_build_3d_final_format.py"),
-    (lambda l: l.npy_3d("S"), field("label", 3, 1.0), "records of layer 1 that differ", "5_build_3d_final_format.py"),
+    (lambda l: l.npy("S", 1), field("pixel", 3, 1.0), "other pixels", "7_make_dataset.py"),
+    (lambda l: l.npy_3d("S"), field("feature", 3, np.nan), "feature that is not finite", "5_build_3d_final_format.py"),
+    (lambda l: l.npy_3d("S"), field("label", 3, 1.0), "records of section 1 that differ", "5_build_3d_final_format.py"),
     (lambda l: l.npy_3d("S"), array(lambda a: a[::-1]), "where 0x0 belongs", "5_build_3d_final_format.py")]
 
 
@@ -236,9 +234,10 @@ def test_a_good_root_has_no_fault(layout, capsys):
     code, steps, faults = check(layout, capsys)
     assert (code, faults) == (0, [])
     unmade = ["Step2_registration_ANTs", "main", "main_3d"]
-    assert [line.split()[0] for line in steps if not line.endswith(" right")] == unmade == [
-        line.split()[0] for line in steps if line.endswith("not made yet")]
-    assert "7_make_dataset".ljust(51) + "2 files right" in steps and "5_1_find_high_expression".ljust(51) + "2 files right" in steps
+    assert [line.split()[0] for line in steps if not line.endswith(" right")] == unmade
+    assert [line.split()[0] for line in steps if line.endswith("not made yet")] == unmade
+    for step in ("7_make_dataset", "5_1_find_high_expression"):
+        assert step.ljust(51) + "2 files right" in steps
 
 
 @pytest.mark.parametrize("file, change, found, script", CASES)
@@ -250,15 +249,18 @@ def test_a_spoilt_file_is_the_one_that_is_named(layout, spoil, capsys, file, cha
     line = faults[0]
     assert line.startswith(f"{path}: found ") and found in line and "; expected " in line
     fix = line.split("; fix: ")[1]
-    assert fix == "correct it, or run the script that made it with --overwrite" if script == "0_1" else fix.startswith(f"run {script}")
+    assert "correct it" in fix if script == "0_1" else fix.startswith(f"run {script}")
+    assert "--overwrite" in fix
 
 
 @pytest.mark.parametrize("changed, found", [
-    ({}, None), ({"array": "hex"}, "a network of an array hex, 200 um"), ({"pitch_um": 100.0}, "square, 100 um"),
-    ({"feature_recipe": HOW | {"backbone": HOW["backbone"] | {"weights_sha256": "cd" * 32}}}, "backbone features by weights_sha256 cdcdcdcdcdcd"),
-    ({"feature_recipe": HOW | {"stain": HOW["stain"] | {"spot_window_um": 82.4}}}, "windows of 82.4 um"), ("genes", "expected the 10 genes of genes.csv")])
+    ({}, None), ({"array": "hex"}, "array hex, 200 um"), ({"pitch_um": 100.0}, "square, 100 um"),
+    ({"feature_recipe": HOW | {"backbone": HOW["backbone"] | {"weights_sha256": OTHER_HASH}}},
+     "backbone features by weights_sha256 cdcdcdcdcdcd"),
+    ({"feature_recipe": HOW | {"stain": HOW["stain"] | {"spot_window_um": 82.4}}}, "windows of 82.4 um"),
+    ("genes", "expected the 10 genes of genes.csv")])
 @pytest.mark.parametrize("run_name, script", [("msagnet", "main_3d"), ("msagnet_2d", "main")])
-def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, spoil, capsys, changed, found, run_name, script):
+def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, capsys, changed, found, run_name, script):
     genes = io.read_table(layout.genes)["gene"].tolist()
     was = {"array": "square", "pitch_um": 200.0, "feature_recipe": HOW} | (changed if isinstance(changed, dict) else {})
     path = layout.root / "runs" / run_name / "fold_0" / "checkpoint.pt"
@@ -272,16 +274,17 @@ def test_a_checkpoint_of_other_features_genes_or_array_is_found(layout, spoil, c
 @pytest.mark.parametrize("file, change, script", [
     (lambda l: l.genes, table(lambda t: t[:-2]), "5_1_find_high_expression"),  # cut off at the end of a line
     (lambda l: l.background, table(lambda t: t[:-2]), "5_1_find_high_expression"),
-    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda value: value | {"scale_um_x": 1.01}), None),  # put there by hand: nothing is known of it
+    (lambda l: l.pair_coarse("S", 1, 2), stored(lambda value: value | {"scale_um_x": 1.01}), None),  # has no recipe
 ])
 def test_a_good_file_that_is_not_as_it_was_written_is_named(layout, spoil, capsys, file, change, script):
     spoil(file(layout), change)
     _, _, faults = check(layout, capsys)
     own = [line for line in faults if line.startswith(str(file(layout)))]
-    assert len(own) == (script is not None) and all("other bytes" in line and f"run {script}.py with --overwrite" in line for line in own)
+    assert len(own) == (script is not None)
+    assert all("other bytes" in line and f"run {script}.py with --overwrite" in line for line in own)
 
 
-def test_a_location_that_was_changed_is_told_by_what_was_made_from_it(layout, spoil, capsys):
+def test_a_location_that_was_changed_is_found_by_the_files_made_from_it(layout, spoil, capsys):
     spoil(layout.location("S", 2), cell("barcode", 0, "new"))
     _, _, faults = check(layout, capsys)
     assert [line.split(":")[0] for line in faults] == [str(path) for path in (
@@ -300,16 +303,18 @@ def test_a_missing_file_is_no_fault_and_a_missing_image_is(layout, spoil, capsys
         code, _, faults = check(layout, capsys)
     finally:
         image.unlink()
-    assert code == 2 and [line.split(", ")[0] for line in faults] == [f"{image}: found a link to nothing; expected the layer's H&E; fix: correct it"]
+    assert code == 2 and len(faults) == 1
+    assert faults[0].startswith(f"{image}: found a link to nothing; expected ") and "fix: correct it" in faults[0]
 
 
 def test_only_a_chosen_number_of_genes_is_a_limit(layout, spoil, capsys):
-    """A list of genes is taken whole by step 5_1, however long; top_mean and hvg are cut at n_genes."""
+    """Step 5_1 takes a list of genes whole, however long; top_mean and hvg are cut at n_genes."""
     n = len(pd.read_csv(layout.genes))
     for genes, faults in (("mine.txt", 0), ("top_mean", 1), ("hvg", 1)):
-        spoil(layout.config, lambda path: save_config(toy_config([1, 2], genes=genes, n_genes=n - 1), path))
+        spoil(layout.config, partial(save_config, toy_config([1, 2], genes=genes, n_genes=n - 1)))
         found = check(layout, capsys)[2]
-        assert len(found) == faults and all(f"{n} genes; expected up to {n - 1} by dataset.yaml" in line for line in found)
+        assert len(found) == faults
+        assert all(f"{n} genes; expected up to {n - 1} by dataset.yaml" in line for line in found)
 
 
 def test_another_config_may_be_given(layout, tmp_path, capsys):
@@ -327,7 +332,8 @@ def test_a_file_is_read_once(layout, capsys, monkeypatch):
             return function(path, *arguments, **options)
         return call
 
-    for name in ("read_location", "read_table", "read_h5ad", "read_csr", "read_npy", "read_npz", "read_json", "read_pt", "read_picture"):
+    readers = ("location", "table", "h5ad", "csr", "npy", "npz", "json", "pt", "picture")
+    for name in (f"read_{kind}" for kind in readers):
         monkeypatch.setattr(io, name, noted(name, getattr(io, name)))
     assert check(layout, capsys)[0] == 0
     assert len(read) > 40 and sorted(one for one in set(read) if read.count(one) > 1) == []

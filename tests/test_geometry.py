@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import tifffile
 from conftest import load_script
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from common import geometry
@@ -42,7 +41,7 @@ def spots(pitch_px: float, array: str = "square", n: int = 6, jitter_px: float =
     noise = np.random.default_rng(0).normal(0, jitter_px, (len(i), 2))
     return pd.DataFrame(
         {
-            "barcode": [f"{a}x{b}" for a, b in zip(i, j)],
+            "barcode": [f"{a}x{b}" for a, b in zip(i, j, strict=True)],
             "pixel_x": 50 + i * step[0] + noise[:, 0],
             "pixel_y": 50 + j * step[1] + noise[:, 1],
             "i": i,
@@ -310,7 +309,8 @@ def test_file_that_is_no_image_states_nothing(tmp_path):
 
 
 # the network of another lab ----------------------------------------------------------------------------
-@pytest.mark.parametrize("scale", [{"pitch_px": 272.0}, {"pixel_size_um": 200 / 272}, {"pitch_px": 272.0, "pixel_size_um": 200 / 272}, {}])
+@pytest.mark.parametrize("scale", [
+    {"pitch_px": 272.0}, {"pixel_size_um": 200 / 272}, {"pitch_px": 272.0, "pixel_size_um": 200 / 272}, {}])
 def test_a_root_that_adopts_another_pitch_keeps_its_pixel_size(scale):
     was = {"array": "hex", "pitch_um": 100.0, "window_um": 82.0, "config": {"features": ["stain"]}}
     config = Config(dataset="own", pitch_um=200.0, **scale)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, load_script
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from test_convert_her2st import COUNTS, SPOTS, add_layer
 

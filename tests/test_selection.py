@@ -1,4 +1,6 @@
-"""A config, a root and a command line mean what they say, or are refused with one line."""
+"""A config, a root and a command line are unambiguous, or are refused with one line."""
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from common.layout import Layout
 from common.z import z_um_of
 
 HEAD = "dataset: d\npitch_px: 272\n"
+TWO_SAMPLES = "samples: {A: {layers: [1]}, B: {layers: [1]}}"
 
 
 def resolved(folder, text: str) -> Config:
@@ -31,13 +34,14 @@ def sample(**values) -> str:
     (sample(layers="[1, 1, 2]"), "samples.A.layers: [1, 1, 2]", "once; 1 is there twice", "correct 'samples.A.layers'"),
     (sample(layers="[-1, 2]"), "samples.A.layers.0: -1", "greater than or equal to 0", "correct 'samples.A.layers.0'"),
     (sample(layers="[1, 2]", skip="[2, 2]"), "samples.A.skip: [2, 2]", "2 is there twice", "correct 'samples.A.skip'"),
-    (sample(layers="[1, 2]", known_layers="[1, 1]"), "samples.A.known_layers: [1, 1]", "1 is there twice", "correct 'samples.A.known_layers'"),
-    (sample(layers="[1, 2]", known_layers="[]"), "samples.A.known_layers: []", "leave the key out for the default", "correct"),
-    (sample(layers="[1, 2]", known_layers="[2]", skip="[2]"), "layers [2] in known_layers and in skip", "not skipped", "correct one"),
-    (sample(layers="[1, 2]", known_layers="[3]"), "samples.A.known_layers [3]", "layers among [1, 2]", "correct known_layers"),
-    (sample(layers="[1, 2]", skip="[1, 2]"), "samples.A.skip [1, 2]: every layer", "one of [1, 2] left", "skip fewer"),
-    (sample(layers="[1, 2]", z_um="{1: 0}"), "samples.A.z_um without layers [2]", "of all layers, [1, 2], or of none", "add them"),
-    (sample(layers="[1, 2]", z_um="{1: 5, 2: 5}"), "samples.A.z_um {1: 5.0, 2: 5.0}", "ascends with the layer's number", "correct z_um"),
+    (sample(layers="[1, 2]", known_layers="[1, 1]"), "samples.A.known_layers: [1, 1]", "1 is there twice",
+     "correct 'samples.A.known_layers'"),
+    (sample(layers="[1, 2]", known_layers="[]"), "samples.A.known_layers: []", "default", "correct"),
+    (sample(layers="[1, 2]", known_layers="[2]", skip="[2]"), "samples.A", "known_layers and in skip", "correct one"),
+    (sample(layers="[1, 2]", known_layers="[3]"), "samples.A.known_layers [3]", "[1, 2]", "correct known_layers"),
+    (sample(layers="[1, 2]", skip="[1, 2]"), "samples.A.skip [1, 2]", "one of [1, 2]", "skip fewer"),
+    (sample(layers="[1, 2]", z_um="{1: 0}"), "samples.A.z_um", "[2]", "remove z_um"),
+    (sample(layers="[1, 2]", z_um="{1: 5, 2: 5}"), "samples.A.z_um {1: 5.0, 2: 5.0}", "ascends", "correct z_um"),
     (sample(layers="[1, 2]", z_um="{1: 0, 2: .inf}"), "samples.A.z_um.2: inf", "finite", "correct 'samples.A.z_um.2'"),
     (sample(layers="[1, 2]", images="{-1: a.jpg}"), "-1", "greater than or equal to 0", "correct"),
     (sample(layers="[01, 2]"), "01 with a leading zero", "", "write 1, or '01' in quotes if it is a name"),
@@ -46,10 +50,10 @@ def sample(**values) -> str:
     (sample(images="{1: a.jpg, 1: b.jpg}"), "key 1 twice", "", "keep one of them"),
     (sample(layers="[1]") + "\npitch_px: 3", "key pitch_px twice", "", "keep one of them"),
     (sample(layers="[1]") + "\npitch_um: .inf", "pitch_um: inf", "finite", "correct 'pitch_um'"),
-    ("samples: {A: {layers: [1]}, B: {layers: [1]}}\nfolds: [[A], [A, B]]", "folds", "A is there twice", "correct 'folds"),
-    ("samples: {A: {layers: [1]}, B: {layers: [1]}}\nfolds: [[A, A], [B]]", "folds", "A is there twice", "correct 'folds"),
-    ("samples: {A: {layers: [1]}, B: {layers: [1]}}\nfolds: [[A], []]", "folds", "in every fold", "correct 'folds"),
-    ("samples: {A: {layers: [1]}, B: {layers: [1]}}\nfolds: []", "folds", "leave the key out for no folds", "correct 'folds"),
+    (f"{TWO_SAMPLES}\nfolds: [[A], [A, B]]", "folds", "A is there twice", "correct 'folds"),
+    (f"{TWO_SAMPLES}\nfolds: [[A, A], [B]]", "folds", "A is there twice", "correct 'folds"),
+    (f"{TWO_SAMPLES}\nfolds: [[A], []]", "folds", "every fold", "correct 'folds"),
+    (f"{TWO_SAMPLES}\nfolds: []", "folds", "leave the key out", "correct 'folds"),
 ])
 def test_a_config_without_one_meaning_is_one_line(tmp_path, text, found, expected, fix):
     with pytest.raises(DataError) as caught:
@@ -60,7 +64,8 @@ def test_a_config_without_one_meaning_is_one_line(tmp_path, text, found, expecte
 
 
 def test_yaml_of_one_meaning_is_read_as_before(tmp_path):
-    config = resolved(tmp_path, "samples:\n  '007': &one {layers: [0, 10]}\n  B: {<<: *one, layers: [3]}\nfolds: [['007'], [B]]\n")
+    samples = "samples:\n  '007': &one {layers: [0, 10]}\n  B: {<<: *one, layers: [3]}\n"
+    config = resolved(tmp_path, f"{samples}folds: [['007'], [B]]\n")
     assert {name: one.layers for name, one in config.samples.items()} == {"007": [0, 10], "B": [3]}
 
 
@@ -85,11 +90,13 @@ def test_layer_files_without_one_meaning_are_one_line(tmp_path, capsys, names, n
     root_of(tmp_path, *names)
     assert load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path)]) == 2
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and line.startswith("error: ") and all(name in line for name in named) and f"fix: {fix}" in line
+    assert line.count("\n") == 1 and line.startswith("error: ")
+    assert all(name in line for name in named) and f"fix: {fix}" in line
 
 
 def test_every_layer_that_is_found_has_its_files(tmp_path):
-    layout = root_of(tmp_path, "imgs/A/0.SVS", "imgs/A/10.jpg", "location/A/10.csv", "counts/A/0.h5ad", "imgs/A/notes.jpg")
+    names = ("imgs/A/0.SVS", "imgs/A/10.jpg", "location/A/10.csv", "counts/A/0.h5ad", "imgs/A/notes.jpg")
+    layout = root_of(tmp_path, *names)
     args = cli.make_parser("").parse_args(["--root_path", str(tmp_path)])
     config = jobs.open_context(args).config
     assert config.layers_of("A") == [0, 10] and all(layout.image("A", layer) for layer in (0, 10))
@@ -98,25 +105,31 @@ def test_every_layer_that_is_found_has_its_files(tmp_path):
 def test_a_barcode_that_would_be_cut_is_refused(tmp_path):
     table = pd.DataFrame({"barcode": ["a;b", "c"], "pixel_x": 1.0, "pixel_y": 1.0, "i": 1, "j": 1})
     io.write_table(tmp_path / "1.csv", table)
-    with pytest.raises(LayerError, match=r"1.csv: found barcode a;b \(1 with ';'\); expected barcodes without ';'; fix: rename"):
+    with pytest.raises(LayerError, match=r"1.csv: found .*a;b.*; expected .*';'; fix: .*counts/"):
         io.read_location(tmp_path / "1.csv")
 
 
 # the command line ------------------------------------------------------------------------------------
-MAINS = [(script, option, value) for script in ("main", "main_3d") for option, values in (
-    ("--num_workers", ("0", "-2", "two")), ("--batch_size", ("0", "-1")), ("--max_iterations", ("0", "-5")), ("--members", ("0",)),
-    ("--rank", ("-1",)), ("--seed", ("-1", str(2 ** 32))), ("--base_lr", ("0", "nan", "inf", "-1")), ("--lr_decay", ("-1", "nan")),
-    ("--width", ("0",)), ("--reference_width", ("0",))) for value in values]
-STEPS = [(script, "--num_workers", "0") for script in ("0_1_convert_raw", "0_make_demo", "0_2_tissue_mask", "1_cropped_multi_level_patch",
-                                                       "4_feature_extraction", "Step2_registration_ANTs")]
+OF_MAINS = [
+    "--num_workers=0", "--num_workers=-2", "--num_workers=two", "--batch_size=0", "--batch_size=-1",
+    "--max_iterations=0", "--max_iterations=-5", "--members=0", "--rank=-1", "--seed=-1", f"--seed={2 ** 32}",
+    "--base_lr=0", "--base_lr=nan", "--base_lr=inf", "--base_lr=-1", "--lr_decay=-1", "--lr_decay=nan",
+    "--width=0", "--reference_width=0"]
+WITH_WORKERS = [
+    "0_1_convert_raw", "0_make_demo", "0_2_tissue_mask", "1_cropped_multi_level_patch", "4_feature_extraction",
+    "Step2_registration_ANTs"]
+WRONG = [(script, option) for script, option in itertools.product(("main", "main_3d"), OF_MAINS)]
+WRONG += [(script, "--num_workers=0") for script in WITH_WORKERS] + [("predict_3d", "--fold=-1")]
 
 
-@pytest.mark.parametrize("script, option, value", [*MAINS, *STEPS, ("predict_3d", "--fold", "-1")])
-def test_an_option_that_makes_no_sense_is_one_line(tmp_path, capsys, script, option, value):
+@pytest.mark.parametrize("script, option", WRONG)
+def test_an_option_that_makes_no_sense_is_one_line(tmp_path, capsys, script, option):
     with pytest.raises(SystemExit) as ended:
-        load_script(script).main(["--root_path", str(tmp_path), f"{option}={value}"])
+        load_script(script).main(["--root_path", str(tmp_path), option])
     line = capsys.readouterr().err
-    assert ended.value.code == 2 and line.count("\n") == 1 and line.startswith(f"error: {option}: found '{value}'; expected ") and "fix: " in line
+    name, _, value = option.partition("=")
+    assert ended.value.code == 2 and line.count("\n") == 1
+    assert line.startswith(f"error: {name}: found '{value}'; expected ") and "fix: " in line
     assert not list(tmp_path.iterdir())
 
 
@@ -134,12 +147,15 @@ def test_distance_to_known_is_in_space(z_um):
     graph = toy_graph()  # layers 1, 2, 3 in register, 10 px a pitch
     graph.layer[graph.layer == 3] = 9
     graph.layer[graph.layer == 2] = 4
-    values = {"dataset": "d", "pitch_px": 10, "section_thickness_um": 20, "samples": {"T": {"layers": [1, 4, 9], "z_um": z_um}}}
+    samples = {"T": {"layers": [1, 4, 9], "z_um": z_um}}
+    values = {"dataset": "d", "pitch_px": 10, "section_thickness_um": 20, "samples": samples}
     config, pixel_um = validate(values, "c"), 3.0
     predicted = {"expression": torch.zeros_like(graph.label).numpy()}
     predict = load_script("predict_3d").layer_anndata
     genes = [f"G{k}" for k in range(graph.n_genes)]
-    parts = {layer: predict(graph, layer, predicted, genes, graph.in_layers([1]).numpy(), config, pixel_um, 500.0, None, {}) for layer in (1, 4, 9)}
+    known = graph.in_layers([1]).numpy()
+    parts = {layer: predict(graph, layer, predicted, genes, known, config, pixel_um, 500.0, None, {})
+             for layer in (1, 4, 9)}
     space = {layer: one.obsm["spatial_3d"] for layer, one in parts.items()}
     assert {layer: one[0, 2] for layer, one in space.items()} == (z_um or {1: 0, 4: 60, 9: 160})
     for layer, one in parts.items():

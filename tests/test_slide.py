@@ -14,7 +14,8 @@ HEIGHT, WIDTH = 600, 900
 def picture() -> np.ndarray:
     """Smooth colours: JPEG keeps them within a few grey values."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    return np.stack([x * 200 / WIDTH + 20, y * 200 / HEIGHT + 20, 120 + 60 * np.sin(x / 60) * np.cos(y / 50)], axis=-1).astype(np.uint8)
+    blue = 120 + 60 * np.sin(x / 60) * np.cos(y / 50)
+    return np.stack([x * 200 / WIDTH + 20, y * 200 / HEIGHT + 20, blue], axis=-1).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def test_kinds_of_slide(files):
 
 
 @pytest.mark.parametrize("name, tolerance", [("a.png", 0), ("plain.tif", 0), ("pyramid.tif", 0), ("a.jpg", 8)])
-@pytest.mark.parametrize("window", [(100, 50, 224, 224), (-30, -40, 128, 100), (800, 500, 224, 224), (2000, 100, 32, 32)])
+@pytest.mark.parametrize("window", [
+    (100, 50, 224, 224), (-30, -40, 128, 100), (800, 500, 224, 224), (2000, 100, 32, 32)])
 def test_same_region_and_white_beyond(files, picture, name, tolerance, window):
     x, y, width, height = window
     padded = np.pad(picture, ((300, 300), (300, 2000), (0, 0)), constant_values=WHITE)
@@ -51,8 +53,9 @@ def test_same_region_and_white_beyond(files, picture, name, tolerance, window):
 @pytest.mark.parametrize("name", ["a.jpg", "plain.tif", "pyramid.tif"])
 def test_resized_reads_and_thumbnails_agree(files, picture, name):
     slide, reference = open_slide(files[name]), ArraySlide(None, picture)
-    for found, expected in ((slide.read(100, 60, 400, 400, out_px=(100, 100)), reference.read(100, 60, 400, 400, out_px=(100, 100))),
-                            (slide.thumbnail(300), reference.thumbnail(300))):
+    regions = [one.read(100, 60, 400, 400, out_px=(100, 100)) for one in (slide, reference)]
+    thumbnails = [one.thumbnail(300) for one in (slide, reference)]
+    for found, expected in (regions, thumbnails):
         assert found.shape == expected.shape
         assert np.abs(found.astype(float) - expected).mean() < 2.5
     assert slide.thumbnail(300).shape == (200, 300, 3)

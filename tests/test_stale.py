@@ -1,4 +1,4 @@
-"""A main or predict does not run on files that do not fit the config, and says which steps to run."""
+"""main, main_3d and predict_3d refuse files that do not fit the config, and name the steps to run."""
 import shutil
 import subprocess
 import sys
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, load_script, script_path
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pipeline import copy_of, run
 
 from common import stale
@@ -21,11 +20,14 @@ QUICK = ("--max_iterations", "2", "--members", "1")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Layout, RunLayout, dict[str, list[str]]]:
-    """A demo root of three layers, a 3D run of it (the 2D run beside it: <run>_2d), and the files of ours that each script has loaded."""
+    """A demo root of three sections, a 3D run of it, and the files of ours that each script has loaded.
+
+    The 2D run lies beside the 3D run: <run>_2d.
+    """
     folder = tmp_path_factory.mktemp("made")
     (folder / "root").mkdir()
-    subprocess.run([sys.executable, "tests/loaded_modules.py", folder / "root", folder / "run", folder / "loaded.json"], cwd=ROOT, check=True,
-                   stdout=subprocess.DEVNULL)
+    paths = [folder / name for name in ("root", "run", "loaded.json")]
+    subprocess.run([sys.executable, "tests/loaded_modules.py", *paths], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return Layout(folder / "root"), RunLayout(folder / "run"), read_json(folder / "loaded.json")
 
 
@@ -41,7 +43,8 @@ def set_config(layout: Layout, **values) -> None:
 
 def start(script: str, layout: Layout, save_path: Path, *options: str) -> int:
     quick = QUICK if script != "predict_3d" else ()
-    return load_script(script).main(["--root_path", str(layout.root), "--save_path", str(save_path), "--gpu", "cpu", *quick, *options])
+    paths = ["--root_path", str(layout.root), "--save_path", str(save_path)]
+    return load_script(script).main([*paths, "--gpu", "cpu", *quick, *options])
 
 
 def refused(capsys, script: str, layout: Layout, save_path: Path, *options: str) -> str:
@@ -81,11 +84,16 @@ def test_other_code_alone_is_one_warning(copy, tmp_path, capsys):
 # settings --------------------------------------------------------------------------------------------
 def test_genes_of_before_are_not_trained_on(made, copy, tmp_path, capsys):
     set_config(copy, n_genes=2000)
-    in_2d = ["5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset"]
+    in_2d = [
+        "5_1_find_high_expression", "5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction",
+        "7_make_dataset"]
     in_3d = [*in_2d, "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format"]
+    trained_in_2d = f"{made[1].root}_2d/fold_0/checkpoint.pt"
     for script, save_path, options, steps in (
-            ("main_3d", tmp_path / "new", (), in_3d), ("predict_3d", made[1].root, (), in_3d), ("main", tmp_path / "new", (), in_2d),
-            ("main", tmp_path / "new", ("--checkpoint", f"{made[1].root}_2d/fold_0/checkpoint.pt"), in_2d)):
+            ("main_3d", tmp_path / "new", (), in_3d),
+            ("predict_3d", made[1].root, (), in_3d),
+            ("main", tmp_path / "new", (), in_2d),
+            ("main", tmp_path / "new", ("--checkpoint", trained_in_2d), in_2d)):
         line = refused(capsys, script, copy, save_path, *options)
         assert "5_1_find_high_expression" in line.partition("expected")[0] and "n_genes 250 -> 2000" in line
         assert steps_named(line) == steps and f"--root_path {copy.root}" in line
@@ -118,23 +126,28 @@ def test_registration_does_not_stop_2d(copy, tmp_path, capsys):
     assert "error" not in capsys.readouterr().err
 
 
+def set_sample(layout: Layout, **values) -> None:
+    """Other settings of sample A."""
+    sample = load_config(layout.config).samples["A"]
+    set_config(layout, samples={"A": sample.model_copy(update=values)})
+
+
 def test_a_layer_that_was_added_is_named(copy, tmp_path, capsys):
-    config = load_config(copy.config)
-    save_config(config.model_copy(update={"samples": {"A": config.samples["A"].model_copy(update={"layers": [1, 2, 3, 4]})}}), copy.config)
+    set_sample(copy, layers=[1, 2, 3, 4])
     line = refused(capsys, "main_3d", copy, tmp_path / "run")
     assert "0_2_tissue_mask of A/4" in line and "no tissue/A/4.jpg" in line
 
 
 def test_a_layer_that_is_skipped_now_is_still_in_the_stack(copy, tmp_path, capsys):
-    config = load_config(copy.config)
-    save_config(config.model_copy(update={"samples": {"A": config.samples["A"].model_copy(update={"skip": [3]})}}), copy.config)
+    set_sample(copy, skip=[3])
     line = refused(capsys, "main_3d", copy, tmp_path / "run")
     assert "counts/A/3.h5ad is no longer an input" in line and "Step3_registertoMiddle_ANTs" in steps_named(line)
 
 
 def test_steps_run_layer_by_layer_leave_the_same_recipes(copy, tmp_path, capsys):
     """As Snakemake runs them."""
-    for step in ("3_find_1024_pair", "7_make_dataset", "Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs"):
+    in_3d = ("Step1_affine_registration_2d_PAS_2048_xfeat", "Step2_registration_ANTs")
+    for step in ("3_find_1024_pair", "7_make_dataset", *in_3d):
         for layer in "123":
             run(copy.root, [step], "--overwrite", "--sample", "A", "--layer", layer, "--done", str(tmp_path / "done"))
     capsys.readouterr()
@@ -150,9 +163,12 @@ def test_counts_that_were_exchanged_are_named(copy, tmp_path, capsys):
 
 @pytest.mark.parametrize("change, step, words", [
     (lambda layout: layout.recipe("6_pt_construction", "A", 2).unlink(), "6_pt_construction of A/2", "no recipe"),
-    (lambda layout: layout.recipe("6_pt_construction", "A", 2).write_text("{"), "6_pt_construction of A/2", "no recipe"),
-    (lambda layout: layout.features(512, "A", 3).unlink(), "4_feature_extraction of A/3", "no extracted_feature/512/A/3.h5"),
-    (lambda layout: layout.spot_regist("A").unlink(), "Step3.5_registertoMiddle_ANTs_points_contour_fast of A", "no spot_regist/A.csv"),
+    (lambda layout: layout.recipe("6_pt_construction", "A", 2).write_text("{"), "6_pt_construction of A/2",
+     "no recipe"),
+    (lambda layout: layout.features(512, "A", 3).unlink(), "4_feature_extraction of A/3",
+     "no extracted_feature/512/A/3.h5"),
+    (lambda layout: layout.spot_regist("A").unlink(), "Step3.5_registertoMiddle_ANTs_points_contour_fast of A",
+     "no spot_regist/A.csv"),
     (lambda layout: shutil.rmtree(layout.root / ".recipes"), "0_2_tissue_mask of A/1, A/2, A/3", "no recipe"),
 ])
 def test_a_step_that_was_broken_off_is_named(copy, tmp_path, capsys, change, step, words):
@@ -162,14 +178,15 @@ def test_a_step_that_was_broken_off_is_named(copy, tmp_path, capsys, change, ste
 
 
 def test_units_are_shortened_and_further_steps_are_counted():
-    verdicts = [*(stale.Verdict("2_find_512_pair", f"A/{layer}", ("a 1 -> 2", "b 1 -> 2", "c 1 -> 2", "d 1 -> 2")) for layer in range(5)),
-                stale.Verdict("3_find_1024_pair", "A/0", ("x",))]
-    text = stale.summary(verdicts)
-    assert "2_find_512_pair of A/0, A/1, A/2 and 2 more" in text and "a 1 -> 2, b 1 -> 2, c 1 -> 2 and 1 more" in text and "1 more steps" in text
+    changes = tuple(f"{name} 1 -> 2" for name in "abcd")
+    verdicts = [stale.Verdict("2_find_512_pair", f"A/{layer}", changes) for layer in range(5)]
+    text = stale.summary([*verdicts, stale.Verdict("3_find_1024_pair", "A/0", ("x",))])
+    assert "2_find_512_pair of A/0, A/1, A/2 and 2 more" in text and "1 more steps" in text
+    assert "a 1 -> 2, b 1 -> 2, c 1 -> 2 and 1 more" in text
 
 
 def test_a_layer_that_was_left_out_is_not_read_from_an_earlier_run(copy, tmp_path, capsys):
-    """2D: the graph of before is still there; it is no longer the layer's."""
+    """2D: the graph of an earlier run still exists; it is no longer the section's."""
     copy.counts("A", 3).write_bytes(b"no h5ad")
     run(copy.root, PIPELINE[PIPELINE.index("5_1_find_high_expression"):])
     assert copy.npy("A", 3).is_file()
@@ -191,22 +208,22 @@ def test_a_sample_without_graph_does_not_stop_the_others(copy, tmp_path, capsys)
 
 # raw data --------------------------------------------------------------------------------------------
 def test_raw_files_that_changed_since_the_conversion_are_named(copy, tmp_path, capsys):
-    """Raw data that are no longer there are nobody's fault."""
+    """Raw data that no longer exist are no fault."""
     raw, gone = tmp_path / "raw.tsv", tmp_path / "gone.tsv"
     raw.write_text("counts")
     digests = {str(raw): stale.file_digest(raw), str(gone): "of before"}
     code = stale.code_digest(script_path("0_1_convert_raw"))
-    write_json(copy.recipe("0_1_convert_raw", "A", 1), {"step": "0_1_convert_raw", "settings": {"format": "her2st"}, "inputs": digests, "code": code})
+    conversion = {"step": "0_1_convert_raw", "settings": {"format": "her2st"}, "inputs": digests, "code": code}
+    write_json(copy.recipe("0_1_convert_raw", "A", 1), conversion)
     assert start("main_3d", copy, tmp_path / "run", "--method", "mean") == 0 and capsys.readouterr().err == ""
     raw.write_text("others")
     line = refused(capsys, "main_3d", copy, tmp_path / "run")
-    assert "0_1_convert_raw of A/1" in line and f"{raw} has changed" in line and steps_named(line) == ["0_1_convert_raw", *PIPELINE]
+    assert "0_1_convert_raw of A/1" in line and f"{raw} has changed" in line
+    assert steps_named(line) == ["0_1_convert_raw", *PIPELINE]
 
 
 def test_a_scale_that_contradicts_the_spots_after_a_run_is_named(copy, tmp_path, capsys):
-    config = load_config(copy.config)
-    sample = config.samples["A"].model_copy(update={"pixel_size_um": {1: 7.0}})
-    set_config(copy, samples={"A": sample})
+    set_sample(copy, pixel_size_um={1: 7.0})
     for script in ("main_3d", "main"):
         line = refused(capsys, script, copy, tmp_path / "run")
         assert "0_2_tissue_mask of A/1" in line and "7 um/px by samples.A.pixel_size_um" in line
@@ -239,12 +256,13 @@ def test_a_network_of_another_dataset_is_used(made, copy, tmp_path, capsys):
 
 
 def test_a_network_of_another_root_is_used_whatever_its_dataset_is_called(made, copy, tmp_path, capsys):
-    """Every root of configs/visium.yaml is called visium."""
+    """All roots of configs/visium.yaml have the name visium."""
     trained = RunLayout(tmp_path / "lab1/runs/msagnet")
     shutil.copytree(made[1].root, trained.root)
     write_json(trained.identity, read_json(trained.identity) | {"root": "../.."})
     stored = read_json(trained.fold_recipe(0))
-    write_json(trained.fold_recipe(0), stored | {"inputs": stored["inputs"] | {"gene_expression/genes.csv": "of lab 1"}})
+    inputs = stored["inputs"] | {"gene_expression/genes.csv": "of lab 1"}
+    write_json(trained.fold_recipe(0), stored | {"inputs": inputs})
     assert start("predict_3d", copy, trained.root, "--fold", "0") == 0
     write_json(trained.identity, read_json(trained.identity) | {"root": "../../../root"})
     assert "genes.csv has changed" in refused(capsys, "predict_3d", copy, trained.root, "--fold", "0")
@@ -264,8 +282,10 @@ def test_of_a_run_only_the_samples_of_this_dataset_count(made, copy, tmp_path, c
 
 
 # differences -----------------------------------------------------------------------------------------
-JSON = st.recursive(st.none() | st.integers(-2, 2) | st.text("ab", max_size=2), lambda inner: st.lists(inner, max_size=2)
-                    | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3), max_leaves=6)
+JSON = st.recursive(
+    st.none() | st.integers(-2, 2) | st.text("ab", max_size=2),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+    max_leaves=6)
 SETTINGS = st.dictionaries(st.sampled_from("xyz"), JSON, max_size=3)
 
 
@@ -279,7 +299,10 @@ def test_settings_that_differ_are_named(old, new):
 
 
 def without_none(value):
-    return {key: without_none(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+    """The value without the keys of nested dicts whose value is None."""
+    if not isinstance(value, dict):
+        return value
+    return {key: without_none(one) for key, one in value.items() if one is not None}
 
 
 @given(old=st.dictionaries(st.sampled_from("abc"), st.none() | st.sampled_from(["1", "2"])),

@@ -4,7 +4,7 @@ from pipeline import with_threads
 
 FIT_AND_PREDICT = """
 import hashlib, sys
-from common.cli import start_torch
+from common.device import start_torch
 started = start_torch(0, "cpu") if sys.argv[1] == "main" else None
 import numpy as np
 from models import gp
@@ -29,19 +29,20 @@ for name, values in parts.items():
 THREADS = """
 import numpy, scipy.linalg, torch
 from threadpoolctl import threadpool_info
-threads = lambda: {pool["num_threads"] for pool in threadpool_info()} | {torch.get_num_threads()}
+def threads():
+    return {pool["num_threads"] for pool in threadpool_info()} | {torch.get_num_threads()}
 """
 
 
 @pytest.mark.parametrize("caller", ["main", "library"])
 def test_fit_and_predict_give_the_same_bytes(caller):
-    """As a main calls them, and from a process that has limited nothing."""
+    """As a main script calls them, and from a process without a limit."""
     one, two = (with_threads(n_threads, FIT_AND_PREDICT, caller) for n_threads in (1, 2))
     assert len(one.splitlines()) == 9 and one == two
 
 
 def test_a_limit_ends_with_the_work():
-    """A library's user keeps the threads of the process."""
+    """The user of a library keeps the threads of the process."""
     said = with_threads(2, THREADS + """
 from common.threads import one_thread
 inside = one_thread()(threads)
@@ -59,7 +60,8 @@ def test_a_numbered_step_works_with_one_thread(tmp_path):
 import sys
 from common import cli, jobs
 args = cli.make_parser("", sample=False, layer=False).parse_args(["--root_path", sys.argv[1]])
-work = lambda: str(threads())
+def work():
+    return str(threads())
 jobs.run_dataset("2_get_similarity", jobs.__file__, args, lambda context: jobs.Job(None, None, [], [], work))
 print(threads())
 """, str(tmp_path))

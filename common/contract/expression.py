@@ -19,15 +19,17 @@ def genes(root: Root, path: Path, sample: None, layer: None) -> None:
 def background(root: Root, path: Path, sample: None, layer: None) -> None:
     table = root.own(path, read_genes)
     demand_ranked_genes(table)
-    own = root.config.genes == "top_mean" and root.config.n_genes <= len(table) and root.genes() is not None
-    whole = not own or set(root.genes()) <= set(table["gene"])
+    own = root.config.genes == "top_mean" and root.config.n_genes <= len(table)
+    chosen = root.genes()
+    whole = not own or chosen is None or set(chosen) <= set(table["gene"])
     demand(whole, "a background without some of the chosen genes", "the genes of highest mean")
 
 
 def demand_ranked_genes(table) -> None:
     demand(len(table) > 0, "no gene", "a row a gene")
     demand(table["gene"].is_unique and table["gene"].notna().all(), "a gene twice or without name", "unique names")
-    demand(all(table[name].dtype.kind in "if" for name in ("rank", "mean") if name in table), "a rank or mean that is no number", "numbers")
+    numeric = all(table[name].dtype.kind in "if" for name in ("rank", "mean") if name in table)
+    demand(numeric, "a rank or mean that is no number", "numbers")
     demand(table["rank"].tolist() == list(range(1, len(table) + 1)), "ranks out of order", "1, 2, 3, …")
 
 
@@ -38,11 +40,13 @@ def member_counts(size: int):
         demand(adata.X.dtype == np.float32, f"X {adata.X.dtype}", "X float32")
         demand_keys(adata.obs, ("n_spots",))
         members = adata.obs["n_spots"]
-        demand(members.dtype.kind in "iu" and bool((members >= 0).all()), f"n_spots {members.dtype}", "whole numbers >= 0")
+        whole = members.dtype.kind in "iu" and bool((members >= 0).all())
+        demand(whole, f"n_spots {members.dtype}", "whole numbers >= 0")
         demand_rows_and_genes(root, adata, size, sample, layer)
         spots = root.read(root.layout.member_counts(224, sample, layer), io.read_h5ad)
         if size != 224 and spots is not None:
-            demand(np.array_equal(*(one.X.sum(axis=0, dtype="f8") for one in (adata, spots))), "sums that differ from those over the spots",
+            same = np.array_equal(adata.X.sum(axis=0, dtype="f8"), spots.X.sum(axis=0, dtype="f8"))
+            demand(same, "sums that differ from those over the spots",
                    f"each spot of counts_224 in one of the {LEVELS[size]}s")
         demand_depth(adata, root.background())
     return check
@@ -61,13 +65,14 @@ def expression(size: int):
         demand(right, "an X that is not made of layers['counts'] and obs['depth']", "ln((c + 1) / depth)")
         source = root.read(root.layout.member_counts(size, sample, layer), io.read_h5ad)
         if source is not None:
-            same = source.X.shape == adata.shape and not (source.X != adata.layers["counts"]).sum()
+            counted, labelled = source.X, adata.layers["counts"]
+            same = counted.shape == adata.shape and not (counted != labelled).sum()
             demand(same, "other counts", f"those of counts_{size}/{sample}/{layer}.h5ad")
     return check
 
 
 def demand_depth(adata, background: list[str] | None) -> None:
-    """obs depth: sum over the background of (count + 1). Its genes that are not in the list can only add to it."""
+    """Check obs depth: sum over the background of (count + 1). Background genes outside the list only add to it."""
     demand_keys(adata.obs, ("depth",))
     depth = adata.obs["depth"].to_numpy()
     demand_array(depth, "depth", "f8", adata.n_obs)
@@ -84,5 +89,6 @@ def demand_rows_and_genes(root: Root, adata, size: int, sample: str, layer: int)
     if table is not None:
         names = table["patch_name"].tolist()
         present = set(adata.obs_names)
-        expected = [name for name in names if name in present] if size == 224 else names  # a spot without counts has no row
-        demand_names(adata.obs_names.tolist(), expected, "rows", f"patches_csv/patches_{size}/{sample}/{layer}.csv")
+        if size == 224:  # a spot without counts has no row
+            names = [name for name in names if name in present]
+        demand_names(adata.obs_names.tolist(), names, "rows", f"patches_csv/patches_{size}/{sample}/{layer}.csv")

@@ -1,4 +1,4 @@
-"""The contract of image features and of how they were made (step 4)."""
+"""The contract of image features and their recipe (step 4)."""
 from pathlib import Path
 
 from common import io
@@ -10,7 +10,7 @@ from common.layout import SIZES
 
 
 def demand_recipe(found: FeatureRecipe, expected: FeatureRecipe | None, source: str) -> None:
-    """Features that were made in the same way."""
+    """Features of the same recipe."""
     differs = None if expected is None else difference(found, expected)
     if differs:
         raise Fault(differs[0], f"{differs[1]}, as in {source}")
@@ -19,7 +19,9 @@ def demand_recipe(found: FeatureRecipe, expected: FeatureRecipe | None, source: 
 def demand_recipe_of_config(recipe: FeatureRecipe, root: Root, sample: str, layer: int) -> None:
     """The encoder and the windows of dataset.yaml."""
     window_um = section_geometry(root.config, root.layout, sample, layer).window_um(SPOT_WINDOW_PX)
-    stated = {name: {**one, "spot_window_um": window_um, **({} if name == "stain" else {"model": root.config.backbone})} for name, one in recipe.items()}
+    stated = {name: {**one, "spot_window_um": window_um} for name, one in recipe.items()}
+    for name in set(stated) - {"stain"}:  # stain statistics have no encoder
+        stated[name]["model"] = root.config.backbone
     demand_recipe(recipe, stated, "dataset.yaml")
 
 
@@ -28,7 +30,8 @@ def features(size: int):
         import h5py
         table = root.patches(size, sample, layer)
         others = [root.read(root.layout.features(one, sample, layer), feature_widths) for one in SIZES if one != size]
-        widths = others[0] if size != 224 or others[0] == others[1] else None  # the spots' own are wrong if both others differ from them
+        # expected: the widths of the spots; for the spots those of the two others, where these agree
+        widths = others[0] if size != 224 or others[0] == others[1] else None
         with h5py.File(path, "r") as file:
             io.require_section(file, path)
             demand_keys(file, ("barcode", *sorted(root.config.features)))
@@ -36,7 +39,8 @@ def features(size: int):
             for name in sorted(set(file) - {"barcode"}):
                 demand_array(file[name], name, "f4", len(names), widths.get(name) if widths else None)
         if table is not None:
-            demand_names(names, table["patch_name"].tolist(), "patches", f"patches_csv/patches_{size}/{sample}/{layer}.csv")
+            demand_names(names, table["patch_name"].tolist(), "patches",
+                         f"patches_csv/patches_{size}/{sample}/{layer}.csv")
         recipe = read_feature_recipe(path)
         demand_recipe_of_config(recipe, root, sample, layer)
         if size != 224:

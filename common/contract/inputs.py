@@ -14,7 +14,7 @@ MAX_SIDE_PX = 2048
 
 
 def image(root: Root, path: Path, sample: str, layer: int) -> None:
-    demand(path.is_file(), "a link to nothing", "the layer's H&E")
+    demand(path.is_file(), "a link to nothing", "the section's H&E image")
 
 
 def location(root: Root, path: Path, sample: str, layer: int) -> None:
@@ -34,17 +34,20 @@ def thumbnail_info(root: Root, path: Path, sample: str, layer: int) -> None:
     info = root.own(path, io.read_json)
     demand_keys(info, ("width_px", "height_px", "scale", "tissue_share"))
     sizes = (info["width_px"], info["height_px"], *info["scale"], info["tissue_share"])
-    demand(all(type(one) in (int, float) and 0 < one < io.MAX_POSITION for one in sizes), f"sizes {sizes}", "numbers above 0")
-    demand(len(info["scale"]) == 2 and min(info["scale"]) >= 1, f"scale {info['scale']}", "level-0 px per thumbnail px, x and y, 1 or more")
+    positive = all(type(one) in (int, float) and 0 < one < io.MAX_POSITION for one in sizes)
+    demand(positive, f"sizes {sizes}", "numbers above 0")
+    demand(len(info["scale"]) == 2 and min(info["scale"]) >= 1, f"scale {info['scale']}",
+           "level-0 px per thumbnail px, x and y, 1 or more")
 
 
 def thumbnail(root: Root, path: Path, sample: str, layer: int) -> None:
     pixels, info = io.read_picture(path), root.read(root.layout.thumbnail_info(sample, layer), io.read_json)
-    demand(pixels.ndim == 3 and max(pixels.shape) <= MAX_SIDE_PX, f"pixels {pixels.shape}", f"RGB, longer side at most {MAX_SIDE_PX} px")
+    demand(pixels.ndim == 3 and max(pixels.shape) <= MAX_SIDE_PX, f"pixels {pixels.shape}",
+           f"RGB, longer side at most {MAX_SIDE_PX} px")
     if info:
         size = np.array([info["width_px"], info["height_px"]]) / info["scale"]
         fits = np.abs(size - pixels.shape[1::-1]).max() < 1
-        demand(fits, f"{pixels.shape[1]} x {pixels.shape[0]} px", "the size that the JSON beside it tells")
+        demand(fits, f"{pixels.shape[1]} x {pixels.shape[0]} px", "the size in the JSON beside it")
         same = "thumbnail_sha256" not in info or info["thumbnail_sha256"] == file_digest(path)
         demand(same, "another picture", "the one of the JSON beside it")
 
@@ -52,12 +55,12 @@ def thumbnail(root: Root, path: Path, sample: str, layer: int) -> None:
 def mask(root: Root, path: Path, sample: str, layer: int) -> None:
     pixels, beside = io.read_picture(path), root.read(root.layout.thumbnail(sample, layer), picture_shape)
     demand_array(pixels, "mask", "u1", *(beside or (None, None)))
-    demand(np.isin(pixels, (0, 255)).all(), "other values than 0 and 255", "255 tissue, 0 empty slide")
+    demand(bool(np.isin(pixels, (0, 255)).all()), "other values than 0 and 255", "255 tissue, 0 empty slide")
 
 
 def drawn_by_hand(layout: Layout, sample: str, layer: int) -> str | None:
-    """One line on a tissue mask that is not as step 0_2 drew it: a person may correct it. None for any other."""
+    """One line on a tissue mask that is not as step 0_2 drew it, as a person may correct it; else None."""
     path, written = layout.mask(sample, layer), Written(layout.written("0_2_tissue_mask", sample, layer), layout.root)
     if not path.is_file() or not written.manifest.is_file() or written.is_ours(path):
         return None
-    return f"{path}: not as step 0_2 drew it; used as it is, a person's"
+    return f"{path}: not as step 0_2 drew it; used as it is, as corrected by a person"

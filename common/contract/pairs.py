@@ -9,7 +9,7 @@ from common.contract.root import Root
 
 
 def sparse(lowest: float, highest: float):
-    """Square, symmetric, between layers; values in [lowest, highest]."""
+    """The check of a square, symmetric matrix between sections with values in [lowest, highest]."""
     def check(root: Root, path: Path, sample: str, layer: None) -> None:
         matrix, stack = root.own(path, io.read_csr), root.stack(sample)
         n = matrix.shape[0] if stack is None else len(stack)
@@ -19,20 +19,26 @@ def sparse(lowest: float, highest: float):
         demand_array(matrix.data, "values", "f4", None)
         transposed = matrix.T.tocsr()
         transposed.sort_indices()
-        same = all(np.array_equal(getattr(matrix, part), getattr(transposed, part)) for part in ("indptr", "indices", "data"))
+        parts = ("indptr", "indices", "data")
+        same = all(np.array_equal(getattr(matrix, part), getattr(transposed, part)) for part in parts)
         demand(same, "a pair with two values", "a symmetric matrix")
         inside = not matrix.nnz or (matrix.data.min() >= lowest and matrix.data.max() <= highest + 1e-4)
-        demand(inside, f"values {matrix.data.min(initial=0):.3g} to {matrix.data.max(initial=0):.3g}", f"{lowest:.3g} to {highest:.3g}")
+        demand(inside, f"values {matrix.data.min(initial=0):.3g} to {matrix.data.max(initial=0):.3g}",
+               f"{lowest:.3g} to {highest:.3g}")
         if stack is not None:
             layers, rows = stack["layer"].to_numpy(), np.repeat(np.arange(n), np.diff(matrix.indptr))
-            demand((layers[rows] != layers[matrix.indices]).all(), "a pair within one layer", "spots of different layers")
+            across = (layers[rows] != layers[matrix.indices]).all()
+            demand(across, "a pair within one section", "spots of different sections")
     return check
 
 
 def combined(root: Root, path: Path, sample: str, layer: None) -> None:
     sparse(-1.0001, 2)(root, path, sample, layer)
-    matrix, parts = root.own(path, io.read_csr), [root.read(one(sample), io.read_csr) for one in (root.layout.spot_iou, root.layout.similarity)]
-    if all(part is not None for part in parts):
-        rest = matrix - parts[0] - parts[1]
-        demand(matrix.nnz == parts[1].nnz and not (np.abs(rest.data) > 1e-4).any(), "weights that are not IoU + cosine",
+    matrix = root.own(path, io.read_csr)
+    iou = root.read(root.layout.spot_iou(sample), io.read_csr)
+    cosine = root.read(root.layout.similarity(sample), io.read_csr)
+    if iou is not None and cosine is not None:
+        rest = matrix - iou - cosine
+        right = matrix.nnz == cosine.nnz and not (np.abs(rest.data) > 1e-4).any()
+        demand(right, "weights that are not IoU + cosine",
                f"spot_iou/{sample}.npz + similarity/{sample}.npz on the pairs of the latter")

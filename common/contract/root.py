@@ -1,4 +1,4 @@
-"""The dataset root as the contract sees it: every file is read once."""
+"""The dataset root for the checks of the contract: every file is read once."""
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +13,7 @@ PATCH_COLUMNS = ("patch_name", "x", "y", "i", "j", "width", "height")
 
 
 class Root:
-    """The dataset root, and what was already read of it: a file once, and only if it is there and faultless."""
+    """The dataset root and the files already read: each once, and only if it exists and has no known fault."""
 
     def __init__(self, layout: Layout, config: Config):
         self.layout, self.config = layout, config
@@ -46,11 +46,11 @@ class Root:
         return None if table is None else table["gene"].tolist()
 
     def widths(self, sample: str, layer: int) -> dict[str, int] | None:
-        """{feature set: width} of the layer's spots."""
+        """{feature set: width} of the section's spots."""
         return self.read(self.layout.features(224, sample, layer), feature_widths)
 
     def feature_recipe(self, sample: str, layer: int) -> FeatureRecipe | None:
-        """How the features of the layer's spots were made."""
+        """The recipe of the features of the section's spots."""
         return self.read(self.layout.features(224, sample, layer), read_feature_recipe)
 
     def stack(self, sample: str):
@@ -65,7 +65,8 @@ def read_patches(path: Path):
 
 
 def read_stack(path: Path):
-    return io.read_table(path, ("sample", "layer", "barcode", "registered_x", "registered_y"), text=("sample", "barcode"))
+    columns = ("sample", "layer", "barcode", "registered_x", "registered_y")
+    return io.read_table(path, columns, text=("sample", "barcode"))
 
 
 def read_genes(path: Path):

@@ -2,33 +2,20 @@
 
     python -m common.cli check --root_path ROOT
 
-One line a step; under it one line a faulty file: what was found, what is expected, what to do. Only the first fault of a file is told.
+One line a step; under it one line a faulty file: found, expected, fix. Only the first fault of a file is reported.
 """
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 from common import io
 from common.config import Config
-from common.contract.expression import (
-    background,
-    expression,
-    genes,
-    member_counts,
-)
-from common.contract.fault import (
-    Fault,
-    demand,
-    demand_keys,
-    demand_names,
-)
+from common.contract.expression import background, expression, genes, member_counts
+from common.contract.fault import Fault, demand, demand_keys, demand_names
 from common.contract.features import demand_recipe, features
-from common.contract.graphs import (
-    graph,
-    graph_3d,
-    records,
-    records_3d,
-)
+from common.contract.graphs import graph, graph_3d, records, records_3d
 from common.contract.inputs import counts, image, location, mask, thumbnail, thumbnail_info
 from common.contract.pairs import combined, sparse
 from common.contract.patches import cropped, pairs_csv, patches_csv
@@ -40,9 +27,7 @@ from common.contract.registration import (
     spot_regist,
     transform,
 )
-from common.contract.root import (
-    Root,
-)
+from common.contract.root import Root
 from common.errors import DataError, LayerError
 from common.feature_recipe import PITCH_TOLERANCE
 from common.layout import SIZES, Layout
@@ -51,7 +36,7 @@ from common.recipe import file_digest, stored_recipe
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file: who makes it, where it lies for (sample, layer, …), and its check."""
+    """One kind of file: the step that makes it, its path for (sample, layer, …), and its check."""
     step: str
     unit: str               # layer, pair, sample, dataset, run_2d or run_3d
     path: Callable          # (layout, *unit) -> Path
@@ -60,14 +45,14 @@ class Kind:
 
 
 def kinds() -> list[Kind]:
-    """In the order of the steps: what a file is held against comes before it."""
+    """All kinds, in the order of the steps: the files that a file is compared with come before it."""
     def sizes(step: str, path: Callable, check: Callable) -> list[Kind]:
-        return [Kind(step, "layer", lambda layout, *unit, size=size: path(layout, size, *unit), check(size)) for size in SIZES]
+        return [Kind(step, "layer", partial(path_of_size, path, size), check(size)) for size in SIZES]
 
     crop, register = "1_cropped_multi_level_patch", "Step3.5_registertoMiddle_ANTs_points_contour_fast"
     pair, chain = "Step2_registration_ANTs", "Step3_registertoMiddle_ANTs"
     return [
-        Kind("0_1_convert_raw", "layer", lambda layout, *unit: layout.image(*unit) or layout.new_image(*unit, ".jpg"), image, by_hand=True),
+        Kind("0_1_convert_raw", "layer", image_path, image, by_hand=True),
         Kind("0_1_convert_raw", "layer", Layout.location, location, by_hand=True),
         Kind("0_1_convert_raw", "layer", Layout.counts, counts, by_hand=True),
         Kind("0_2_tissue_mask", "layer", Layout.thumbnail_info, thumbnail_info),
@@ -102,59 +87,77 @@ def kinds() -> list[Kind]:
         Kind("main_3d", "run_3d", lambda layout, path: path, checkpoint)]
 
 
+def image_path(layout: Layout, sample: str, layer: int) -> Path:
+    """The section's image, or the path where one belongs."""
+    return layout.image(sample, layer) or layout.new_image(sample, layer, ".jpg")
+
+
+def path_of_size(path: Callable, size: int, layout: Layout, *unit) -> Path:
+    """The path of a file that exists for every patch size."""
+    return path(layout, size, *unit)
+
+
 def units(kind: str, config: Config, layout: Layout) -> Iterator[tuple]:
-    """What a kind of file is made for."""
+    """The units that a kind of file exists for."""
     if kind == "dataset":
         yield ()
     if kind in ("run_2d", "run_3d"):
         yield from ((path,) for path in layout.checkpoints(flat=kind == "run_2d"))
-    for sample in sorted(config.samples) if kind in ("sample", "layer", "pair") else ():
+    for sample in sorted(config.listed_samples) if kind in ("sample", "layer", "pair") else ():
         layers = config.layers_of(sample)
-        yield from {"sample": [(sample,)], "layer": [(sample, layer) for layer in layers],
-                    "pair": [(sample, moving, fixed) for moving in layers for fixed in layers if moving != fixed]}[kind]
+        if kind == "sample":
+            yield (sample,)
+        elif kind == "layer":
+            yield from ((sample, layer) for layer in layers)
+        else:
+            yield from ((sample, moving, fixed) for moving, fixed in permutations(layers, 2))
 
 
 def fault_of(root: Root, kind: Kind, path: Path, unit: tuple) -> str | None:
-    """One line on what is wrong with this file, or None."""
+    """One line on the fault of this file, or None."""
     error = error_of(root, kind, path, unit)
-    return error and str(error)
+    return None if error is None else str(error)
 
 
 def error_of(root: Root, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
-    """What is wrong with this file, or None."""
+    """The error of a file with a fault, or None."""
     try:
         kind.check(root, path, *unit, *[None] * (2 - len(unit)))
     except Fault as fault:
         found, expected = fault.args
     except (DataError, LayerError) as error:
-        if str(error.args[0]) != str(path):  # of what it is held against
+        if str(error.args[0]) != str(path):  # of another file, with which it is compared
             return LayerError(*error.args)
         found, expected = error.args[1], error.args[2]
-    except Exception as error:  # bad bytes and other forms: every decoder raises its own
+    except Exception as error:  # bad bytes and other forms: decoders differ in what they raise
         found, expected = f"a file of another form ({type(error).__name__}: {error})", f"what {kind.step}.py writes"
     else:
         return altered(root.layout, kind, path, unit)
-    script = "correct it, or run the script that made it" if kind.step == "0_1_convert_raw" else f"run {kind.step}.py"
+    by_person = kind.step == "0_1_convert_raw"
+    script = "correct it, or run the script that made it" if by_person else f"run {kind.step}.py"
     return LayerError(path, found, expected, f"{script} with --overwrite")
 
 
 def altered(layout: Layout, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
-    """The error of a file that keeps the contract and is not as its step wrote it: of what it lacks nothing may tell."""
+    """The error of a file that keeps the contract but is not as its step wrote it: rows may be missing, for example."""
     if kind.by_hand or kind.unit.startswith("run") or not path.is_file():
         return None
     sample, layer = (*unit[:2], None, None)[:2]
-    recipe = stored_recipe(layout.recipe(kind.step, sample, layer)) or stored_recipe(layout.recipe(kind.step, sample, None))  # a step of samples
+    recipe = (stored_recipe(layout.recipe(kind.step, sample, layer))
+              or stored_recipe(layout.recipe(kind.step, sample, None)))  # of a step that works on samples
     noted = (recipe or {}).get("outputs", {})
     if noted.get(path.relative_to(layout.root).as_posix()) in (None, file_digest(path)):
         return None
     own = "; a list of yours: genes: FILE in dataset.yaml" if kind.unit == "dataset" else ""
-    return LayerError(path, "other bytes than were written", f"the output of {kind.step}.py", f"run {kind.step}.py with --overwrite{own}")
+    return LayerError(path, "other bytes than were written", f"the output of {kind.step}.py",
+                      f"run {kind.step}.py with --overwrite{own}")
 
 
 def hold_to_contract(layout: Layout, config: Config, sample: str | None, layer: int | None, paths: list[Path]) -> None:
-    """Raise for the first of these files that is there and breaks the contract: LayerError for one of this sample, DataError for one of the dataset.
+    """Raise for the first of these files that exists and breaks the contract.
 
-    layer None: files of single layers are passed over, as are those of other samples and those that the contract does not know.
+    LayerError for a file of this sample, DataError for one of the dataset. Files of other samples and of no kind are
+    not checked; without `layer`, files of single sections are not.
     """
     wanted, root = {path for path in paths if path.is_file()}, Root(layout, config)
     samples = {name: one for name, one in (config.samples or {}).items() if name == sample}
@@ -167,8 +170,9 @@ def hold_to_contract(layout: Layout, config: Config, sample: str | None, layer: 
 
 
 def check_root(layout: Layout, config: Config) -> int:
-    """Check every file; print a line a step and a line a fault. Returns the exit code: 2 if there is a fault, else 0."""
-    root, steps = Root(layout, config), {}
+    """Check every file; print a line a step and a line a fault. The exit code is 2 if there is a fault, else 0."""
+    root = Root(layout, config)
+    steps: dict[str, tuple[list[Path], list[str]]] = {}  # {step: (files without fault, faults)}
     for kind in kinds():
         right, faults = steps.setdefault(kind.step, ([], []))
         for unit in units(kind.unit, config, layout):
@@ -178,7 +182,9 @@ def check_root(layout: Layout, config: Config) -> int:
             fault = fault_of(root, kind, path, unit)
             if fault:
                 root.wrong.add(path)
-            (faults if fault else right).append(fault or path)
+                faults.append(fault)
+            else:
+                right.append(path)
     for step, (right, faults) in steps.items():
         parts = [f"{len(right)} file{'s' * (len(right) > 1)} right"] if right else []
         parts += [f"{len(faults)} wrong"] if faults else []
@@ -187,7 +193,7 @@ def check_root(layout: Layout, config: Config) -> int:
 
 
 def checkpoint(root: Root, path: Path, *_) -> None:
-    """Of the gene list, the features and the array of this root."""
+    """The gene list, the features and the array of this root."""
     saved = io.read_pt(path)
     demand_keys(saved, ("genes", "trained_with"))
     demand_names(saved["genes"], root.genes(), "genes", "genes.csv")
@@ -196,4 +202,5 @@ def checkpoint(root: Root, path: Path, *_) -> None:
     demand(was["array"] == config.array and near, f"a network of an array {was['array']}, {was['pitch_um']:g} um",
            f"{config.array}, {config.pitch_um:g} um by dataset.yaml")
     for sample, layer in units("layer", config, root.layout):
-        demand_recipe(was["feature_recipe"], root.feature_recipe(sample, layer), f"extracted_feature/224/{sample}/{layer}.h5")
+        demand_recipe(was["feature_recipe"], root.feature_recipe(sample, layer),
+                      f"extracted_feature/224/{sample}/{layer}.h5")
