@@ -97,7 +97,7 @@ def run_adopt(layout: Layout, checkpoint: Path) -> int:
             print(f"adopt  {layout.config}: {name}: {before} -> {value}")
     if layout.config.is_file() and new != config:
         shutil.copyfile(layout.config, copy := free_name(layout.config))
-        print(f"adopt  {layout.config}: the file of before is {copy.name}")
+        print(f"adopt  {layout.config}: the earlier file is {copy.name}")
     save_config(new, layout.config)
     return 0
 

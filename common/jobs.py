@@ -130,6 +130,16 @@ def recipe_of(step: str, job: Job, root: Path, code: str) -> dict:
                          "a readable file", "change its permission, or check the disk") from None
 
 
+def corrected_masks(context: Context, job: Job) -> list[str]:
+    """A line for each tissue mask that the job reads and a person corrected; a pair reads the masks of two sections."""
+    if job.sample is None:
+        return []
+    layers = context.all_samples.layers_of(job.sample)
+    read = [layer for layer in layers if context.layout.mask(job.sample, layer) in job.inputs]
+    notes = [drawn_by_hand(context.layout, job.sample, layer) for layer in read]
+    return [note for note in notes if note]
+
+
 def _run_one(step: str, code: str, context: Context, unit: tuple,
              make_job: Callable[[tuple], Job]) -> tuple[bool, str | DataError]:
     """(whether the job succeeded, its line), or (False, the DataError that ends the run)."""
@@ -145,10 +155,8 @@ def _run_one(step: str, code: str, context: Context, unit: tuple,
             return True, f"{name}: up to date"
         recipe_path.unlink(missing_ok=True)
         hold_to_contract(context.layout, context.all_samples, sample, layer, job.inputs)
-        if layer is not None and context.layout.mask(sample, layer) in job.inputs:
-            note = drawn_by_hand(context.layout, sample, layer)
-            if note:
-                tqdm.write(f"{step}  {name}: {note}", file=sys.stderr)
+        for note in corrected_masks(context, job):
+            tqdm.write(f"{step}  {name}: {note}", file=sys.stderr)
         with one_thread():
             line = job.work()
         write_json(recipe_path, with_outputs(recipe, job.outputs, context.layout.root))

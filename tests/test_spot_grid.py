@@ -14,6 +14,8 @@ from PIL import Image
 from pipeline import STEPS, copy_of, run, train_and_predict
 from scipy.spatial import cKDTree
 
+from common import jobs
+from common.cli import make_parser
 from common.config import Config, SampleConfig, load_config, save_config
 from common.io import read_h5ad, read_json, read_location, read_npy, read_picture, read_pt, write_picture, write_table
 from common.layout import Layout, RunLayout
@@ -162,6 +164,17 @@ def test_a_mask_that_a_person_corrected_is_used_and_named(root, capsys):
     err = capsys.readouterr().err
     assert f"A/3: {root.mask('A', 3)}: " in err and err.count("\n") == 2  # the other line: A/5, which has no image
     assert len(read_location(root.location("A", 3))) < 0.7 * n_before
+
+
+def test_a_corrected_mask_of_another_section_of_a_pair_is_named_too(root, capsys):
+    write_picture(root.mask("A", 3), np.zeros_like(read_picture(root.mask("A", 3))))
+    args = make_parser("").parse_args(["--root_path", str(root.root), "--sample", "A", "--layer", "2"])
+
+    def make_job(unit: tuple) -> jobs.Job:
+        return jobs.Job(*unit, [root.mask("A", 3)], [], str)
+
+    assert jobs.run_jobs("step", __file__, jobs.open_context(args), [("A", 2)], make_job) == 0
+    assert f"A/2: {root.mask('A', 3)}: " in capsys.readouterr().err
 
 
 def change(layout: Layout, **values) -> None:
