@@ -281,8 +281,9 @@ def _run_one(step: str, code: str, context: Context, unit: tuple, make_job: Call
             return True, f"{name}: up to date"
         recipe_path.unlink(missing_ok=True)
         hold_to_contract(context.layout, context.all_samples, sample, layer, job.inputs)
-        if layer is not None and context.layout.mask(sample, layer) in job.inputs and (note := drawn_by_hand(context.layout, sample, layer)):
-            tqdm.write(f"{step}  {name}: {note}", file=sys.stderr)
+        for one in context.all_samples.layers_of(sample) if sample is not None else ():  # a pair reads the masks of two layers
+            if context.layout.mask(sample, one) in job.inputs and (note := drawn_by_hand(context.layout, sample, one)):
+                tqdm.write(f"{step}  {name}: {note}", file=sys.stderr)
         with one_thread():
             line = job.work()
         write_json(recipe_path, with_outputs(recipe, job.outputs, context.layout.root))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from common import cli
 from common.cli import read_status
 from common.config import Config, SampleConfig, load_config, save_config
 from common.io import read_h5ad, read_json, read_location, read_npy, read_picture, read_pt, write_picture, write_table
@@ -154,6 +155,13 @@ def test_a_mask_that_a_person_corrected_is_used_and_said(root, capsys):
     err = capsys.readouterr().err
     assert f"A/3: {root.mask('A', 3)}: not as step 0_2 drew it" in err and err.count("\n") == 2  # and A/5, which has no image
     assert len(read_location(root.location("A", 3))) < 0.7 * n_before
+
+
+def test_a_corrected_mask_of_another_section_of_a_pair_is_said_too(root, capsys):
+    write_picture(root.mask("A", 3), np.zeros_like(read_picture(root.mask("A", 3))))
+    context = cli.open_context(cli.make_parser("").parse_args(["--root_path", str(root.root), "--sample", "A", "--layer", "2"]))
+    assert cli.run_jobs("step", __file__, context, [("A", 2)], lambda unit: cli.Job(*unit, [root.mask("A", 3)], [], str)) == 0
+    assert f"A/2: {root.mask('A', 3)}: not as step 0_2 drew it" in capsys.readouterr().err
 
 
 def change(layout: Layout, **values) -> None:
