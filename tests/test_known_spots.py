@@ -72,11 +72,11 @@ def test_a_spot_left_out_is_neither_shown_nor_asked_and_its_label_enters_nothing
     answers = []
     for one in (graph, spoiled):
         process = fit_process(one, [1], KERNEL)
-        question = Known(one, one.in_layers([1]).numpy(), process, model).question()
-        assert not set(question.rows.tolist()) & set(np.flatnonzero(left_out))
-        assert len(question.rows) == graph.n_spots - 24
-        assert (~question.asked).sum() == 40 == len(process.views["position"])
-        assert model(prepare(one, model.projection), question).shape[0] == graph.n_spots - 24
+        episode = Known(one, one.in_layers([1]).numpy(), process, model).whole_sample()
+        assert not set(episode.rows.tolist()) & set(np.flatnonzero(left_out))
+        assert len(episode.rows) == graph.n_spots - 24
+        assert (~episode.query).sum() == 40 == len(process.views["position"])
+        assert model(prepare(one, model.projection), episode).shape[0] == graph.n_spots - 24
         answers.append((three_d.predict(model, one, process, [1], CPU, with_sd=True),
                         gaussian_process(one, process)["expression"]))
     (answer, of_process), (again, _) = answers

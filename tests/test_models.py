@@ -149,26 +149,26 @@ def test_transformer_uses_the_parent_and_changes_no_input():
 @settings(max_examples=20, deadline=None)
 def test_an_asked_spot_hears_the_nearest_shown_of_any_layer(seed):
     generator = np.random.default_rng(seed)
-    position, layer, asked = generator.uniform(0, 6, (40, 2)), generator.integers(0, 3, 40), generator.random(40) < 0.5
-    asked[:2] = True, False
-    pairs, kind = edges.spot_edges(position, layer, asked)
+    position, layer, query = generator.uniform(0, 6, (40, 2)), generator.integers(0, 3, 40), generator.random(40) < 0.5
+    query[:2] = True, False
+    pairs, kind = edges.spot_edges(position, layer, query)
     source, target = pairs
     assert (source != target).all() and len(np.unique(pairs, axis=1).T) == len(kind)
-    assert not asked[source[kind == edges.SHOWN_ASKED]].any() and asked[target[kind == edges.SHOWN_ASKED]].all()
-    for kinds, group in ((edges.ASKED_ASKED, asked), (edges.SHOWN_SHOWN, ~asked)):
+    assert not query[source[kind == edges.CONTEXT_QUERY]].any() and query[target[kind == edges.CONTEXT_QUERY]].all()
+    for kinds, group in ((edges.QUERY_QUERY, query), (edges.CONTEXT_CONTEXT, ~query)):
         assert group[pairs[:, kind == kinds]].all() and (layer[source] == layer[target])[kind == kinds].all()
-    one = np.flatnonzero(asked)[0]
-    shown = np.flatnonzero(~asked)
-    distance = np.linalg.norm(position[shown] - position[one], axis=1)
-    expected = shown[distance <= np.sort(distance)[:edges.N_NEAREST][-1] * (1 + edges.TIE)]
-    assert set(source[(target == one) & (kind == edges.SHOWN_ASKED)]) == set(expected)
+    one = np.flatnonzero(query)[0]
+    context = np.flatnonzero(~query)
+    distance = np.linalg.norm(position[context] - position[one], axis=1)
+    expected = context[distance <= np.sort(distance)[:edges.N_NEAREST][-1] * (1 + edges.TIE)]
+    assert set(source[(target == one) & (kind == edges.CONTEXT_QUERY)]) == set(expected)
 
 
 def test_on_a_lattice_the_order_of_spots_decides_nothing():
     grid = np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
-    asked, layer, order = np.arange(36) % 4 == 0, np.zeros(36, int), np.random.default_rng(0).permutation(36)
-    pairs, _ = edges.spot_edges(grid, layer, asked)
-    others, _ = edges.spot_edges(grid[order], layer, asked[order])
+    query, layer, order = np.arange(36) % 4 == 0, np.zeros(36, int), np.random.default_rng(0).permutation(36)
+    pairs, _ = edges.spot_edges(grid, layer, query)
+    others, _ = edges.spot_edges(grid[order], layer, query[order])
     assert {tuple(pair) for pair in pairs.T} == {tuple(order[pair]) for pair in others.T}
     inner, _ = edges.spot_edges(grid, layer, np.zeros(36, bool))
     assert (inner[1] == 14).sum() == 8  # four at 1, four as near as the sixth
@@ -176,9 +176,9 @@ def test_on_a_lattice_the_order_of_spots_decides_nothing():
 
 def test_nothing_leads_from_an_asked_to_a_shown_spot():
     graph = toy_graph()
-    asked = (graph.layer != 1).numpy()
-    (source, target), _ = edges.spot_edges(graph.position.numpy(), graph.layer.numpy(), asked)
-    assert not (asked[source] & ~asked[target]).any()
+    query = (graph.layer != 1).numpy()
+    (source, target), _ = edges.spot_edges(graph.position.numpy(), graph.layer.numpy(), query)
+    assert not (query[source] & ~query[target]).any()
 
 
 # imputation ------------------------------------------------------------------------------------------
@@ -219,9 +219,9 @@ def test_parts_of_a_kernel():
     square = {"position": np.array([[9.0]]), "image": np.array([[1.0]]), "stain": np.array([[2.0]])}
     far = {**square, "position": np.array([[1e9]])}
     unlike = {**square, "image": np.array([[1e9]]), "stain": np.array([[1e9]])}
-    place, looks = part_of(gp.Kernel(), "position"), part_of(gp.Kernel(), "looks")
+    place, features = part_of(gp.Kernel(), "position"), part_of(gp.Kernel(), "image_features")
     assert gp.covariance(place, square) == gp.covariance(place, unlike) > gp.covariance(place, far)
-    assert gp.covariance(looks, square) == gp.covariance(looks, far) > gp.covariance(looks, unlike)
+    assert gp.covariance(features, square) == gp.covariance(features, far) > gp.covariance(features, unlike)
 
 
 # losses ----------------------------------------------------------------------------------------------
@@ -299,11 +299,11 @@ def test_a_shown_spot_brings_its_label_and_an_asked_one_does_not():
     graph = toy_graph()
     model = fresh_model(graph)
     known = Known(graph, graph.in_layers([1]).numpy(), process_of(graph), model)
-    sample, question = prepare(graph, model.projection), known.question()
-    base = model(sample, question)
-    shown, asked = (torch.where(rows)[0][0] for rows in (~question.asked, question.asked))
-    change = lambda row: (model(sample, dataclasses.replace(question, z=question.z.index_fill(0, row, 3.0))) - base).abs().max().item()
-    assert change(shown) > 1e-3 and change(asked) == 0
+    sample, episode = prepare(graph, model.projection), known.whole_sample()
+    base = model(sample, episode)
+    context, query = (torch.where(rows)[0][0] for rows in (~episode.query, episode.query))
+    change = lambda row: (model(sample, dataclasses.replace(episode, z=episode.z.index_fill(0, row, 3.0))) - base).abs().max().item()
+    assert change(context) > 1e-3 and change(query) == 0
 
 
 def test_projection_keeps_image_and_stain_apart():

@@ -178,14 +178,14 @@ def test_a_spot_in_the_loss_is_hidden_from_what_the_network_reads(monkeypatch):
     graph, seen = toy_graph(), []
     original = three_d.episode_loss
 
-    def watch(model, member, lesson, episode, mean, learned, *rest):
-        seen.append((episode, learned))
-        return original(model, member, lesson, episode, mean, learned, *rest)
+    def watch(model, member, training, episode, mean, in_loss, *rest):
+        seen.append((episode, in_loss))
+        return original(model, member, training, episode, mean, in_loss, *rest)
     monkeypatch.setattr(three_d, "episode_loss", watch)
     three_d.train([graph], {"T": graph.in_layers([1])}, {"T": fit_process(graph, [1], KERNEL)}, QUICK, CPU)
     assert len(seen) == 60
-    for episode, learned in seen:
-        assert len(learned) and episode.asked[learned].all() and (episode.z[episode.asked] == 0).all() and (episode.imputed[~episode.asked] == 0).all()
+    for episode, in_loss in seen:
+        assert len(in_loss) and episode.query[in_loss].all() and (episode.z[episode.query] == 0).all() and (episode.imputed[~episode.query] == 0).all()
         assert (graph.layer[episode.rows] == 1).all()
 
 

@@ -93,7 +93,7 @@ def test_a_patch_that_holds_a_spot_held_out_is_not_in_the_loss():
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
     pool[torch.where(graph.region_of_spot == 2)[0][0]] = False
     model = two_d.build_model([graph], [pool], QUICK, None)
-    regions, globals_ = two_d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None).patches
+    regions, globals_ = two_d.make_training_layer(graph, pool, prepare(graph, model.projection), CPU, None).patches
     assert regions.tolist() == [0, 1, 3] and globals_.tolist() == []
 
 
@@ -101,14 +101,14 @@ def test_the_loss_is_the_published_one():
     graph = layers_of(toy_graph(0))[0]
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
     model = two_d.build_model([graph], [pool], QUICK, None)
-    lesson, spots, member = two_d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None), torch.arange(5), model.members[0].eval()
+    layer, spots, member = two_d.make_training_layer(graph, pool, prepare(graph, model.projection), CPU, None), torch.arange(5), model.members[0].eval()
     torch.nn.init.normal_(member.levels.heads["spot"][1].weight)
     torch.nn.init.normal_(member.levels.heads["region"][1].weight)
-    total, _ = two_d.layer_loss(model, member, lesson, spots, 0.0, None)
+    total, _ = two_d.layer_loss(model, member, layer, spots, 0.0, None)
     torch.manual_seed(0)
-    out = member(lesson.sample, lesson.edges, lesson.edge_attr)
-    expression = lesson.mean + model.residual(out["spot"])[spots]
-    region, global_ = (lesson.mean + model.level_offset[k] + model.residual(out[level]) for k, level in enumerate(("region", "global")))
+    out = member(layer.sample, layer.edges, layer.edge_attr)
+    expression = layer.mean + model.residual(out["spot"])[spots]
+    region, global_ = (layer.mean + model.level_offset[k] + model.residual(out[level]) for k, level in enumerate(("region", "global")))
     label = graph.label[spots]
     expected = (0.75 * ((expression - label) ** 2).mean() + 0.1 * one_minus_pcc(expression, label)
                 + 0.1 * (one_minus_pcc(region, graph.region_label) + one_minus_pcc(global_, graph.global_label))
