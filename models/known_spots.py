@@ -45,6 +45,6 @@ def left_out_line(graph: SampleGraph, layers: list[int], what: str) -> str | Non
     n_used = int(used(graph, pool).sum())
     if n_used == pool.sum():
         return None
-    of_layers = ", ".join(map(str, layers))
-    return (f"{graph.sample}: {n_used} of {int(pool.sum())} {what} spots (layers {of_layers}) are used, the same share"
+    numbers = ", ".join(map(str, layers))
+    return (f"{graph.sample}: {n_used} of {int(pool.sum())} {what} spots (sections {numbers}) are used, the same share"
             f" everywhere: one exact Gaussian process takes no more than {MAX_KNOWN}")

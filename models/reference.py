@@ -228,7 +228,7 @@ def train(graphs: list[ReferenceGraph], pools: list[Tensor], three_d: bool, *, h
     Raises DataError if no spot is labelled, FloatingPointError if the loss is not finite.
     """
     if not any(bool(pool.any()) for pool in pools):
-        raise DataError("training", "no labelled spot", "labels on known layers", "see status.json")
+        raise DataError("training", "no labelled spot", "labels on known sections", "see status.json")
     torch.manual_seed(seed)
     width, n_genes = graphs[0].region_feature.shape[1], graphs[0].label.shape[1]
     model = Reference(width, n_genes, heads, three_d).to(device).train()

@@ -18,7 +18,7 @@ from common.layout import RunLayout
 from common.normalisation import n_background, normalise, thinnable, to_log1p
 from data_preprocessing import expression
 from evaluation import metrics
-from evaluation.outputs import check_background, finite, keep_genes
+from evaluation.outputs import check_background, finite, keep_genes, layer_anndata
 from evaluation.scores import score_layers
 
 choose = load_script(STEPS[0])
@@ -189,17 +189,20 @@ def test_what_is_not_finite_is_not_written(where):
 def test_a_prediction_that_is_not_finite_is_refused_where_it_is_built(main):
     graph = toy_graph()
     genes = [f"G{k}" for k in range(graph.n_genes)]
-    values, build = graph.label.numpy().copy(), load_script(main).layer_anndata
+    values = graph.label.numpy().copy()
     config = validate({"dataset": "d", "pitch_px": 10, "samples": {"T": {"layers": [1, 2, 3]}}}, "c")
     values[3, 5] = np.nan
 
     def built():
         if main == "main":
-            return build(layers_of(graph)[0], values[:64], genes, genes, 500.0, {})
-        return build(graph, 1, {"expression": values}, genes, graph.in_layers([1]).numpy(), config, 2.0, 500.0, None, {})
+            predicted = {"expression": values[:64]}
+            return layer_anndata(layers_of(graph)[0], 1, predicted, genes, {}, depth=500.0, n_background=None)
+        known = graph.in_layers([1]).numpy()
+        build = load_script("predict_3d").layer_anndata
+        return build(graph, 1, {"expression": values}, genes, known, config, 2.0, 500.0, None, {})
     with pytest.raises(DataError, match="prediction of T/1: found 1 of .* values of X that are not finite"):
         built()
-    with pytest.raises(DataError, match="gp, layer T/1: found predictions that are not finite"):
+    with pytest.raises(DataError, match="gp, .* T/1: found predictions that are not finite"):
         score_layers(graph, [1], {"gp": values})
     values[3, 5] = -4
     assert np.isfinite(built().X).all()

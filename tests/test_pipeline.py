@@ -296,7 +296,8 @@ def test_a_layer_given_as_known_must_be_one_the_genes_were_chosen_on(tiny, tmp_p
     save_config(load_config(layout.config).model_copy(update={"genes_from": "known"}), layout.config)
     run(layout.root, ["5_1_find_high_expression", *FROM_COUNTS])
     assert load_script("main_3d").main(["--root_path", str(layout.root), "--save_path", str(tmp_path / "run"), "--known_layers", "2"]) == 2
-    assert "genes_from: known, chosen on layers [1]" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "genes.csv" in error and "genes_from: known" in error and "[1] of A; expected" in error and "[2]" in error
 
 
 def test_2d_genes_chosen_on_a_layer_that_is_tested_are_refused(tiny, tmp_path, capsys):
@@ -304,7 +305,8 @@ def test_2d_genes_chosen_on_a_layer_that_is_tested_are_refused(tiny, tmp_path, c
     save_config(load_config(layout.config).model_copy(update={"genes_from": "known"}), layout.config)
     run(layout.root, ["5_1_find_high_expression", *FROM_COUNTS])
     assert main_2d(layout.root, tmp_path / "run", "--training_layers", "2") == 2
-    assert "genes_from: known, chosen on layers [1] of A; expected the layers [2]" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "genes.csv" in error and "genes_from: known" in error and "[1] of A; expected" in error and "[2]" in error
 
 
 # what a run is made of -------------------------------------------------------------------------------
@@ -360,7 +362,8 @@ def test_a_sample_with_a_known_layer_of_few_spots_is_left_out_and_the_run_goes_o
     few, many = load_sample(tiny, "A"), load_sample(tiny, "A")
     few = dataclasses.replace(few, sample="B", has_label=few.has_label & (torch.arange(few.n_spots) < 15))
     assert main_3d.enough_known([many, few], {"A": [1], "B": [1]}, Layout(tmp_path)) == [many]
-    assert "main_3d  B: left out: sample B: found 15 labelled spots on known layers [1]; expected at least 20" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "main_3d  B: left out: " in error and "found 15 labelled spots" in error and "[1]; expected at least 20" in error
     with pytest.raises(DataError, match="15 labelled spots"):
         main_3d.enough_known([few], {"B": [1]}, Layout(tmp_path))
 
@@ -442,7 +445,9 @@ def test_2d_without_folds_trains_on_the_layers_that_are_named(tiny, tmp_path, ca
     assert main_2d(tiny.root, tmp_path / "all", "--training_layers", "1,2,3") == 0  # nothing is left to score: a network for other slides
     assert RunLayout(tmp_path / "all").checkpoint(0).is_file() and "nothing to score" in capsys.readouterr().out
     assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,7") == 2
-    assert "training layers [1, 7]; expected layers with counts and image, here [1, 2, 3]" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "sample A: found " in error and "[1, 7]; expected " in error and "[1, 2, 3]; fix: " in error
+    assert "--training_layers" in error
 
 
 def test_a_slide_without_any_counts_is_predicted_with_a_trained_network(tiny, tmp_path, capsys):
@@ -535,7 +540,7 @@ def test_known_spots_left_out_are_said_and_not_called_known(tiny, tmp_path, caps
         said = [line for line in capsys.readouterr().out.splitlines() if f"25 of {n} known spots" in line]
         scripts = ["main_3d", "predict_3d"] if method == "gp" else ["main_3d"]  # its row of the table is there always
         assert [line.split()[0] for line in said] == scripts
-        assert all("A:" in line and "layers 1" in line for line in said)
+        assert all("A:" in line and "sections 1" in line for line in said)
         whole = read_h5ad(run_layout.imputed_sample("A"))
         assert whole.obs["known"].sum() == n_used == whole.uns["asign"]["known_spots_used"] and whole.uns["asign"]["known_spots"] == n
         assert (whole.obs.loc[whole.obs["known"], "layer"] == 1).all() and np.isfinite(whole.X).all()

@@ -11,7 +11,7 @@ from toys import layers_of, toy_graph
 from common.config import absent_of_folds
 from common.device import start_torch
 from common.errors import DataError
-from evaluation.scores import floor_predictions
+from evaluation.scores import baseline_predictions
 from models import gp
 from models.discs import discs
 from training import three_d, two_d
@@ -49,7 +49,7 @@ def test_target_labels_enter_nothing():
     for one in (graph, spoiled(graph, [1])):
         process = fit_process(one, [1])
         model = three_d.train([one], {"T": one.in_layers([1])}, {"T": process}, QUICK, CPU)
-        classical = floor_predictions(one, [1], no_overlap(one)) | gaussian_process(one, process, with_sd=True)
+        classical = baseline_predictions(one, [1], no_overlap(one)) | gaussian_process(one, process, with_sd=True)
         results.append((three_d.predict(model, one, process, [1], CPU)["expression"], model.state_dict(), classical))
     assert np.array_equal(results[0][0], results[1][0])
     assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
@@ -121,10 +121,10 @@ def test_it_learns_more_than_the_mean_and_the_nearest_spot():
     model = three_d.train([graph], {"T": graph.in_layers([1])}, {"T": process}, dataclasses.replace(QUICK, max_iterations=100), CPU)
     target = graph.in_layers([2, 3]).numpy()
     error = lambda predicted: float(((predicted - graph.label.numpy())[target] ** 2).mean())
-    floors = floor_predictions(graph, [1], no_overlap(graph))
+    baselines = baseline_predictions(graph, [1], no_overlap(graph))
     untrained = three_d.build_model([graph], {"T": graph.in_layers([1])}, QUICK)
     answers = [three_d.predict(one, graph, process, [1], CPU)["expression"] for one in (model, untrained)]
-    assert error(answers[0]) < min(error(floors["mean"]), error(floors["nearest"]), error(answers[1]))
+    assert error(answers[0]) < min(error(baselines["mean"]), error(baselines["nearest"]), error(answers[1]))
 
 
 def test_nan_stops_with_a_message():

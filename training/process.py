@@ -13,7 +13,7 @@ def fit_process(graph: SampleGraph, known_layers: list[int], kernel: gp.Kernel |
     kernel: by default it is chosen on these layers. Raises DataError for too few labelled spots.
     """
     known = known_spots.used(graph, graph.in_layers(known_layers).numpy())  # (n,) bool
-    check_labelled(f"sample {graph.sample}", int(known.sum()), f"known layers {known_layers}")
+    check_labelled(f"sample {graph.sample}", int(known.sum()), f"known sections {known_layers}")
     views = {name: view[known] for name, view in graph.views.items()}
     return gp.fit(graph.label.numpy()[known], views, graph.layer.numpy()[known], kernel)
 

@@ -66,7 +66,7 @@ def train(graphs: list[SampleGraph], pools: dict[str, Tensor], processes: dict[s
     {sample: process} whose kernels impute; log: callable(iteration, {name: value}).
     Raises DataError if there is no label, FloatingPointError if the loss is not finite.
     """
-    check_labelled("training", sum(int(pool.sum()) for pool in pools.values()), "the training layers")
+    check_labelled("training", sum(int(pool.sum()) for pool in pools.values()), "the training sections")
     model = build_model(graphs, pools, settings)
     generator = np.random.default_rng(settings.seed)
     training_samples = []

@@ -108,7 +108,7 @@ def train(graphs: list[SampleGraph], pools: list[Tensor], settings: Settings, de
     graphs: layers whose images may be used, one per graph; pools: (n,) bool each, the labels that may be used. An
     encoder, with the pictures of each layer, is trained too, in place (one member only). Raises as three_d.train.
     """
-    check_labelled("training", sum(int(pool.sum()) for pool in pools), "the training layers")
+    check_labelled("training", sum(int(pool.sum()) for pool in pools), "the training sections")
     model = build_model(graphs, pools, settings, encoder)
     samples = [to_device(prepare(graph, model.projection), device) for graph in graphs]
     model, pictures = model.to(device), pictures or [None] * len(graphs)
