@@ -30,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common import cli, jobs, locks, run_folder, stale
-from common.config import absent_of_folds, save_config
+from common.config import absent_of_folds
 from common.device import start_torch
 from common.errors import DataError
 from common.exit_codes import guarded_training
@@ -288,19 +288,10 @@ def run(args: argparse.Namespace) -> int:
         return run_checkpoint(args, context, device)
     from dataloader import load_layers
     from evaluation import runs
-    from evaluation.outputs import keep_genes
 
     graphs = load_layers(context, "main")
     folds, settings = folds_of(args, graphs, layout, config), settings_of(args, graphs)
-    run_layout = run_folder.choose(layout, args.save_path, f"{args.method}_2d")
-    locks.hold(run_layout.root)
-    run_folder.take(run_layout, layout, args.overwrite, script="main", dataset=config.dataset, method=args.method,
-                    folds=[asdict(fold) for fold in folds])
-    for path in (run_layout.metrics_json, run_layout.splits):
-        path.unlink(missing_ok=True)  # nothing old beside new checkpoints
-    save_config(config, run_layout.config)
-    genes = keep_genes(layout, run_layout)
-
+    run_layout, genes = runs.open_run(args, layout, config, f"{args.method}_2d", "main", folds)
     inputs = [layout.genes, layout.background]
     for graph in graphs:
         inputs += [file(graph.sample, int(graph.layer[0])) for file in (layout.npy, layout.graph)]

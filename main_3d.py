@@ -22,8 +22,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli, jobs, locks, run_folder, stale
-from common.config import absent_of_folds, save_config
+from common import cli, jobs, stale
+from common.config import absent_of_folds
 from common.device import start_torch
 from common.errors import DataError
 from common.exit_codes import guarded_training
@@ -186,7 +186,6 @@ def run(args: argparse.Namespace) -> int:
     stale.require_current(context, PIPELINE)
     from dataloader_3d import known_layers_of, load_graphs, refused_layers
     from evaluation import runs
-    from evaluation.outputs import keep_genes
     from training.process import fit_process
 
     settings = settings_of(args)
@@ -198,15 +197,7 @@ def run(args: argparse.Namespace) -> int:
     known = {graph.sample: known[graph.sample] for graph in graphs}
     folds = folds_of(args, graphs, known, layout, config)
 
-    run_layout = run_folder.choose(layout, args.save_path, args.method)
-    locks.hold(run_layout.root)
-    run_folder.take(run_layout, layout, args.overwrite, script="main_3d", dataset=config.dataset, method=args.method,
-                    folds=[asdict(fold) for fold in folds])
-    for path in (run_layout.metrics_json, run_layout.splits):
-        path.unlink(missing_ok=True)  # nothing old beside new checkpoints
-    save_config(config, run_layout.config)
-    genes = keep_genes(layout, run_layout)
-
+    run_layout, genes = runs.open_run(args, layout, config, args.method, "main_3d", folds)
     inputs = [layout.genes, layout.background]
     for sample in sorted(known):
         inputs += [layout.graph_3d(sample), layout.npy_3d(sample), layout.spot_iou(sample)]

@@ -3,6 +3,7 @@
 A fold is kept if its recipe (inputs, settings, split, code) is unchanged: a killed run continues with the missing
 folds.
 """
+import argparse
 import os
 import platform
 import resource
@@ -16,14 +17,32 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from common import locks, run_folder
+from common.config import Config, save_config
 from common.io import read_json, write_json, write_table
-from common.layout import RunLayout
+from common.layout import Layout, RunLayout
 from common.recipe import code_digest, is_current, make_recipe, with_outputs
-from common.run_folder import clear_predictions
 from common.workers import map_workers
 from evaluation import metrics
+from evaluation.outputs import keep_genes
 from training.folds import Fold
 from training.settings import Settings
+
+
+def open_run(args: argparse.Namespace, layout: Layout, config: Config, name: str, script: str,
+             folds: list[Fold]) -> tuple[RunLayout, list[str]]:
+    """The run folder (--save_path, else <root>/runs/<name>), locked, with config and gene list; and the genes.
+
+    An older metrics.json or splits.json is deleted.
+    """
+    run = run_folder.choose(layout, args.save_path, name)
+    locks.hold(run.root)
+    run_folder.take(run, layout, args.overwrite, script=script, dataset=config.dataset, method=args.method,
+                    folds=[asdict(fold) for fold in folds])
+    for path in (run.metrics_json, run.splits):
+        path.unlink(missing_ok=True)  # nothing old beside new checkpoints
+    save_config(config, run.config)
+    return run, keep_genes(layout, run)
 
 
 def fold_recipe(script: Path, root: Path, inputs: list[Path], fold: Fold, settings: Settings, others: dict) -> dict:
@@ -52,7 +71,7 @@ def run_folds(step: str, run: RunLayout, folds: list[Fold], recipes: list[dict],
     def run_one(fold: Fold) -> str:
         run.fold_recipe(fold.index).unlink(missing_ok=True)
         for sample in fold.test_samples:
-            clear_predictions(run, sample)
+            run_folder.clear_predictions(run, sample)
         started = time.perf_counter()
         result = work(fold)
         write_json(run.fold_result(fold.index), result | {"seconds": round(time.perf_counter() - started, 1)})
@@ -72,10 +91,12 @@ def run_folds(step: str, run: RunLayout, folds: list[Fold], recipes: list[dict],
 
 def gather(folds: list[Fold], results: list[dict], recipe: dict) -> dict:
     """metrics.json: every method pooled, by fold, sample and layer; the ceiling; the recipe."""
-    n_spots = {name: n for result in results for name, n in result["n_spots"].items()}
-    ceiling = {name: one for result in results for name, one in result["ceiling"].items()}
+    n_spots: dict[str, int] = {}
+    ceiling: dict[str, dict] = {}
     layers: dict[str, dict] = {}
     for result in results:
+        n_spots |= result["n_spots"]
+        ceiling |= result["ceiling"]
         for method, scores in result["scores"].items():
             layers.setdefault(method, {}).update(scores)
     of_fold = {}  # {fold: its layers}
@@ -164,4 +185,7 @@ def finish(run: RunLayout, folds: list[Fold], results: list[dict], recipe: dict,
     write_result(run, result)
     seconds = {f"fold_{fold.index}": one["training_seconds"] for fold, one in zip(folds, results, strict=True)}
     write_json(run.runtime, runtime(started, seconds, device))
-    print_result(result, n_genes, genes_from, {name: n for one in results for name, n in one["n_spots"].items()})
+    n_spots: dict[str, int] = {}
+    for one in results:
+        n_spots |= one["n_spots"]
+    print_result(result, n_genes, genes_from, n_spots)

@@ -52,8 +52,12 @@ def grouped(feature: Tensor, widths: dict[str, int]) -> dict[str, Tensor]:
     A group without a feature set is left out.
     """
     sets = dict(zip(widths, feature.split(list(widths.values()), dim=1), strict=True)) if widths else {}
-    found = {group: [sets[name] for name in names if name in sets] for group, names in GROUPS.items()}
-    return {group: torch.cat(parts, dim=1) for group, parts in found.items() if parts}
+    groups = {}
+    for group, names in GROUPS.items():
+        parts = [sets[name] for name in names if name in sets]
+        if parts:
+            groups[group] = torch.cat(parts, dim=1)
+    return groups
 
 
 class Projection(nn.Module):

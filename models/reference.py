@@ -24,7 +24,7 @@ from models.losses import one_minus_pcc
 
 DEPTH = 3
 ROUNDS = 20
-FLOOR = 1e-10
+MIN_DEGREE = 1e-10
 CONTEXT_SHARE = 0.25
 # parameters without effect: those in checkpoints only, and those in the modules too
 NEVER_ACT = ("encoder.", "transformer.encoder_layer.", "gene_head_512.", "gene_head_1024.", "lstm_512.")
@@ -79,7 +79,7 @@ def neighbour_mean(x: Tensor, edges: Tensor) -> Tensor:
     source, target = edges
     ones = torch.ones_like(target, dtype=x.dtype)
     degree = torch.zeros(len(x), dtype=x.dtype, device=x.device).index_add(0, target, ones)
-    return torch.zeros_like(x).index_add(0, target, x[source]) / degree.clamp_min(FLOOR).unsqueeze(1)
+    return torch.zeros_like(x).index_add(0, target, x[source]) / degree.clamp_min(MIN_DEGREE).unsqueeze(1)
 
 
 def propagate(label: Tensor, edges: Tensor, rounds: int = ROUNDS) -> Tensor:

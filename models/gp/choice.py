@@ -4,6 +4,7 @@ Hidden spots are predicted in closed form from one inverse: -inverse(P_hh) (P z)
 zero where hidden. A value of the grid is accepted only if it lowers the error by two standard errors: 200 spots cannot
 resolve less.
 """
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,7 +83,8 @@ def chunks(position: np.ndarray, size: int) -> list[np.ndarray]:
     """Contiguous parts of at most `size` spots, by halving along the longer side: list of row indices."""
     parts = [np.arange(len(position))]
     while len(parts[0]) > size:
-        parts = [half for part in parts for half in _halves(position, part)]
+        halves = [_halves(position, part) for part in parts]
+        parts = list(itertools.chain.from_iterable(halves))
     return parts
 
 
@@ -141,7 +143,8 @@ def choose_kernel(hidings: Hidings, start: Kernel, grid: dict[str, tuple] = GRID
     """Coordinate search from `start`; a step is accepted if the gain exceeds N_STANDARD_ERRORS of itself."""
     views = set(hidings.squares[0])
     absent = [name for name in ("image", "stain") if name not in views]
-    grid = {name: values for name, values in grid.items() if not any(one in name for one in absent)}
+    for one in absent:
+        grid = {name: values for name, values in grid.items() if one not in name}
     if absent == ["image", "stain"]:
         grid.pop("near_length", None)
     kernel, error = start, hidings.errors(start)

@@ -62,7 +62,8 @@ def offset_variance(label: np.ndarray, views: dict[str, np.ndarray], layer: np.n
     for hidden in layers_or_halves(views["position"], layer):
         residual, mean = centred(label, layer, ~hidden)
         basis = leading_directions(residual[~hidden], spot_weights(label[~hidden]), len(shrinkage))
-        context, target = ({name: view[rows] for name, view in views.items()} for rows in (~hidden, hidden))
+        context = {name: view[~hidden] for name, view in views.items()}
+        target = {name: view[hidden] for name, view in views.items()}
         matrix = covariance(kernel, squared_distances(context, context)) + np.diag(noise[~hidden])
         solved = linalg.solve(matrix, residual[~hidden] @ basis.T, assume_a="pos")  # (n_context, r)
         weight = solved * shrinkage[:len(basis)]
