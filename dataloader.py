@@ -1,8 +1,11 @@
-"""Load the graph of one layer as tensors: what `7_make_dataset.py` and `6_pt_construction.py` wrote. What a graph is, for 2D and 3D.
+"""Load the graph of one layer as tensors, from the files of `7_make_dataset.py` and `6_pt_construction.py`.
 
-INPUT   npy_information/<sample>/<layer>.npy   structured (n_spots,): barcode, pixel, array, label, feature, region_index, global_index, has_label
-        graph_data/<sample>/<layer>.pt         edges of the spot, region and global graphs and between them; region and global features and labels
-OUTPUT  SampleGraph: every spot of one layer (2D), or of all layers of a tissue block (dataloader_3d.py). The whole graph is in every forward pass.
+INPUT   npy_information/<sample>/<layer>.npy   structured (n_spots,): barcode, pixel, array, label, feature,
+                                               region_index, global_index, has_label
+        graph_data/<sample>/<layer>.pt         edges of the spot, region and global graphs and between them; region and
+                                               global features and labels
+OUTPUT  SampleGraph: every spot of one layer (2D), or of all layers of a tissue block (dataloader_3d.py). The whole
+        graph is in every forward pass.
 """
 import sys
 from pathlib import Path
@@ -25,31 +28,43 @@ from models.encoder import standardise_per_slide
 from models.sample import SampleGraph
 
 
-def make_graph(sample: str, records: np.ndarray, graph: dict, layer: Tensor, registered: np.ndarray, spot_edges: Tensor,
-               spot_edge_attr: Tensor) -> SampleGraph:
-    """records: structured (n,) of the spots; graph: the dict of step 6 or of 3D step 4; layer: (n,) and, for patches, in `graph`."""
-    region, global_ = graph["region"], graph["global"]
+def make_graph(sample: str, records: np.ndarray, graph: dict, layer: Tensor, registered: np.ndarray,
+               spot_edges: Tensor, spot_edge_attr: Tensor) -> SampleGraph:
+    """The SampleGraph of a layer or a sample.
+
+    records: structured (n,) of the spots; graph: the dict of step 6 or of 3D step 4, with `layer` of the patches;
+    layer: (n,); registered: (n, 2) px; spot_edges: (2, E); spot_edge_attr: (E, ·).
+    """
+    spot, region, global_ = graph["spot"], graph["region"], graph["global"]
+    near_regions, near_globals = graph["region", "near", "region"], graph["global", "near", "global"]
+    n_spots, n_regions = len(records), len(region["x"])
     return SampleGraph(
-        sample=sample, barcode=records["barcode"], pixel=np.asarray(records["pixel"]), array=np.asarray(records["array"]), registered=registered,
-        layer=layer, position=graph["spot"]["pos"],
-        label=torch.from_numpy(np.ascontiguousarray(records["label"])), has_label=torch.from_numpy(np.ascontiguousarray(records["has_label"])),
-        feature_sets=graph["spot"]["feature_sets"],
-        feature=standardise_per_slide(torch.from_numpy(np.ascontiguousarray(records["feature"])), layer),
-        region_feature=standardise_per_slide(region["x"], region["layer"]), global_feature=standardise_per_slide(global_["x"], global_["layer"]),
-        region_label=region["y"], global_label=global_["y"], region_layer=region["layer"], global_layer=global_["layer"],
+        sample=sample, barcode=records["barcode"], pixel=np.asarray(records["pixel"]),
+        array=np.asarray(records["array"]), registered=registered, layer=layer, position=spot["pos"],
+        label=_tensor(records, "label"), has_label=_tensor(records, "has_label"),
+        feature_sets=spot["feature_sets"], feature_recipe=spot["feature_recipe"],
+        feature=standardise_per_slide(_tensor(records, "feature"), layer),
+        region_feature=standardise_per_slide(region["x"], region["layer"]),
+        global_feature=standardise_per_slide(global_["x"], global_["layer"]),
+        region_label=region["y"], global_label=global_["y"],
+        region_layer=region["layer"], global_layer=global_["layer"],
         region_has_label=region["has_label"], global_has_label=global_["has_label"],
-        region_of_spot=_parent(graph["spot", "in", "region"]["edge_index"], len(records)),
-        global_of_spot=_parent(graph["spot", "in", "global"]["edge_index"], len(records)),
-        global_of_region=_parent(graph["region", "in", "global"]["edge_index"], len(region["x"])),
-        region_keys=patch_neighbourhoods(region["pos"], region["layer"]), global_keys=patch_neighbourhoods(global_["pos"], global_["layer"]),
+        region_of_spot=_parent(graph["spot", "in", "region"]["edge_index"], n_spots),
+        global_of_spot=_parent(graph["spot", "in", "global"]["edge_index"], n_spots),
+        global_of_region=_parent(graph["region", "in", "global"]["edge_index"], n_regions),
+        region_keys=patch_neighbourhoods(region["pos"], region["layer"]),
+        global_keys=patch_neighbourhoods(global_["pos"], global_["layer"]),
         spot_edges=spot_edges, spot_edge_attr=spot_edge_attr,
-        region_edges=graph["region", "near", "region"]["edge_index"], region_edge_attr=graph["region", "near", "region"]["edge_attr"],
-        global_edges=graph["global", "near", "global"]["edge_index"], global_edge_attr=graph["global", "near", "global"]["edge_attr"],
-        feature_recipe=graph["spot"]["feature_recipe"])
+        region_edges=near_regions["edge_index"], region_edge_attr=near_regions["edge_attr"],
+        global_edges=near_globals["edge_index"], global_edge_attr=near_globals["edge_attr"])
+
+
+def _tensor(records: np.ndarray, name: str) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(records[name]))
 
 
 def _parent(membership: Tensor, n: int) -> Tensor:
-    """(2, n) child -> parent edges as the parent's index per child."""
+    """Index of the parent per child, (n,), from child -> parent edges, (2, n)."""
     parent = torch.zeros(n, dtype=torch.long)
     parent[membership[0]] = membership[1]
     return parent
@@ -59,15 +74,17 @@ def check_finite(records: np.ndarray, names: tuple[str, ...], file) -> None:
     """Raises LayerError if one of these fields is not finite."""
     for name in names:
         if not np.isfinite(records[name]).all():
-            raise LayerError(file, f"a {name} that is not finite", "finite numbers", "make the file again with --overwrite")
+            raise LayerError(file, f"a {name} that is not finite", "finite numbers",
+                             "make the file again with --overwrite")
 
 
 def check_recipe(graph: dict, file: Path, layout: Layout, loaded: list[SampleGraph]) -> None:
-    """Raises LayerError if the labels are of other genes than genes.csv, or the features others than those of the graphs loaded before."""
+    """Raises LayerError for labels of other genes than genes.csv, or other features than in the graphs in `loaded`."""
     if graph["spot"].get("genes") != read_genes(layout):
-        raise LayerError(file, "labels of another gene list", f"the genes of {layout.genes}, in order", "run 5_2_get_label_of_other_resolution.py and all that follows again")
+        raise LayerError(file, "labels of another gene list", f"the genes of {layout.genes}, in order",
+                         "run 5_2_get_label_of_other_resolution.py and all that follows again")
     if "feature_recipe" not in graph["spot"]:
-        raise LayerError(file, "features of which it is not known how they were made", "a graph of this version",
+        raise LayerError(file, "features without a recipe", "a graph of this version",
                          "run 4_feature_extraction.py and all that follows again")
     if loaded:
         differs = difference(graph["spot"]["feature_recipe"], loaded[0].feature_recipe)
@@ -79,7 +96,10 @@ def check_recipe(graph: dict, file: Path, layout: Layout, loaded: list[SampleGra
 
 
 def load_layer(layout: Layout, sample: str, layer: int, loaded: list[SampleGraph] = ()) -> SampleGraph:
-    """Read one layer's graph. Raises LayerError if a file is missing, does not go with genes.csv and `loaded`, or holds a value that is not finite."""
+    """Read one layer's graph.
+
+    Raises LayerError if a file is missing, does not fit genes.csv and `loaded`, or has a value that is not finite.
+    """
     records = read_npy(layout.npy(sample, layer), "data_preprocessing/7_make_dataset.py")
     graph = read_pt(layout.graph(sample, layer), "data_preprocessing/6_pt_construction.py")
     check_recipe(graph, layout.graph(sample, layer), layout, loaded)
@@ -87,18 +107,23 @@ def load_layer(layout: Layout, sample: str, layer: int, loaded: list[SampleGraph
     near = graph["spot", "near", "spot"]
     for level in ("region", "global"):
         graph[level]["layer"] = torch.full((len(graph[level]["x"]),), layer)
-    return make_graph(sample, records, graph, torch.full((len(records),), layer), np.asarray(records["pixel"]), near["edge_index"], near["edge_attr"])
+    of_layer, pixel = torch.full((len(records),), layer), np.asarray(records["pixel"])
+    return make_graph(sample, records, graph, of_layer, pixel, near["edge_index"], near["edge_attr"])
 
 
 def refuse_left_out(layout: Layout, name: str, step: str) -> None:
-    """Raises LayerError if a step before `step` left this layer or sample out: what it wrote in an earlier run is not that of now."""
+    """Raises LayerError if a step before `step` left this layer or sample out: its files are of an earlier run."""
     if earlier := first_failure(layout, name, step):
-        raise LayerError(layout.status, f"{name} left out by {earlier}", "a layer or sample that every step could process",
-                         f"see there; mend the cause and run {earlier} again, and the steps after it")
+        raise LayerError(layout.status, f"{name} left out by {earlier}",
+                         "a section or sample that every step could process",
+                         f"see there; correct the cause and run {earlier} and the steps after it again")
 
 
 def load_layers(context: Context, step: str) -> list[SampleGraph]:
-    """Every layer that can be loaded, by sample and number; the others are reported. Raises DataError if none is left."""
+    """Every layer that can be loaded, by sample and number; the others are reported.
+
+    Raises DataError if none is left.
+    """
     graphs = []
     for sample in sorted(context.config.samples):
         for layer in context.config.layers_of(sample):
@@ -112,25 +137,27 @@ def load_layers(context: Context, step: str) -> list[SampleGraph]:
                 set_status(context.layout, step, f"{sample}/{layer}", f"left out: {error}")
                 print(f"{step}  {sample}/{layer}: left out: {error}", file=sys.stderr)
     if not graphs:
-        raise DataError(context.layout.root, "no layer with a graph", "npy_information/<sample>/<layer>.npy", "run the numbered steps first (README)")
+        raise DataError(context.layout.root, "no section with a graph", "npy_information/<sample>/<layer>.npy",
+                        "run the numbered steps first (README)")
     return graphs
 
 
 class Pictures:
-    """The 224 px pictures of a layer's spots, read from disk by rows. Raises LayerError if a spot has none."""
+    """The 224 px patches of a layer's spots, read from disk by rows. Raises LayerError if a spot has none."""
 
     def __init__(self, layout: Layout, graph: SampleGraph):
         self._file = layout.patches(224, graph.sample, int(graph.layer[0]))
         with open_patches(self._file) as (_, _, names):
             self._row = pd.Index(names).get_indexer(graph.barcode)  # (n,)
         if (self._row < 0).any():
-            raise LayerError(self._file, f"no picture for {(self._row < 0).sum()} spots", "one for every spot", "run 1_cropped_multi_level_patch.py again")
+            raise LayerError(self._file, f"no picture for {(self._row < 0).sum()} spots", "one for every spot",
+                             "run 1_cropped_multi_level_patch.py again")
 
     def __len__(self) -> int:
         return len(self._row)
 
     def __getitem__(self, rows: np.ndarray) -> Tensor:
-        """rows (b,) -> (b, 224, 224, 3) uint8."""
+        """Patches of these rows, (b,): (b, 224, 224, 3) uint8."""
         order = np.argsort(self._row[rows])  # HDF5 reads in the file's order
         with open_patches(self._file) as (images, _, _):
             found = images[self._row[rows][order]]

@@ -1,4 +1,4 @@
-"""The floors every model is held against (README, 'How a number comes about'). One interface: known spots in, prediction of the query spots out.
+"""The baselines of every model (README, 'How a number comes about'): known spots in, prediction of the query spots out.
 
 All arrays are float; `known_*` are the spots of the sample's known layers, `query_*` the spots to predict.
 """
@@ -25,7 +25,10 @@ def nearest(known_label: np.ndarray, known_position: np.ndarray, query_position:
 
 
 def overlap(known_label: np.ndarray, iou: sparse.csr_array, fallback: np.ndarray) -> np.ndarray:
-    """IoU-weighted mean of the overlapping known spots; `fallback` (n_query, n_genes) where none overlaps. iou: (n_query, n_known)."""
+    """IoU-weighted mean of the overlapping known spots; `fallback` (n_query, n_genes) where none overlaps.
+
+    iou: (n_query, n_known).
+    """
     total = np.asarray(iou.sum(axis=1)).reshape(-1, 1)  # (n_query, 1)
     weighted = (iou @ known_label) / np.where(total > 0, total, 1)
     return np.where(total > 0, weighted, fallback)
@@ -44,7 +47,8 @@ def similarity(known_label: np.ndarray, known_feature: np.ndarray, query_feature
         weight = np.maximum(np.take_along_axis(cosine, top, axis=1), 1e-6)
         weight /= weight.sum(axis=1, keepdims=True)
         rows = np.repeat(np.arange(len(top)), k)
-        predicted[start:start + CHUNK] = sparse.csr_array((weight.ravel(), (rows, top.ravel())), shape=(len(top), len(known))) @ known_label
+        weights = sparse.csr_array((weight.ravel(), (rows, top.ravel())), shape=(len(top), len(known)))
+        predicted[start:start + CHUNK] = weights @ known_label
     return predicted
 
 
@@ -56,5 +60,5 @@ def kernel(known_label: np.ndarray, known_position: np.ndarray, query_position: 
     # relative to the nearest: a spot far from every known one gets the nearest, not 0 / 0
     weight = np.exp(-(distance ** 2 - distance[:, :1] ** 2) / (2 * sigma_pitches ** 2))
     weight /= weight.sum(axis=1, keepdims=True)
-    rows = np.repeat(np.arange(len(query_position)), k)
-    return sparse.csr_array((weight.ravel(), (rows, index.ravel())), shape=(len(query_position), len(known_label))) @ known_label
+    rows, shape = np.repeat(np.arange(len(query_position)), k), (len(query_position), len(known_label))
+    return sparse.csr_array((weight.ravel(), (rows, index.ravel())), shape=shape) @ known_label

@@ -1,7 +1,9 @@
-"""Metrics (README, 'How a number comes about'): what each number means is defined here and nowhere else.
+"""Metrics (README, 'How a number comes about'): each number is defined here and nowhere else.
+
+Every metric is computed per layer, then pooled over the layers:
 
     MSE, MAE   over all scored spots and genes
-    PCC_spot   per spot across genes, mean over spots (the paper's PCC; the mean profile of one layer already scores 0.7)
+    PCC_spot   per spot across genes, mean over spots (the paper's PCC; the mean profile of one layer scores 0.7)
     PCC_gene   per gene across the spots of one layer, mean over genes, then over layers; a constant prediction scores 0
     SCC_gene   the same with Spearman's rank correlation
     ceiling    the PCC that a perfect prediction of the underlying expression would reach against counts this noisy
@@ -30,11 +32,12 @@ def pearson(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
 def layer_metrics(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     """All metrics of one layer. predicted, measured: (n_spots, n_genes), normalised expression."""
     difference = predicted.astype(np.float64) - measured
+    ranks = rankdata(np.round(predicted, 6), axis=0), rankdata(measured, axis=0)  # (n_spots, n_genes) each
     return {"mse": float(np.mean(difference ** 2)),
             "mae": float(np.mean(np.abs(difference))),
             "pcc_spot": float(pearson(predicted, measured, axis=1).mean()),
             "pcc_gene": float(pearson(predicted, measured, axis=0).mean()),
-            "scc_gene": float(pearson(rankdata(np.round(predicted, 6), axis=0), rankdata(measured, axis=0), axis=0).mean())}
+            "scc_gene": float(pearson(*ranks, axis=0).mean())}
 
 
 def pooled_metrics(layers: dict[str, dict[str, float]], n_spots: dict[str, int]) -> dict[str, float]:

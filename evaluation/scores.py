@@ -16,8 +16,11 @@ from evaluation.outputs import background_of
 from models.sample import SampleGraph
 
 
-def floor_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.csr_array) -> dict[str, np.ndarray]:
-    """Every floor (README, 'How a number comes about') for every spot of a sample: {method: (n_spots, n_genes)}. Reads labels of known layers only."""
+def baseline_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.csr_array) -> dict[str, np.ndarray]:
+    """The baselines (README, 'How a number comes about') for every spot of a sample: {method: (n_spots, n_genes)}.
+
+    iou: (n_spots, n_spots). Reads labels of known layers only.
+    """
     known = graph.in_layers(known_layers).numpy()
     label, position, feature = graph.label.numpy()[known], graph.position.numpy(), graph.feature.numpy()
     nearest = baselines.nearest(label, position[known], position)
@@ -27,7 +30,8 @@ def floor_predictions(graph: SampleGraph, known_layers: list[int], iou: sparse.c
             "kernel": baselines.kernel(label, position[known], position)}
 
 
-def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
+def score_layers(graph: SampleGraph, target_layers: list[int],
+                 predictions: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, float]]]:
     """{method: {"<sample>/<layer>": metrics}} on the labelled spots of the target layers.
 
     Raises DataError for a prediction that is not finite.
@@ -37,18 +41,23 @@ def score_layers(graph: SampleGraph, target_layers: list[int], predictions: dict
         rows = graph.in_layers([layer]).numpy()
         for method, predicted in predictions.items():
             if not np.isfinite(predicted[rows]).all():
-                where, fix = f"{method}, layer {graph.sample}/{layer}", "check the input with common.cli check"
+                where, fix = f"{method}, section {graph.sample}/{layer}", "check the input with common.cli check"
                 raise DataError(where, "predictions that are not finite", "finite numbers", fix)
-            scores[method][f"{graph.sample}/{layer}"] = metrics.layer_metrics(predicted[rows], graph.label.numpy()[rows])
+            measured = graph.label.numpy()[rows]
+            scores[method][f"{graph.sample}/{layer}"] = metrics.layer_metrics(predicted[rows], measured)
     return scores
 
 
 def raw_counts(layout: Layout, graph: SampleGraph, layer: int) -> tuple[np.ndarray, Callable]:
-    """Raw counts of a layer's labelled spots in graph order and the function that normalises them: `thinnable`."""
-    counts = read_h5ad(layout.member_counts(224, graph.sample, layer), "5_2_get_label_of_other_resolution.py")
+    """Raw counts of a layer's labelled spots in graph order and the function that normalises them: `thinnable`.
+
+    Raises LayerError if a labelled spot has no counts.
+    """
+    file = layout.member_counts(224, graph.sample, layer)
+    counts = read_h5ad(file, "5_2_get_label_of_other_resolution.py")
     row = counts.obs_names.get_indexer(graph.barcode[graph.in_layers([layer]).numpy()])  # (n_spots,)
     if (row < 0).any():
-        raise LayerError(layout.member_counts(224, graph.sample, layer), f"no counts of {(row < 0).sum()} labelled spots", "a row for each",
+        raise LayerError(file, f"no counts of {(row < 0).sum()} labelled spots", "a row for each",
                          "run 5_2_get_label_of_other_resolution.py and all that follows again")
     counts = counts[row]
     matrix = np.asarray(counts.X.todense() if sparse.issparse(counts.X) else counts.X)
@@ -56,7 +65,10 @@ def raw_counts(layout: Layout, graph: SampleGraph, layer: int) -> tuple[np.ndarr
 
 
 def ceilings(layout: Layout, graph: SampleGraph, layers: list[int]) -> dict[str, dict[str, float]]:
-    """{"<sample>/<layer>": noise ceiling}; an archive may hold normalised values only, and then there is none. One without readable counts is named."""
+    """{"<sample>/<layer>": noise ceiling}.
+
+    Layers without counts (an archive of normalised values) have none; layers with unreadable counts are named.
+    """
     found = {}
     for layer in layers:
         name = f"{graph.sample}/{layer}"
@@ -64,16 +76,21 @@ def ceilings(layout: Layout, graph: SampleGraph, layers: list[int]) -> dict[str,
             try:
                 found[name] = metrics.noise_ceiling(*raw_counts(layout, graph, layer))
             except LayerError as error:
-                print(f"{name}: its noise ceiling is left out: {error}", file=sys.stderr)
+                print(f"{name}: no noise ceiling: {error}", file=sys.stderr)
     return found
 
 
 def check_gene_choice(layout: Layout, config: Config, seen: dict[str, list[int]]) -> None:
-    """With `genes_from: known` the genes must have been chosen on none but the layers whose labels a run sees. Raises DataError."""
+    """With `genes_from: known` the genes must be chosen on layers whose labels the run uses, and no others.
+
+    seen: {sample: these layers}. Raises DataError.
+    """
     if config.genes_from != "known":
         return
     for sample, layers in seen.items():
         chosen_on = known_layers(config, layout, sample)
         if not set(chosen_on) <= set(layers):
-            raise DataError(layout.genes, f"genes_from: known, chosen on layers {chosen_on} of {sample}", f"the layers {layers} that this run learns from",
-                            f"set samples.{sample}.known_layers in the config and run 5_1_find_high_expression.py on again")
+            raise DataError(layout.genes, f"genes_from: known, chosen on sections {chosen_on} of {sample}",
+                            f"the sections {layers} that this run trains on",
+                            f"set samples.{sample}.known_layers in the config,"
+                            " run 5_1_find_high_expression.py and all that follows again")

@@ -1,12 +1,17 @@
-"""Hiding discs of spots: how anything is chosen on a known layer.
+"""Hidden discs of spots: every choice on a known layer is made with them.
 
-A spot left out alone is surrounded by spots that tell its expression; on a target layer none is. A hidden disc is like a target layer.
+A single hidden spot has neighbours with visible labels; a spot of a target layer has none. A hidden disc resembles a
+target layer.
 """
 import numpy as np
 
 
-def discs(position: np.ndarray, candidates: np.ndarray, share: float, radii: tuple[float, ...], generator: np.random.Generator) -> np.ndarray:
-    """Hide discs among the candidates until `share` of them is hidden. position: (n, 2) pitches, candidates: (n,) bool -> (n,) bool."""
+def discs(position: np.ndarray, candidates: np.ndarray, share: float, radii: tuple[float, ...],
+          generator: np.random.Generator) -> np.ndarray:
+    """Hide discs among the candidates until `share` of them is hidden: (n,) bool.
+
+    position: (n, 2) pitches; candidates: (n,) bool; radii: pitches, one is drawn.
+    """
     hidden = np.zeros(len(candidates), bool)
     rows = np.flatnonzero(candidates)
     budget = max(1, int(round(share * len(rows))))

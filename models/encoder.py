@@ -1,8 +1,8 @@
 """Encoder: precomputed backbone and stain features to few numbers, then to the model's width (Zhu et al., CVPR 2025).
 
-The features of each slide are standardised on that slide, projected on principal components fitted once on all slides, image and stain apart
-(no label is involved), and mapped by ONE trained linear layer that spots, regions and globals of every slide share: features of two slides,
-and of two levels, live in one space.
+The features of each slide are standardised on that slide and projected on principal components fitted once on all
+slides, image and stain separately (no label is involved). ONE trained linear layer, shared by spots, regions and
+globals of every slide, maps them to the model's width: features of all slides and levels are in one space.
 
     h = W · [PCA_image, PCA_stain]((f - mean_slide) / sd_slide),   f: (n, n_features)  ->  h: (n, width)
 """
@@ -15,7 +15,7 @@ from common.threads import one_thread
 GROUPS = {"image": ("backbone", "context"), "stain": ("stain",)}  # feature sets that share principal components
 N_COMPONENTS = {"image": 48, "stain": 24}
 WHITENING = 0.25  # 0: components keep their sd, 1: all have the same
-MAX_PCA_ROWS = 20000  # the axes are fitted on so many spots, drawn at random; every spot is projected
+MAX_PCA_ROWS = 20000  # the axes are fitted on at most this many random spots; every spot is projected
 
 
 def standardise_per_slide(feature: Tensor, slide: Tensor) -> Tensor:
@@ -30,9 +30,11 @@ def standardise_per_slide(feature: Tensor, slide: Tensor) -> Tensor:
 
 @one_thread()
 def fit_pca(feature: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
-    """Principal axes of standardised features. Returns axes (n_features, n_components) and scale (n_components,) to divide by.
+    """Principal axes (n_features, n_components) of standardised features, and the scale (n_components,) to divide by.
 
-    Scaled, the first component has unit variance and the others more of it than their own, by WHITENING. Signs are fixed (largest loading positive): the same data give the same axes on any machine.
+    feature: (n, n_features).
+    After scaling the first component has unit variance; WHITENING raises the variance of the others towards it.
+    Signs are fixed (largest loading positive): the same data give the same axes on any machine.
     """
     from sklearn.decomposition import PCA
     n_components = min(n_components, *feature.shape)
@@ -45,10 +47,17 @@ def fit_pca(feature: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
 
 
 def grouped(feature: Tensor, widths: dict[str, int]) -> dict[str, Tensor]:
-    """Columns of all feature sets, (n, sum of widths), as {group: (n, width of its sets)}; groups without a set are left out."""
-    sets = dict(zip(widths, feature.split(list(widths.values()), dim=1))) if widths else {}
-    found = {group: [sets[name] for name in names if name in sets] for group, names in GROUPS.items()}
-    return {group: torch.cat(parts, dim=1) for group, parts in found.items() if parts}
+    """Columns of all feature sets, (n, sum of widths), as {group: (n, width of its sets)}.
+
+    A group without a feature set is left out.
+    """
+    sets = dict(zip(widths, feature.split(list(widths.values()), dim=1), strict=True)) if widths else {}
+    groups = {}
+    for group, names in GROUPS.items():
+        parts = [sets[name] for name in names if name in sets]
+        if parts:
+            groups[group] = torch.cat(parts, dim=1)
+    return groups
 
 
 class Projection(nn.Module):
@@ -63,16 +72,21 @@ class Projection(nn.Module):
 
     @classmethod
     def fit(cls, feature: Tensor, widths: dict[str, int], generator: torch.Generator) -> "Projection":
-        """On standardised spot features of all slides, (n, sum of widths); on MAX_PCA_ROWS of them at most."""
+        """Fit to standardised spot features of all slides, (n, sum of widths); to MAX_PCA_ROWS of them at most."""
         rows = torch.randperm(len(feature), generator=generator)[:MAX_PCA_ROWS]
-        fitted = {group: fit_pca(values, N_COMPONENTS[group]) for group, values in grouped(feature[rows], widths).items()}
-        return cls({group: one[0] for group, one in fitted.items()}, {group: one[1] for group, one in fitted.items()})
+        axes, scale = {}, {}
+        for group, values in grouped(feature[rows], widths).items():
+            axes[group], scale[group] = fit_pca(values, N_COMPONENTS[group])
+        return cls(axes, scale)
 
     @classmethod
     def of_state(cls, state: dict[str, Tensor]) -> "Projection":
-        """That of a saved network, whose `projection` it was."""
-        return cls(*({name.removeprefix(f"projection.{kind}_"): value for name, value in state.items() if name.startswith(f"projection.{kind}_")}
-                     for kind in ("axes", "scale")))
+        """The projection of a saved network, from its state dict."""
+        parts = []
+        for kind in ("axes", "scale"):
+            prefix = f"projection.{kind}_"
+            parts.append({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+        return cls(*parts)
 
     @property
     def width(self) -> int:
@@ -81,5 +95,7 @@ class Projection(nn.Module):
     def forward(self, feature: Tensor, widths: dict[str, int]) -> Tensor:
         """(n, sum of widths) standardised -> (n, width)."""
         groups = grouped(feature, widths)
-        parts = [groups[group] @ getattr(self, f"axes_{group}") / getattr(self, f"scale_{group}") for group in self.groups]
+        parts = []
+        for group in self.groups:
+            parts.append(groups[group] @ getattr(self, f"axes_{group}") / getattr(self, f"scale_{group}"))
         return torch.cat([feature.new_zeros(len(feature), 0), *parts], dim=1)

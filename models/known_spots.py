@@ -1,9 +1,9 @@
-"""Which known spots are used: the one place that decides it.
+"""Which known spots are used: decided here and nowhere else.
 
-One exact Gaussian process takes at most MAX_KNOWN spots. Of more, every part of every known layer gives up the same
-share: the spots are put in an order in which neighbours on the section follow each other, and taken at equal steps.
-The order of the rows decides nothing. A spot that is left out is neither shown to the network nor asked for, and is not
-called known; it gets the answer of the process.
+One exact Gaussian process takes at most MAX_KNOWN spots. Where there are more, every part of every known layer gives up
+the same share: the spots are ordered so that neighbours on the section follow each other, and taken at equal steps. The
+order of the rows has no effect. A spot that is left out is neither context nor query of the network, and is not called
+known; its prediction is that of the process.
 """
 import numpy as np
 
@@ -13,7 +13,7 @@ MAX_KNOWN = 6000
 
 
 def used(graph: SampleGraph, pool: np.ndarray) -> np.ndarray:
-    """Of the spots whose label may be used, (n,) bool, those that are used: (n,) bool."""
+    """The spots that are used, (n,) bool, of those whose label may be used. pool: (n,) bool."""
     rows = np.flatnonzero(pool)
     kept = np.zeros(len(pool), bool)
     kept[rows[thinned(graph.position.numpy()[rows], graph.layer.numpy()[rows], MAX_KNOWN)]] = True
@@ -24,12 +24,13 @@ def thinned(position: np.ndarray, layer: np.ndarray, most: int) -> np.ndarray:
     """At most `most` of n spots, evenly over position (n, 2) and layer (n,): ascending row indices."""
     if len(position) <= most:
         return np.arange(len(position))
-    order = np.concatenate([_by_place(position, np.flatnonzero(layer == one)) for one in np.unique(layer)])  # (n,)
+    parts = [_by_place(position, np.flatnonzero(layer == one)) for one in np.unique(layer)]
+    order = np.concatenate(parts)  # (n,)
     return np.sort(order[np.linspace(0, len(order) - 1, most).round().astype(int)])
 
 
 def _by_place(position: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """These rows in an order in which neighbours on the section follow each other: by halving along the longer side."""
+    """These rows, ordered so that neighbours on the section follow each other: by halving along the longer side."""
     if len(rows) < 2:
         return rows
     axis = np.ptp(position[rows], axis=0).argmax()
@@ -44,6 +45,6 @@ def left_out_line(graph: SampleGraph, layers: list[int], what: str) -> str | Non
     n_used = int(used(graph, pool).sum())
     if n_used == pool.sum():
         return None
-    of_layers = ", ".join(map(str, layers))
-    return (f"{graph.sample}: {n_used} of {int(pool.sum())} {what} spots (layers {of_layers}) are used, the same share"
+    numbers = ", ".join(map(str, layers))
+    return (f"{graph.sample}: {n_used} of {int(pool.sum())} {what} spots (sections {numbers}) are used, the same share"
             f" everywhere: one exact Gaussian process takes no more than {MAX_KNOWN}")

@@ -19,10 +19,13 @@ def spot_loss(predicted: Tensor, label: Tensor, of_pcc: float) -> Tensor:
 
 
 def level_loss(region: Tensor, region_label: Tensor, global_: Tensor, global_label: Tensor, factor: float) -> Tensor:
-    """factor (3D: 0.125, 2D: 0.1) (1 - PCC) on the labelled regions + the same on the labelled globals."""
+    """Factor (3D: 0.125, 2D: 0.1) times (1 - PCC) on the labelled regions plus that on the labelled globals."""
     return factor * (one_minus_pcc(region, region_label) + one_minus_pcc(global_, global_label))
 
 
 def consistency_loss(region_of_spot: Tensor, global_of_spot: Tensor, label: Tensor, factor: float) -> Tensor:
-    """factor (3D: 0.125, 2D: 0.1) (1 - PCC) between a spot's label and the prediction of its own region + of its own global."""
+    """Factor (3D: 0.125, 2D: 0.1) times the sum of two (1 - PCC) of the spots' labels.
+
+    One is with the prediction of the spot's region, one with that of its global. All (n, n_genes).
+    """
     return factor * (one_minus_pcc(region_of_spot, label) + one_minus_pcc(global_of_spot, label))

@@ -1,4 +1,4 @@
-"""What passes the network: the graph of a sample, its projected features, and an episode of some of its spots."""
+"""The network's input: the graph of a sample, its projected features, and an episode of some of its spots."""
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,7 +39,8 @@ class SampleGraph:
     region_keys: Tensor        # (R, 9) the region and its neighbours, -1 where none
     global_keys: Tensor        # (Q, 9)
     spot_edges: Tensor         # (2, E) source -> target; 3D: cross and within together
-    spot_edge_attr: Tensor     # (E, 5) weight, iou, cosine, distance_pitches, layer_difference; 2D: (E, 1) 2.1 - distance_pitches
+    spot_edge_attr: Tensor     # (E, 5) weight, iou, cosine, distance_pitches, layer_difference;
+                               # 2D: (E, 1) 2.1 - distance_pitches
     region_edges: Tensor       # (2, E')
     region_edge_attr: Tensor   # (E', 1)
     global_edges: Tensor       # (2, E'')
@@ -64,14 +65,17 @@ class SampleGraph:
 
     @cached_property
     def views(self) -> dict[str, np.ndarray]:
-        """Position and looks of every spot, for the Gaussian process: {"position": (n, 2) pitches, "image": ..., "stain": ...}."""
+        """Position and image features of every spot, for the Gaussian process.
+
+        {"position": (n, 2) pitches, "image": (n, ·), "stain": (n, ·)}, see models/views.py.
+        """
         features = {group: feature.numpy() for group, feature in grouped(self.feature, self.feature_sets).items()}
         return spot_views(self.position.numpy(), self.layer.numpy(), features)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What never changes between episodes of one sample: projected features, the levels and their graphs."""
+    """The part of a sample that is the same in all episodes: projected features, the levels and their graphs."""
     spot_x: Tensor             # (n, n_components)
     around_x: Tensor           # (n, n_components): the same averaged over the spot's surroundings
     position: Tensor           # (n, 2) pitches
@@ -90,10 +94,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Episode:
-    """m spots of one sample in one pass: some are shown with their label, the others are asked for theirs."""
+    """m spots of one sample in one pass: context spots with their label, and query spots, whose label is predicted."""
     rows: Tensor      # (m,) spots of the sample
-    asked: Tensor     # (m,) bool
-    z: Tensor         # (m, rank) coefficients of the label, 0 where asked
-    imputed: Tensor   # (m, imputed_width) models/imputation.py, 0 where shown
+    query: Tensor     # (m,) bool; the others are context
+    z: Tensor         # (m, rank) coefficients of the label, 0 of a query spot
+    imputed: Tensor   # (m, imputed_width) models/imputation.py, 0 of a context spot
     edges: Tensor     # (2, E) among the m spots
     kind: Tensor      # (E,)

@@ -1,10 +1,18 @@
-"""An image encoder that is trained with the network on the spots' 224 px pictures (Zhu et al., CVPR 2025; `main.py --encoder`)."""
+"""An image encoder trained with the network on 224 px patches of spots (Zhu et al., CVPR 2025; `main.py --encoder`)."""
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 
 class SpotEncoder(nn.Module):
-    """A timm model without classifier, with the normalisation that it was trained with. Its batch statistics stay as they are: a batch is of one slide."""
+    """A timm model without classifier, with the normalisation of its own training.
+
+    Its batch statistics are not updated: a batch is of one slide.
+    """
+    model: Any            # timm: nn.Module with num_features
+    channel_mean: Tensor  # (1, 3, 1, 1)
+    channel_std: Tensor   # (1, 3, 1, 1)
 
     def __init__(self, model: nn.Module, mean: tuple[float, float, float], std: tuple[float, float, float]):
         super().__init__()

@@ -1,7 +1,7 @@
 """Transformer over the depths of a node and of its parent (Zhu et al., CVPR 2025), from global to region to spot.
 
-Tokens of a spot: its 3 depth outputs + the 3 of its own region; of a region: its 3 + those of its global; of a global: its 3.
-The own tokens are pooled.
+Tokens of a spot: its 3 depth outputs + the 3 of its own region; of a region: its 3 + those of its global; of a global:
+its 3. The own tokens are pooled.
 """
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,5 @@
 """Run the numbered scripts in their order, in this process."""
+import functools
 import os
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ from common.cli import make_parser
 from common.config import load_config, save_config
 from common.io import write_json
 from common.jobs import open_context
-from common.layout import PIPELINE, Layout, script_of
+from common.layout import PIPELINE, Layout, RunLayout, script_of
 from common.recipe import code_digest, make_recipe
 
 STEPS = list(PIPELINE)
-FROM_COUNTS = ["5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset", "2_get_similarity",
-               "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format"]
+LAYERS = (1, 2, 3)
+QUICK = ("--max_iterations", "30")
+FROM_COUNTS = ["5_2_get_label_of_other_resolution", "5_3_normalization", "6_pt_construction", "7_make_dataset",
+               "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format"]
 
 
 def run(root: Path, steps: list[str], *options: str) -> None:
@@ -28,8 +31,33 @@ def run(root: Path, steps: list[str], *options: str) -> None:
 
 def train_and_predict(root: Path, save_path: Path, *options: str) -> None:
     """main_3d.py and predict_3d.py on the CPU."""
-    assert load_script("main_3d").main(["--root_path", str(root), "--save_path", str(save_path), "--gpu", "cpu", *options]) == 0
-    assert load_script("predict_3d").main(["--root_path", str(root), "--save_path", str(save_path), "--gpu", "cpu"]) == 0
+    here = ["--root_path", str(root), "--save_path", str(save_path), "--gpu", "cpu"]
+    assert load_script("main_3d").main([*here, *options]) == 0
+    assert load_script("predict_3d").main(here) == 0
+
+
+@functools.cache
+def tiny_root(base: Path) -> Layout:
+    """One sample A, three layers, from images to the 3D graph, below pytest's base folder: one for all test files."""
+    root = base / "tiny_root"
+    options = ["--root_path", str(root), "--n_samples", "1", "--n_layers", "3", "--size_px", "768"]
+    assert load_script("0_make_demo").main(options) == 0
+    run(root, STEPS)
+    return Layout(root)
+
+
+@functools.cache
+def trained_run(base: Path) -> RunLayout:
+    """A run of main_3d.py and predict_3d.py on tiny_root."""
+    run_layout = RunLayout(base / "tiny_run")
+    train_and_predict(tiny_root(base).root, run_layout.root, *QUICK)
+    return run_layout
+
+
+def main_2d(root: Path, save_path: Path, *options: str) -> int:
+    """main.py on the CPU; its exit code."""
+    here = ["--root_path", str(root), "--save_path", str(save_path), "--gpu", "cpu"]
+    return load_script("main").main([*here, "--members", "2", "--max_iterations", "20", *options])
 
 
 def copy_of(root: Path, target: Path) -> Path:
@@ -39,21 +67,22 @@ def copy_of(root: Path, target: Path) -> Path:
 
 
 def with_threads(n_threads: int, code: str, *arguments: str) -> str:
-    """What a fresh Python says that may use n_threads."""
+    """Output of a new Python process that may use n_threads."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(n_threads)) | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
-                           timeout=300)
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True,
+                           text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
 def as_archive(layout: Layout) -> None:
-    """Let a root that holds only what a main loads be one that step 0_1 converted from an archive: it has no recipes of other steps."""
+    """Mark a root that has only the inputs of a main as converted from an archive: no recipes of other steps."""
     config, code = load_config(layout.config), code_digest(script_path("0_1_convert_raw"))
     save_config(config.model_copy(update={"raw_format": "asign"}), layout.config)
+    recipe = {"step": "0_1_convert_raw", "settings": {}, "inputs": {}, "code": code}
     for sample in config.samples:
-        write_json(layout.recipe("0_1_convert_raw", sample, None), {"step": "0_1_convert_raw", "settings": {}, "inputs": {}, "code": code})
+        write_json(layout.recipe("0_1_convert_raw", sample, None), recipe)
 
 
 def take_as_made(layout: Layout, step: str) -> None:

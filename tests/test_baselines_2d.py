@@ -1,4 +1,4 @@
-"""2D baselines: ridge is the closed form, ST-Net's head starts at the mean, learns, and is stopped by held-out training labels."""
+"""2D baselines: ridge is the closed form; ST-Net's head starts at the mean, learns, and stops by held-out labels."""
 import dataclasses
 
 import numpy as np
@@ -17,13 +17,15 @@ def as_main_begins():
 
 
 def toy_layers():
-    """Two samples that train, and layers of a third: graphs, pools and the layers that are asked for."""
-    graphs = [layer for k, name in enumerate("ABT") for layer in layers_of(toy_graph(k, name))]
+    """Two samples that train, and layers of a third: graphs, pools and the layers that are predicted."""
+    graphs = []
+    for k, name in enumerate("ABT"):
+        graphs += layers_of(toy_graph(k, name))
     return graphs, [graph.has_label & (graph.sample != "T") for graph in graphs], graphs[-3:]
 
 
-def predict(graphs, pools, asked, seed=0):
-    return baselines_2d.stnet(graphs, pools, torch.cat([graph.feature for graph in asked]).numpy(), seed)
+def predict(graphs, pools, tested, seed=0):
+    return baselines_2d.stnet(graphs, pools, torch.cat([graph.feature for graph in tested]).numpy(), seed)
 
 
 def test_ridge_is_standardised_components_and_a_closed_form():
@@ -42,42 +44,48 @@ def test_ridge_is_standardised_components_and_a_closed_form():
 
 
 def test_both_beat_the_mean_on_another_sample():
-    graphs, pools, asked = toy_layers()
+    graphs, pools, tested = toy_layers()
     feature, label = (values.numpy() for values in baselines_2d.gather(graphs, pools))
-    query, truth = (torch.cat([getattr(graph, name) for graph in asked]).numpy() for name in ("feature", "label"))
-    error = lambda predicted: float(((predicted - truth) ** 2).mean())
-    assert max(error(predict(graphs, pools, asked)), error(baselines_2d.ridge(feature, label, query))) < 0.7 * error(label.mean(axis=0))
+    query = torch.cat([graph.feature for graph in tested]).numpy()
+    truth = torch.cat([graph.label for graph in tested]).numpy()
+
+    def error(predicted: np.ndarray) -> float:
+        return float(((predicted - truth) ** 2).mean())
+
+    of_both = error(predict(graphs, pools, tested)), error(baselines_2d.ridge(feature, label, query))
+    assert max(of_both) < 0.7 * error(label.mean(axis=0))
 
 
 def test_stnet_is_the_mean_of_all_training_labels_where_the_picture_says_nothing():
-    graphs, pools, asked = toy_layers()
+    graphs, pools, tested = toy_layers()
     generator = torch.Generator().manual_seed(0)
-    graphs = [dataclasses.replace(graph, feature=torch.randn(graph.feature.shape, generator=generator)) for graph in graphs]
+    noise = [torch.randn(graph.feature.shape, generator=generator) for graph in graphs]
+    graphs = [dataclasses.replace(graph, feature=one) for graph, one in zip(graphs, noise, strict=True)]
     mean = baselines_2d.gather(graphs, pools)[1].mean(dim=0).numpy()
-    assert np.allclose(predict(graphs, pools, asked), mean, atol=0.15)
+    assert np.allclose(predict(graphs, pools, tested), mean, atol=0.15)
 
 
 def test_held_out_labels_stop_stnet():
-    """The held-out sample says the opposite of the one that trains: nothing is learned, though on its own much would be."""
-    graphs, pools, asked = toy_layers()
+    """The held-out sample contradicts the training sample, so nothing is learned; alone the latter would teach much."""
+    graphs, pools, tested = toy_layers()
     against = [dataclasses.replace(graph, feature=-graph.feature) if graph.sample == "A" else graph for graph in graphs]
     mean = baselines_2d.gather(graphs, pools)[1].mean(dim=0).numpy()
-    assert np.allclose(predict(against, pools, asked), mean, atol=1e-6)
-    assert not np.allclose(predict(graphs, pools, asked), mean, atol=0.5)
+    assert np.allclose(predict(against, pools, tested), mean, atol=1e-6)
+    assert not np.allclose(predict(graphs, pools, tested), mean, atol=0.5)
 
 
 def test_labels_of_test_layers_enter_nothing_and_the_seed_decides():
-    graphs, pools, asked = toy_layers()
+    graphs, pools, tested = toy_layers()
     spoiled = [dataclasses.replace(graph, label=graph.label + 9) if graph.sample == "T" else graph for graph in graphs]
-    one = predict(graphs, pools, asked)
-    assert np.array_equal(one, predict(spoiled, pools, asked))
-    assert not np.array_equal(one, predict(graphs, pools, asked, seed=2))
+    one = predict(graphs, pools, tested)
+    assert np.array_equal(one, predict(spoiled, pools, tested))
+    assert not np.array_equal(one, predict(graphs, pools, tested, seed=2))
 
 
 def test_a_diverging_rate_is_not_chosen(monkeypatch):
-    graphs, pools, asked = toy_layers()
+    graphs, pools, tested = toy_layers()
     answers = []
     for rates in ((1e30, 0.003), (0.003,)):
         monkeypatch.setattr(baselines_2d, "LEARNING_RATES", rates)
-        answers.append(predict(graphs, pools, asked))
+        answers.append(predict(graphs, pools, tested))
     assert np.array_equal(*answers)

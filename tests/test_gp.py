@@ -1,32 +1,32 @@
-"""The Gaussian process and its views: against hand, against scikit-learn, and against leaks."""
+"""The Gaussian process: against hand, against scikit-learn, and against leaks."""
 import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
-from common.errors import DataError
 from models import gp
 from models.discs import discs
-from models.views import spot_views, surroundings
 
 PLAIN = gp.Kernel(position=0.8, position_length=1.7, image_length=1.5, stain_length=1.5, noise=0.3, rank=3)
 
 
 def toy(n_side: int = 10, n_genes: int = 20, noise: float = 0.3, seed: int = 0):
-    """A layer of n_side² spots whose expression follows three programmes; two looks show two of them. label, views."""
+    """A layer of n_side² spots whose expression follows three programmes, two of them visible in the image features.
+
+    Returns label and views.
+    """
     generator = np.random.default_rng(seed)
-    position = np.stack(np.meshgrid(np.arange(n_side), np.arange(n_side)), axis=-1).reshape(-1, 2) + generator.normal(0, 0.05, (n_side ** 2, 2))
-    blocks = generator.normal(0, 1, (n_side ** 2, 2))  # what only the looks tell
+    grid = np.stack(np.meshgrid(np.arange(n_side), np.arange(n_side)), axis=-1).reshape(-1, 2)
+    position = grid + generator.normal(0, 0.05, (n_side ** 2, 2))
+    blocks = generator.normal(0, 1, (n_side ** 2, 2))  # the two programmes of the image features
     programme = np.column_stack([np.sin(position[:, 0] / 2), blocks])
     label = -5 + np.linspace(-1, 1, n_genes) + programme @ np.random.default_rng(9).normal(0, 0.6, (3, n_genes))
     label = (label + generator.normal(0, noise, label.shape)).astype(np.float32)
-    looks = blocks @ np.random.default_rng(8).normal(0, 1, (2, 6)) + generator.normal(0, 0.1, (n_side ** 2, 6))
-    return label, {"position": position, "image": looks[:, :3], "stain": looks[:, 3:]}
+    features = blocks @ np.random.default_rng(8).normal(0, 1, (2, 6)) + generator.normal(0, 0.1, (n_side ** 2, 6))
+    return label, {"position": position, "image": features[:, :3], "stain": features[:, 3:]}
 
 
 def rows_of(views: dict, rows) -> dict:
@@ -57,8 +57,8 @@ def test_two_spots_by_hand():
 
 
 def test_every_part_of_the_kernel_by_hand():
-    kernel = gp.Kernel(position=1.0, position_length=2.0, image=0.3, image_length=1.5, stain=0.4, stain_length=0.5, near_image=0.6,
-                       near_stain=0.7, near_length=5.0)
+    kernel = gp.Kernel(position=1.0, position_length=2.0, image=0.3, image_length=1.5, stain=0.4, stain_length=0.5,
+                       near_image=0.6, near_stain=0.7, near_length=5.0)
     square = {"position": np.array([[4.0]]), "image": np.array([[2.0]]), "stain": np.array([[0.5]])}
     image, stain, wide = np.exp(-2 / 4.5), np.exp(-0.5 / 0.5), np.exp(-4 / 50)
     expected = np.exp(-4 / 8) + 0.3 * image + 0.4 * stain + wide * (0.6 * image + 0.7 * stain)
@@ -76,7 +76,8 @@ def test_agrees_with_scikit_learn():
     answer = gp.predict(process, target)
     score = (label[:60] - process.mean) @ process.basis.T
     noise = PLAIN.noise / gp.spot_weights(label[:60])
-    theirs = GaussianProcessRegressor(ConstantKernel(0.8) * RBF(1.7), alpha=noise, optimizer=None).fit(known["position"], score)
+    theirs = GaussianProcessRegressor(ConstantKernel(0.8) * RBF(1.7), alpha=noise, optimizer=None)
+    theirs.fit(known["position"], score)
     mean, sd = theirs.predict(target["position"], return_std=True)
     shrunk = np.array([np.linalg.lstsq(mean[:, [c]], answer["score"][:, c], rcond=None)[0][0] for c in range(3)])
     assert ((shrunk > -1e-9) & (shrunk < 1 + 1e-9)).all()  # one factor a component, no more
@@ -95,7 +96,8 @@ def test_hidden_in_closed_form_is_fitting_without():
     matrix = k[np.ix_(~hidden, ~hidden)] + np.diag(noise[~hidden])
     cross = k[np.ix_(hidden, ~hidden)]
     np.testing.assert_allclose(mean, cross @ np.linalg.solve(matrix, score[~hidden]), atol=1e-9)
-    np.testing.assert_allclose(variance, k[hidden, hidden] - (cross * np.linalg.solve(matrix, cross.T).T).sum(axis=1), atol=1e-9)
+    explained = (cross * np.linalg.solve(matrix, cross.T).T).sum(axis=1)
+    np.testing.assert_allclose(variance, k[hidden, hidden] - explained, atol=1e-9)
 
 
 # no leak ---------------------------------------------------------------------------------------------
@@ -128,7 +130,8 @@ def test_an_offset_of_one_known_layer_does_not_disturb_the_pattern():
     shifted = both + np.where(layer == 2, 1.0, 0.0).astype(np.float32)[:, None]
     kernel = dataclasses.replace(PLAIN, image=0.0, stain=0.0, near_image=0.0, near_stain=0.0)
     one, other = (gp.predict(gp.fit(y, views, layer, kernel), views, False)["score"] for y in (both, shifted))
-    np.testing.assert_allclose(np.abs(one), np.abs(other), rtol=0.02, atol=0.02)  # depth weights move a little, the sign of a direction is free
+    # depth weights change slightly, the sign of a direction is free
+    np.testing.assert_allclose(np.abs(one), np.abs(other), rtol=0.02, atol=0.02)
 
 
 # invariances -----------------------------------------------------------------------------------------
@@ -174,11 +177,14 @@ def test_same_seed_same_choice(fitted):
 
 
 # what it can do --------------------------------------------------------------------------------------
-def test_it_finds_out_which_view_tells(fitted):
-    """Two of three programmes show in the looks only: a process on position alone must lose."""
+def test_it_finds_the_informative_views(fitted):
+    """Two of three programmes are in the image features only: a process on position alone must be worse."""
     label, views, process = fitted
     fresh, fresh_views = toy(seed=1)
-    mse = lambda p, v: float(((gp.predict(p, v, False)["expression"] - fresh) ** 2).mean())
+
+    def mse(one: gp.GaussianProcess, at: dict[str, np.ndarray]) -> float:
+        return float(((gp.predict(one, at, False)["expression"] - fresh) ** 2).mean())
+
     only = {"position": fresh_views["position"]}
     alone = gp.fit(label, {"position": views["position"]})
     constant = float(((label.mean(axis=0) - fresh) ** 2).mean())
@@ -204,7 +210,7 @@ def test_a_second_known_layer_of_few_spots_does_no_harm():
     process = gp.fit(label, views, layer)
     assert np.isfinite(gp.predict(process, views)["sd"]).all()
     small, parts = np.repeat([1, 2], [10, 12]), [np.arange(22)]
-    draws = gp.draw_hidings(label[:22], views["position"][:22], small, parts, seed=0)  # neither is enough for the other: discs
+    draws = gp.draw_hidings(label[:22], views["position"][:22], small, parts, seed=0)  # both are too small: discs
     assert all(0 < draw.hidden.sum() < 22 for draw in draws)
     judged = gp.Hidings(label, views, layer, 0).errors(PLAIN)
     assert not np.isnan(judged).any()  # the large layer is judged too, by discs of it
@@ -213,7 +219,9 @@ def test_a_second_known_layer_of_few_spots_does_no_harm():
 def test_an_offset_between_halves_widens_the_intervals():
     label, views = toy()
     tilted = label + (views["position"][:, :1] > 4.5) * np.where(np.arange(20) % 2, 2.0, -2.0)
-    one, other = (gp.process.offset_variance(y, views, np.zeros(100, int), PLAIN, np.ones(3)) for y in (label, tilted.astype(np.float32)))
+    layer, shrinkage = np.zeros(100, int), np.ones(3)
+    one = gp.process.offset_variance(label, views, layer, PLAIN, shrinkage)
+    other = gp.process.offset_variance(tilted.astype(np.float32), views, layer, PLAIN, shrinkage)
     assert other > 3 * one
 
 
@@ -243,17 +251,19 @@ def test_discs_hide_their_share_and_only_candidates():
 def sections(sizes: list[int], apart: float, n_genes: int = 20):
     """Square sections side by side: label, views, layer."""
     parts = [toy(side, n_genes, seed=k) for k, side in enumerate(sizes)]
-    views = {name: np.concatenate([one[name] for _, one in parts]) for name in ("position", "image", "stain")}
+    views = {}
+    for name in ("position", "image", "stain"):
+        views[name] = np.concatenate([one[name] for _, one in parts])
     layer = np.repeat(np.arange(len(sizes)), [side ** 2 for side in sizes])
     views["position"][:, 0] += apart * layer
     return np.concatenate([label for label, _ in parts]), views, layer
 
 
 @pytest.mark.parametrize("sizes, apart, max_chunk", [
-    ([25, 25], 100.0, 1000), ([12, 12], 50.0, 150), ([12, 12], 6.0, 80), ([20, 3], 60.0, 100), ([14, 14, 14], 30.0, 100), ([14, 14], 0.0, 100),
-    ([20], 0.0, 50)])
+    ([25, 25], 100.0, 1000), ([12, 12], 50.0, 150), ([12, 12], 6.0, 80), ([20, 3], 60.0, 100),
+    ([14, 14, 14], 30.0, 100), ([14, 14], 0.0, 100), ([20], 0.0, 50)])
 def test_every_part_of_every_known_layer_is_judged(sizes, apart, max_chunk, monkeypatch):
-    """Apart, half over each other, one tiny, one above the other, alone: every spot was hidden with others of its part shown."""
+    """Apart, half overlapping, one tiny, one above the other, alone: every spot is hidden, with context in its part."""
     monkeypatch.setattr(gp.choice, "MAX_CHUNK", max_chunk)
     label, views, layer = sections(sizes, apart)
     hidings = gp.Hidings(label, views, layer, seed=0)
@@ -267,7 +277,7 @@ def test_every_part_of_every_known_layer_is_judged(sizes, apart, max_chunk, monk
 
 @pytest.mark.parametrize("apart, n_layer_draws", [(9.0, 2), (12.0, 2), (40.0, 0)])
 def test_a_layer_that_no_other_overlaps_is_judged_by_discs_of_it(apart, n_layer_draws):
-    """Far from all that is shown, the choice would learn nothing of position."""
+    """Far from all context, the choice would learn nothing about position."""
     label, views, layer = sections([10, 10], apart - 1)
     draws = gp.Hidings(label, views, layer, seed=0).draws
     whole = [draw for draw in draws if draw.hidden.sum() == 100 and len(set(layer[draw.hidden])) == 1]
@@ -280,89 +290,3 @@ def test_layers_that_overlap_are_judged_by_each_other_alone(monkeypatch):
     label, views, layer = sections([14, 14], 0.3)
     draws = gp.Hidings(label, views, layer, seed=0).draws
     assert len(draws) == 2 and all((draw.hidden == (layer == one)).all() for one, draw in enumerate(draws))
-
-
-# plausible data --------------------------------------------------------------------------------------
-@st.composite
-def stacks(draw):
-    """1 to 3 known layers of at least 20 spots together, with what real data have: few genes, constant ones, a feature alike, spots in one line."""
-    generator = np.random.default_rng(draw(st.integers(0, 10_000)))
-    sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=3).filter(lambda sizes: sum(sizes) >= 20))
-    n, n_genes = sum(sizes), draw(st.integers(1, 6))
-    layer, position = np.repeat(np.arange(len(sizes)), sizes), generator.uniform(0, 6, (n, 2))
-    shape = draw(st.sampled_from(["plane", "line", "apart"]))
-    if shape == "line":
-        position[:, 1] = 3.0
-    if shape == "apart":
-        position[:, 0] += 50 * layer
-    looks = {name: generator.normal(0, 1, (n, 3)) for name in draw(st.sampled_from([(), ("image",), ("image", "stain")]))}
-    if looks and draw(st.booleans()):
-        looks["image"][:] = 0
-    label = -4 + generator.normal(0, 1, (n, n_genes)) + np.sin(position[:, :1])
-    label[:, :draw(st.integers(0, n_genes))] = -5  # of a gene without a count
-    return label.astype(np.float32), {"position": position, **looks}, layer
-
-
-@settings(max_examples=40, deadline=None)
-@given(stacks(), st.integers(1, 12))
-def test_every_small_stack_gets_a_finite_answer_whatever_the_order_of_its_spots(stack, rank):
-    label, views, layer = stack
-    kernel = dataclasses.replace(PLAIN, rank=rank)
-    answer = gp.predict(gp.fit(label, views, layer, kernel), views)
-    assert all(np.isfinite(values).all() for values in answer.values())
-    order = np.random.default_rng(0).permutation(len(label))
-    again = gp.predict(gp.fit(label[order], rows_of(views, order), layer[order], kernel), views)
-    np.testing.assert_allclose(again["expression"], answer["expression"], atol=1e-3)
-    np.testing.assert_allclose(again["sd"], answer["sd"], atol=1e-3)
-
-
-@settings(max_examples=8, deadline=None)
-@given(stacks())
-def test_the_choice_of_a_kernel_never_fails(stack):
-    label, views, layer = stack
-    answer = gp.predict(gp.fit(label, views, layer), views)
-    assert all(np.isfinite(values).all() for values in answer.values())
-
-
-@pytest.mark.parametrize("spoil", [
-    pytest.param(lambda label, views: label.fill(-5), id="no gene varies"),
-    pytest.param(lambda label, views: views["position"].fill(0), id="all spots in one place"),
-    pytest.param(lambda label, views: views["position"].__setitem__((slice(None), 0), 0), id="one column of spots"),
-    pytest.param(lambda label, views: views["position"].__setitem__(slice(50, None), views["position"][:50]), id="two spots in each place"),
-    pytest.param(lambda label, views: (views["image"].fill(0), views["stain"].fill(0)), id="all spots look alike")])
-def test_data_without_variation_get_a_finite_answer(spoil):
-    label, views = toy()
-    spoil(label, views)
-    answer = gp.predict(gp.fit(label, views, kernel=PLAIN), views)
-    assert all(np.isfinite(values).all() for values in answer.values())
-
-
-def test_one_gene_and_the_fewest_spots():
-    label, views = toy()
-    for n_spots, n_genes in ((100, 1), (20, 20), (10, 3)):
-        known = rows_of(views, slice(0, n_spots))
-        answer = gp.predict(gp.fit(label[:n_spots, :n_genes], known), views)
-        assert answer["expression"].shape == (100, n_genes) and np.isfinite(answer["sd"]).all()
-    for n_spots in (1, 2, 9):
-        with pytest.raises(DataError, match=f"{n_spots} known spots.*at least 10"):
-            gp.fit(label[:n_spots], rows_of(views, slice(0, n_spots)))
-
-
-# views -----------------------------------------------------------------------------------------------
-def test_surroundings_average_the_own_layer():
-    position = np.array([[0.0, 0], [1, 0], [0, 0], [50, 0]])
-    matrix = surroundings(position, np.array([2, 2, 1, 1])).toarray()
-    near = np.exp(-0.5)
-    np.testing.assert_allclose(matrix, [[1 / (1 + near), near / (1 + near), 0, 0], [near / (1 + near), 1 / (1 + near), 0, 0],
-                                        [0, 0, 1, 0], [0, 0, 0, 1]])
-
-
-def test_views_forget_a_slides_own_stain():
-    generator = np.random.default_rng(0)
-    position, layer = generator.uniform(0, 8, (80, 2)), np.arange(80) // 40
-    feature = generator.normal(0, 1, (80, 30))
-    stained = np.where((layer == 1)[:, None], 3 * feature - 5, feature)
-    one, other = (spot_views(position, layer, {"image": values, "stain": values[:, :20]}) for values in (feature, stained))
-    assert one["image"].shape == (80, 60) and one["stain"].shape == (80, 40)  # of 30 and 20 features: no more components than these
-    for name in one:
-        np.testing.assert_allclose(one[name], other[name], atol=1e-4)

@@ -4,8 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from toys import toy_graph
 
 from models import gp, known_spots
@@ -62,7 +61,7 @@ def thinned(monkeypatch):
     return graph, left_out
 
 
-def test_a_spot_left_out_is_neither_shown_nor_asked_and_its_label_enters_nothing(thinned):
+def test_a_spot_left_out_is_neither_context_nor_query_and_its_label_enters_nothing(thinned):
     graph, left_out = thinned
     model = three_d.build_model([graph], {"T": graph.in_layers([1])}, Settings(members=2)).eval()
     for member in model.members:
@@ -72,11 +71,11 @@ def test_a_spot_left_out_is_neither_shown_nor_asked_and_its_label_enters_nothing
     answers = []
     for one in (graph, spoiled):
         process = fit_process(one, [1], KERNEL)
-        question = Known(one, one.in_layers([1]).numpy(), process, model).question()
-        assert not set(question.rows.tolist()) & set(np.flatnonzero(left_out))
-        assert len(question.rows) == graph.n_spots - 24
-        assert (~question.asked).sum() == 40 == len(process.views["position"])
-        assert model(prepare(one, model.projection), question).shape[0] == graph.n_spots - 24
+        episode = Known(one, one.in_layers([1]).numpy(), process, model).whole_sample()
+        assert not set(episode.rows.tolist()) & set(np.flatnonzero(left_out))
+        assert len(episode.rows) == graph.n_spots - 24
+        assert (~episode.query).sum() == 40 == len(process.views["position"])
+        assert model(prepare(one, model.projection), episode).shape[0] == graph.n_spots - 24
         answers.append((three_d.predict(model, one, process, [1], CPU, with_sd=True),
                         gaussian_process(one, process)["expression"]))
     (answer, of_process), (again, _) = answers
@@ -92,8 +91,9 @@ def test_what_is_left_out_is_said_once_for_known_and_for_training(thinned):
     other = dataclasses.replace(toy_graph(1), sample="A")
     folds = make_folds({"A": [1, 2, 3], "T": [1, 2, 3]}, {"A": [1], "T": [1]}, [["A"], ["T"]])
     lines = left_out_lines([graph, other], {"A": [1], "T": [1]}, folds)
-    facts = [(name, part) for name in ("T:", "A:") for part in ("40 of 64 known", "40 of 192 training")]
-    assert len(lines) == 4 and all(all(fact in line for fact in two) for line, two in zip(lines, facts))
+    counts = ["40 of 64 known", "40 of 192 training"] * 2
+    for line, sample, count in zip(lines, ["T:", "T:", "A:", "A:"], counts, strict=True):
+        assert sample in line and count in line
 
 
 def test_nothing_is_said_or_left_out_below_the_limit():

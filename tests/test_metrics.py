@@ -1,8 +1,7 @@
-"""Metrics and floors: values by hand, and the properties the README promises."""
+"""Metrics and baselines: values by hand, and the properties the README promises."""
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import sparse
 from scipy.stats import pearsonr, spearmanr
 
@@ -60,7 +59,8 @@ def test_ceiling_predicts_the_score_of_the_truth():
 
 def test_ceiling_falls_with_depth():
     rate = np.exp(np.random.default_rng(0).normal(1, 1, (100, 30)))
-    deep, shallow = (metrics.noise_ceiling(np.random.default_rng(1).poisson(rate * depth), normalise) for depth in (20, 0.3))
+    counts = [np.random.default_rng(1).poisson(rate * depth) for depth in (20, 0.3)]
+    deep, shallow = (metrics.noise_ceiling(one, normalise) for one in counts)
     assert shallow["pcc_gene"] < deep["pcc_gene"] <= 1
 
 
@@ -68,7 +68,7 @@ LABEL = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 8.0]])
 POSITION = np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
 
 
-def test_floors_by_hand():
+def test_baselines_by_hand():
     query = np.array([[0.1, 0.0], [4.0, 4.0]])
     assert baselines.mean(LABEL, 2).tolist() == [[2, 4], [2, 4]]
     assert baselines.nearest(LABEL, POSITION, query).tolist() == [[0, 1], [4, 8]]
@@ -89,12 +89,14 @@ def test_similarity_is_the_cosine_weighted_mean_of_the_most_similar():
 
 @given(st.floats(-100, 100), st.floats(-100, 100))
 @settings(max_examples=25, deadline=None)
-def test_moving_the_whole_stack_changes_no_floor(dx, dy):
+def test_moving_the_whole_stack_changes_no_baseline(dx, dy):
     generator = np.random.default_rng(0)
-    position, query, label = generator.uniform(0, 8, (40, 2)), generator.uniform(0, 8, (9, 2)), generator.normal(size=(40, 3))
+    position, query = generator.uniform(0, 8, (40, 2)), generator.uniform(0, 8, (9, 2))
+    label = generator.normal(size=(40, 3))
     moved = np.array([dx, dy])
-    for floor in (baselines.nearest, baselines.kernel):
-        assert np.allclose(floor(label, position, query), floor(label, position + moved, query + moved), atol=1e-6)
+    for baseline in (baselines.nearest, baselines.kernel):
+        one, other = baseline(label, position, query), baseline(label, position + moved, query + moved)
+        assert np.allclose(one, other, atol=1e-6)
 
 
 def test_a_spot_far_from_every_known_one_gets_a_finite_kernel_prediction():

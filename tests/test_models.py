@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from toys import permuted, toy_graph
 
 from models import edges, gp
@@ -29,7 +28,7 @@ CPU = torch.device("cpu")
 def fresh_model(graph: SampleGraph, seed: int = 0, **options) -> MSAGNet:
     pools = {graph.sample: graph.in_layers([1])}
     model = three_d.build_model([graph], pools, Settings(seed=seed, members=2, **options)).eval()
-    with torch.no_grad():  # the heads start at zero; give them something to say
+    with torch.no_grad():  # the heads start at zero
         for member in model.members:
             for head in member.levels.heads.values():
                 head[1].weight.normal_(generator=torch.Generator().manual_seed(1))
@@ -109,7 +108,8 @@ def test_information_travels_one_edge_a_depth():
     x = torch.randn(4, 8)
     moved = x.clone()
     moved[0] = torch.randn(8)
-    change = (gat(moved, edges, torch.ones(3, 1)) - gat(x, edges, torch.ones(3, 1))).abs().amax(dim=2)  # (4 nodes, 3 depths)
+    ones = torch.ones(3, 1)
+    change = (gat(moved, edges, ones) - gat(x, edges, ones)).abs().amax(dim=2)  # (4 nodes, 3 depths)
     assert (change > 1e-6).tolist() == [[True] * 3, [True] * 3, [False, True, True], [False, False, True]]
 
 
@@ -147,59 +147,64 @@ def test_transformer_uses_the_parent_and_changes_no_input():
 # the 3D graph ----------------------------------------------------------------------------------------
 @given(st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
-def test_an_asked_spot_hears_the_nearest_shown_of_any_layer(seed):
+def test_a_query_spot_has_edges_from_the_nearest_context_of_any_layer(seed):
     generator = np.random.default_rng(seed)
-    position, layer, asked = generator.uniform(0, 6, (40, 2)), generator.integers(0, 3, 40), generator.random(40) < 0.5
-    asked[:2] = True, False
-    pairs, kind = edges.spot_edges(position, layer, asked)
+    position, layer, query = generator.uniform(0, 6, (40, 2)), generator.integers(0, 3, 40), generator.random(40) < 0.5
+    query[:2] = True, False
+    pairs, kind = edges.spot_edges(position, layer, query)
     source, target = pairs
     assert (source != target).all() and len(np.unique(pairs, axis=1).T) == len(kind)
-    assert not asked[source[kind == edges.SHOWN_ASKED]].any() and asked[target[kind == edges.SHOWN_ASKED]].all()
-    for kinds, group in ((edges.ASKED_ASKED, asked), (edges.SHOWN_SHOWN, ~asked)):
+    assert not query[source[kind == edges.CONTEXT_QUERY]].any() and query[target[kind == edges.CONTEXT_QUERY]].all()
+    for kinds, group in ((edges.QUERY_QUERY, query), (edges.CONTEXT_CONTEXT, ~query)):
         assert group[pairs[:, kind == kinds]].all() and (layer[source] == layer[target])[kind == kinds].all()
-    one = np.flatnonzero(asked)[0]
-    shown = np.flatnonzero(~asked)
-    distance = np.linalg.norm(position[shown] - position[one], axis=1)
-    expected = shown[distance <= np.sort(distance)[:edges.N_NEAREST][-1] * (1 + edges.TIE)]
-    assert set(source[(target == one) & (kind == edges.SHOWN_ASKED)]) == set(expected)
+    one = np.flatnonzero(query)[0]
+    context = np.flatnonzero(~query)
+    distance = np.linalg.norm(position[context] - position[one], axis=1)
+    expected = context[distance <= np.sort(distance)[:edges.N_NEAREST][-1] * (1 + edges.TIE)]
+    assert set(source[(target == one) & (kind == edges.CONTEXT_QUERY)]) == set(expected)
 
 
 def test_on_a_lattice_the_order_of_spots_decides_nothing():
     grid = np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), axis=-1).reshape(-1, 2)
-    asked, layer, order = np.arange(36) % 4 == 0, np.zeros(36, int), np.random.default_rng(0).permutation(36)
-    pairs, _ = edges.spot_edges(grid, layer, asked)
-    others, _ = edges.spot_edges(grid[order], layer, asked[order])
+    query, layer, order = np.arange(36) % 4 == 0, np.zeros(36, int), np.random.default_rng(0).permutation(36)
+    pairs, _ = edges.spot_edges(grid, layer, query)
+    others, _ = edges.spot_edges(grid[order], layer, query[order])
     assert {tuple(pair) for pair in pairs.T} == {tuple(order[pair]) for pair in others.T}
     inner, _ = edges.spot_edges(grid, layer, np.zeros(36, bool))
     assert (inner[1] == 14).sum() == 8  # four at 1, four as near as the sixth
 
 
-def test_nothing_leads_from_an_asked_to_a_shown_spot():
+def test_no_edge_leads_from_a_query_to_a_context_spot():
     graph = toy_graph()
-    asked = (graph.layer != 1).numpy()
-    (source, target), _ = edges.spot_edges(graph.position.numpy(), graph.layer.numpy(), asked)
-    assert not (asked[source] & ~asked[target]).any()
+    query = (graph.layer != 1).numpy()
+    (source, target), _ = edges.spot_edges(graph.position.numpy(), graph.layer.numpy(), query)
+    assert not (query[source] & ~query[target]).any()
 
 
 # imputation ------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def imputer():
     generator = np.random.default_rng(0)
-    views = {"position": generator.uniform(0, 8, (60, 2)), "image": generator.normal(0, 1, (60, 3)), "stain": generator.normal(0, 1, (60, 2))}
-    return Imputer(gp.Kernel(), views, generator.uniform(0.5, 2, 60), generator.normal(0, 1, (60, 2)), np.array([0.9, 0.5]))
+    views = {"position": generator.uniform(0, 8, (60, 2)), "image": generator.normal(0, 1, (60, 3)),
+             "stain": generator.normal(0, 1, (60, 2))}
+    noise, score = generator.uniform(0.5, 2, 60), generator.normal(0, 1, (60, 2))
+    return Imputer(gp.Kernel(), views, noise, score, np.array([0.9, 0.5]))
 
 
 def test_an_episode_is_a_fit_to_the_rest(imputer):
-    """What the network is given about hidden spots: as if they had never been known."""
+    """Hidden spots are imputed as if they had never been known."""
     hidden = np.arange(60) % 5 == 0
-    rest = Imputer(gp.Kernel(), {name: view[~hidden] for name, view in imputer.views.items()}, imputer.noise[~hidden], imputer.score[~hidden], imputer.shrinkage)
-    np.testing.assert_allclose(imputer.hidden(np.flatnonzero(hidden)), rest.targets({name: view[hidden] for name, view in imputer.views.items()}), atol=1e-9)
+    known = {name: view[~hidden] for name, view in imputer.views.items()}
+    others = {name: view[hidden] for name, view in imputer.views.items()}
+    rest = Imputer(gp.Kernel(), known, imputer.noise[~hidden], imputer.score[~hidden], imputer.shrinkage)
+    np.testing.assert_allclose(imputer.hidden(np.flatnonzero(hidden)), rest.targets(others), atol=1e-9)
 
 
 def test_labels_of_hidden_spots_are_not_in_what_is_imputed(imputer):
     hidden = np.arange(60) % 5 == 0
-    other = Imputer(gp.Kernel(), imputer.views, imputer.noise, np.where(hidden[:, None], 1e3, imputer.score), imputer.shrinkage)
-    np.testing.assert_allclose(imputer.hidden(np.flatnonzero(hidden)), other.hidden(np.flatnonzero(hidden)), atol=1e-6)
+    score, rows = np.where(hidden[:, None], 1e3, imputer.score), np.flatnonzero(hidden)
+    other = Imputer(gp.Kernel(), imputer.views, imputer.noise, score, imputer.shrinkage)
+    np.testing.assert_allclose(imputer.hidden(rows), other.hidden(rows), atol=1e-6)
 
 
 def test_blocks_are_the_whole(imputer, monkeypatch):
@@ -212,29 +217,32 @@ def test_blocks_are_the_whole(imputer, monkeypatch):
 def test_variance_is_0_at_a_noiseless_spot_and_1_far_away(imputer):
     sure = Imputer(gp.Kernel(), imputer.views, np.full(60, 1e-9), imputer.score, imputer.shrinkage)
     assert sure.targets(imputer.views)[:, -1].max() < 1e-6
-    np.testing.assert_allclose(sure.targets({name: view + 1e3 for name, view in imputer.views.items()})[:, -1], 1, atol=1e-9)
+    far_away = {name: view + 1e3 for name, view in imputer.views.items()}
+    np.testing.assert_allclose(sure.targets(far_away)[:, -1], 1, atol=1e-9)
 
 
 def test_parts_of_a_kernel():
     square = {"position": np.array([[9.0]]), "image": np.array([[1.0]]), "stain": np.array([[2.0]])}
     far = {**square, "position": np.array([[1e9]])}
     unlike = {**square, "image": np.array([[1e9]]), "stain": np.array([[1e9]])}
-    place, looks = part_of(gp.Kernel(), "position"), part_of(gp.Kernel(), "looks")
+    place, features = part_of(gp.Kernel(), "position"), part_of(gp.Kernel(), "image_features")
     assert gp.covariance(place, square) == gp.covariance(place, unlike) > gp.covariance(place, far)
-    assert gp.covariance(looks, square) == gp.covariance(looks, far) > gp.covariance(looks, unlike)
+    assert gp.covariance(features, square) == gp.covariance(features, far) > gp.covariance(features, unlike)
 
 
 # losses ----------------------------------------------------------------------------------------------
 def test_losses_by_hand():
     predicted, label = torch.tensor([[1.0, 2, 3], [3, 2, 1]]), torch.tensor([[2.0, 4, 6], [1, 2, 3]])
     assert one_minus_pcc(predicted, label).item() == pytest.approx((0 + 2) / 2, abs=1e-6)
-    assert spot_loss(predicted, label, 0.25).item() == pytest.approx(0.75 * (1 + 4 + 9 + 4 + 0 + 4) / 6 + 0.25 * 1, abs=1e-6)
+    expected = 0.75 * (1 + 4 + 9 + 4 + 0 + 4) / 6 + 0.25 * 1
+    assert spot_loss(predicted, label, 0.25).item() == pytest.approx(expected, abs=1e-6)
     assert one_minus_pcc(predicted[:0], label[:0]).item() == 0
 
 
 def test_pcc_loss_agrees_with_the_golden_pieces():
     with np.load(ROOT / "tests" / "golden" / "pieces.npz") as golden:
-        predicted, label, expected = (torch.from_numpy(np.asarray(golden[name], np.float32)) for name in ("pred", "target", "pcc"))
+        pieces = [np.asarray(golden[name], np.float32) for name in ("pred", "target", "pcc")]
+    predicted, label, expected = (torch.from_numpy(piece) for piece in pieces)
     assert one_minus_pcc(predicted, label).item() == pytest.approx(1 - expected.item(), abs=1e-5)
 
 
@@ -253,8 +261,9 @@ def test_moving_and_turning_the_sample_changes_nothing():
     graph = toy_graph()
     model, process = fresh_model(graph), process_of(graph)
     turned = dataclasses.replace(graph, position=graph.position @ torch.tensor([[0.6, -0.8], [0.8, 0.6]]) + 100)
-    np.testing.assert_allclose(three_d.predict(model, graph, process, [1], CPU)["expression"],
-                               three_d.predict(model, turned, process_of(turned), [1], CPU)["expression"], atol=0.05)  # other discs
+    one = three_d.predict(model, graph, process, [1], CPU)["expression"]
+    other = three_d.predict(model, turned, process_of(turned), [1], CPU)["expression"]
+    np.testing.assert_allclose(one, other, atol=0.05)  # other discs
 
 
 def test_every_level_of_the_image_reaches_the_spot_unless_left_out():
@@ -278,8 +287,8 @@ def test_each_part_that_is_left_out_changes_the_answer():
         assert all(np.abs(one - other).max() > 1e-4 for other in answers[:k]), k
 
 
-def test_an_untrained_network_says_what_imputation_says():
-    """Mix starts as the whole kernel, the heads at zero: what the network does is what it has learned on top."""
+def test_an_untrained_network_predicts_the_imputation():
+    """Mix starts as the whole kernel, the heads at zero: training adds a correction."""
     graph = toy_graph()
     model = three_d.build_model([graph], {graph.sample: graph.in_layers([1])}, Settings(members=2)).eval()
     process, target = fit_process(graph, [1], gp.Kernel(rank=8)), (graph.layer != 1).numpy()
@@ -287,23 +296,28 @@ def test_an_untrained_network_says_what_imputation_says():
     np.testing.assert_allclose(answer[target], gaussian_process(graph, process)["expression"][target], atol=1e-4)
 
 
-def test_the_gate_mixes_imputation_and_network_and_can_be_left_out():
+def test_the_imputed_share_mixes_imputation_and_network_and_can_be_left_out():
     graph = toy_graph()
     process, target = process_of(graph), (graph.layer != 1).numpy()
     imputed = gaussian_process(graph, process)["expression"][target]
-    mixed, network = (three_d.predict(fresh_model(graph, without=without), graph, process, [1], CPU)["expression"][target] for without in ((), ("gate",)))
+    models = [fresh_model(graph, without=without) for without in ((), ("gate",))]
+    mixed, network = (three_d.predict(model, graph, process, [1], CPU)["expression"][target] for model in models)
     np.testing.assert_allclose(mixed, 0.75 * imputed + 0.25 * network, atol=1e-5)
 
 
-def test_a_shown_spot_brings_its_label_and_an_asked_one_does_not():
+def test_a_context_spot_brings_its_label_and_a_query_spot_does_not():
     graph = toy_graph()
     model = fresh_model(graph)
     known = Known(graph, graph.in_layers([1]).numpy(), process_of(graph), model)
-    sample, question = prepare(graph, model.projection), known.question()
-    base = model(sample, question)
-    shown, asked = (torch.where(rows)[0][0] for rows in (~question.asked, question.asked))
-    change = lambda row: (model(sample, dataclasses.replace(question, z=question.z.index_fill(0, row, 3.0))) - base).abs().max().item()
-    assert change(shown) > 1e-3 and change(asked) == 0
+    sample, episode = prepare(graph, model.projection), known.whole_sample()
+    base = model(sample, episode)
+    context, query = (torch.where(rows)[0][0] for rows in (~episode.query, episode.query))
+
+    def change(row: torch.Tensor) -> float:
+        changed = dataclasses.replace(episode, z=episode.z.index_fill(0, row, 3.0))
+        return (model(sample, changed) - base).abs().max().item()
+
+    assert change(context) > 1e-3 and change(query) == 0
 
 
 def test_projection_keeps_image_and_stain_apart():
@@ -313,4 +327,5 @@ def test_projection_keeps_image_and_stain_apart():
     projection = Projection.fit(feature, {"backbone": 44, "stain": 6}, generator)
     out = projection(feature, {"backbone": 44, "stain": 6})
     assert out.shape == (200, 44 + 6)
-    assert torch.allclose(out[:, 44:], projection(torch.cat([torch.zeros(200, 44), feature[:, 44:]], dim=1), {"backbone": 44, "stain": 6})[:, 44:], atol=1e-5)
+    stain_alone = torch.cat([torch.zeros(200, 44), feature[:, 44:]], dim=1)
+    assert torch.allclose(out[:, 44:], projection(stain_alone, {"backbone": 44, "stain": 6})[:, 44:], atol=1e-5)

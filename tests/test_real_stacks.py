@@ -17,7 +17,7 @@ from common.gene_list import read_gene_list
 from common.io import write_h5ad, write_picture, write_table
 from common.layout import Layout, RunLayout, background_beside
 from common.normalisation import normalise
-from training.settings import Settings
+from training import settings
 
 
 def load():
@@ -42,15 +42,19 @@ def test_coverage_of_normal_errors_is_what_the_intervals_say(tmp_path):
 
 
 def test_table_gives_mean_and_sd_over_seeds():
-    rows = pd.DataFrame([{"stack": "X", "seed": seed, "without": "", "method": "msagnet", "mse": 0.2 + 0.1 * seed, "seconds": 10.0} for seed in (0, 1, 2)]
-                        + [{"stack": "X", "seed": 0, "without": "levels", "method": "msagnet", "mse": 0.5}])
-    lines = real_stacks.table(rows).splitlines()
-    assert lines[2] == "| X | msagnet | 0.3000 ± 0.1000 | 10.0 | 3 |" and lines[3] == "| X | msagnet without levels | 0.5000 |  | 1 |"
+    rows = []
+    for seed in (0, 1, 2):
+        rows.append({"stack": "X", "seed": seed, "without": "", "method": "msagnet", "mse": 0.2 + 0.1 * seed,
+                     "seconds": 10.0})
+    rows.append({"stack": "X", "seed": 0, "without": "levels", "method": "msagnet", "mse": 0.5})
+    lines = real_stacks.table(pd.DataFrame(rows)).splitlines()
+    assert lines[2] == "| X | msagnet | 0.3000 ± 0.1000 | 10.0 | 3 |"
+    assert lines[3] == "| X | msagnet without levels | 0.5000 |  | 1 |"
 
 
 def test_a_sample_without_images_is_imputed_from_its_array_positions(tmp_path, monkeypatch):
-    """Two layers of one smooth pattern whose arrays do not start at the same place: the network finds the pattern again."""
-    monkeypatch.setattr(real_stacks, "Settings", functools.partial(Settings, max_iterations=20, members=1))
+    """Two layers of one smooth pattern whose arrays start at different places: the network finds the pattern again."""
+    monkeypatch.setattr(settings, "Settings", functools.partial(settings.Settings, max_iterations=20, members=1))
     folder = tmp_path / "her2st"
     for name in ("ST-cnts", "ST-spotfiles"):
         (folder / name).mkdir(parents=True)
@@ -58,14 +62,17 @@ def test_a_sample_without_images_is_imputed_from_its_array_positions(tmp_path, m
     for layer, shift in ((1, 0), (2, 7)):
         x, y = (one.ravel() for one in np.meshgrid(np.arange(10), np.arange(10)))
         rate = np.exp(2 + np.outer(np.sin(x / 2), np.linspace(-1, 1, 30)) + np.linspace(0, 2, 30))
-        counts = pd.DataFrame(generator.poisson(rate), index=[f"{a + shift}x{b + shift}" for a, b in zip(x, y)], columns=[f"G{k}" for k in range(30)])
+        barcodes = [f"{a + shift}x{b + shift}" for a, b in zip(x, y, strict=True)]
+        counts = pd.DataFrame(generator.poisson(rate), index=barcodes, columns=[f"G{k}" for k in range(30)])
         with gzip.open(folder / "ST-cnts" / f"S{layer}.tsv.gz", "wt") as file:
             counts.to_csv(file, sep="\t")
-        spots = pd.DataFrame({"x": x + shift, "y": y + shift, "new_x": x, "new_y": y, "pixel_x": x * 272.0, "pixel_y": y * 272.0, "selected": 1})
+        spots = pd.DataFrame({"x": x + shift, "y": y + shift, "new_x": x, "new_y": y, "pixel_x": x * 272.0,
+                              "pixel_y": y * 272.0, "selected": 1})
         spots.to_csv(folder / "ST-spotfiles" / f"S{layer}_selection.tsv", sep="\t", index=False)
     rows = {row["method"]: row for row in real_stacks.run_counts(argparse.Namespace(raw_path=tmp_path), "S", 0)}
     assert set(rows) == {"mean", "nearest", "kernel", "gp", "msagnet"} and rows["mean"]["pcc_gene"] == 0
-    assert rows["msagnet"]["mse"] < min(rows["mean"]["mse"], rows["nearest"]["mse"]) and rows["msagnet"]["pcc_gene"] > 0.5
+    assert rows["msagnet"]["mse"] < min(rows["mean"]["mse"], rows["nearest"]["mse"])
+    assert rows["msagnet"]["pcc_gene"] > 0.5
 
 
 # hidden layers ---------------------------------------------------------------------------------------
@@ -78,11 +85,11 @@ def test_of_a_hidden_layer_the_image_alone_is_left(tmp_path):
     write_table(there.genes, pd.DataFrame({"gene": ["G2", "G1"]}))
     write_table(there.background, pd.DataFrame({"gene": ["G3", "G1"], "rank": [1, 2], "mean": 0.0}))
     there.config.write_text("dataset: d\npitch_px: 10\ngenes_from: all\nsamples: {S: {layers: [1, 2]}}\n")
-    hidden_layers.hide_layers(there.root, new.root, "S", 1, 50.0)  # its layer 1 must be gone when layer 2 is the known one
+    hidden_layers.hide_layers(there.root, new.root, "S", 1, 50.0)  # its layer 1 must be gone when layer 2 is known
     hidden_layers.hide_layers(there.root, new.root, "S", 2, 50.0)
     files = {str(path.relative_to(new.root)) for path in new.root.rglob("*") if not path.is_dir()}
-    assert files == {"dataset.yaml", "genes.csv", "background.csv", "imgs/S/1.png", "imgs/S/2.png", "location/S/2.csv", "counts/S/2.h5ad",
-                     hidden_layers.MADE_HERE}
+    assert files == {"dataset.yaml", "genes.csv", "background.csv", "imgs/S/1.png", "imgs/S/2.png",
+                     "location/S/2.csv", "counts/S/2.h5ad", hidden_layers.MADE_HERE}
     config = load_config(new.config)
     assert config.samples["S"].known_layers == [2] and config.grid_pitch_um == 50 and config.layers_of("S") == [1, 2]
     assert read_gene_list(Path(config.genes)) == ["G2", "G1"]
@@ -105,7 +112,8 @@ def test_counting_variance_is_that_of_poisson_counts():
     counts = np.random.default_rng(0).poisson(mean, (100_000, 4))
     found = hidden_layers.counting_variance(np.log(mean / mean.sum())[None], np.array([mean.sum() + 4]))
     assert found[0] == pytest.approx(normalise(counts).var(axis=0), rel=0.1)
-    assert hidden_layers.counting_variance(np.zeros((1, 4)), np.array([4.0])).max() == 0, "a spot without counts has no noise"
+    without_counts = hidden_layers.counting_variance(np.zeros((1, 4)), np.array([4.0]))
+    assert without_counts.max() == 0, "a spot without counts has no noise"
 
 
 def test_quarters_of_confidence():
@@ -127,13 +135,15 @@ def counted(monkeypatch) -> list[int]:
         made.append(seed)
         return [{"stack": "HER2-C", "seed": seed, "without": "", "method": "mean", "mse": 0.5}]
 
-    monkeypatch.setattr(real_stacks, "cases_of", lambda args: [("HER2-C", seed, "", functools.partial(work, seed)) for seed in (0, 1)])
+    cases = [("HER2-C", seed, "", functools.partial(work, seed)) for seed in (0, 1)]
+    monkeypatch.setattr(real_stacks, "cases_of", lambda args: cases)
     return made
 
 
 def test_rows_of_other_code_are_made_again(tmp_path, monkeypatch, capsys, counted):
     args = argparse.Namespace(part="stacks", save_path=tmp_path)
-    write_table(tmp_path / "stacks.csv", pd.DataFrame({"stack": "HER2-C", "seed": [0, 1], "without": "", "method": "mean", "mse": 9.0}))  # no code
+    without_code = {"stack": "HER2-C", "seed": [0, 1], "without": "", "method": "mean", "mse": 9.0}
+    write_table(tmp_path / "stacks.csv", pd.DataFrame(without_code))
     assert real_stacks.run(args) == 0 and counted == [0, 1]
     assert "stacks.csv: 2 of 2 rows are of other code" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "stacks.csv")
@@ -143,8 +153,9 @@ def test_rows_of_other_code_are_made_again(tmp_path, monkeypatch, capsys, counte
     assert real_stacks.run(args) == 0 and counted == [0, 1, 0, 1] and "2 of 2 rows" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", ["main_3d.py", "predict_3d.py", "models/gp/process.py", "data_preprocessing/records.py", "benchmarks/hidden_layers.py",
-                                    "registration/Step2_registration_ANTs.py", "data_preprocessing/readers/her2st.py"])
+@pytest.mark.parametrize("script", [
+    "main_3d.py", "predict_3d.py", "models/gp/process.py", "data_preprocessing/records.py",
+    "benchmarks/hidden_layers.py", "registration/Step2_registration_ANTs.py", "data_preprocessing/readers/her2st.py"])
 def test_a_row_depends_on_every_script_that_made_it(monkeypatch, script):
     before, read = real_stacks.code_of_rows(), Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"# other" if path == ROOT / script else b""))

@@ -32,21 +32,28 @@ def edges_of(adjacency: torch.Tensor) -> torch.Tensor:
 
 def forward(golden: dict, model: reference.Reference | None = None) -> tuple[torch.Tensor, ...]:
     model = model or reference.from_state(state_of(golden), heads=4)[0]
-    features = [golden[name] for name in ("region_feature_of_spot", "global_feature_of_spot", "region_features", "global_features")]
+    names = ("region_feature_of_spot", "global_feature_of_spot", "region_features", "global_features")
+    features = [golden[name] for name in names]
     edges = [edges_of(golden[name]) for name in ("adjacency", "region_adjacency", "global_adjacency")]
     with torch.no_grad():
         return model(*features, *edges, golden.get("known_labels"))
 
 
 def toy(seed: int = 0, n: int = 60, n_genes: int = 6, width: int = 16) -> reference.ReferenceGraph:
-    """n spots, 6 regions, 2 globals; labels that the region's feature shows."""
+    """Graph of n spots, 6 regions, 2 globals; the region's feature determines the labels."""
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)
-    some = lambda n_nodes, n_edges: torch.randint(0, n_nodes, (2, n_edges), generator=generator)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def some(n_nodes: int, n_edges: int) -> torch.Tensor:
+        return torch.randint(0, n_nodes, (2, n_edges), generator=generator)
+
     region, region_of_spot = draw(6, width), torch.arange(n) % 6
     region_label = region[:, :n_genes] - 3
     return reference.ReferenceGraph(
-        region_feature=region, global_feature=draw(2, width), region_of_spot=region_of_spot, global_of_spot=torch.arange(n) % 2,
+        region_feature=region, global_feature=draw(2, width),
+        region_of_spot=region_of_spot, global_of_spot=torch.arange(n) % 2,
         spot_edges=some(n, 4 * n), region_edges=some(6, 20), global_edges=some(2, 2),
         label=region_label[region_of_spot] + 0.1 * draw(n, n_genes),
         region_label=region_label, global_label=draw(2, n_genes), region_in_loss=torch.ones(6, dtype=torch.bool),
@@ -58,14 +65,15 @@ def quick_train(graph: reference.ReferenceGraph, pool: torch.Tensor, **options) 
 
 
 def same(one: reference.Reference, other: reference.Reference) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 # fidelity --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_outputs_are_the_golden_ones(dimension):
     golden = read_golden(f"model_{dimension}")
-    for level, out in zip(("spot", "region", "global"), forward(golden)):
+    for level, out in zip(("spot", "region", "global"), forward(golden), strict=True):
         torch.testing.assert_close(out, golden[f"out_{level}"], atol=1e-5, rtol=0)
 
 
@@ -110,11 +118,12 @@ def test_a_released_checkpoint_is_read_and_what_never_acts_is_listed(dimension, 
     write_pt(tmp_path / "best.pt", state)
     model, listed = reference_recipe.read_checkpoint(tmp_path / "best.pt", heads=4)
     torch.testing.assert_close(forward(golden, model)[0], golden["out_spot"], atol=1e-5, rtol=0)
-    assert {"encoder.conv1.weight", "gene_head_512.0.bias", "transformer.encoder_layer.norm1.weight", "gat_layer_224.0.att_weight",
-            "cross_attention_512.query_proj.weight"} <= set(listed)
+    assert {"encoder.conv1.weight", "gene_head_512.0.bias", "transformer.encoder_layer.norm1.weight",
+            "gat_layer_224.0.att_weight", "cross_attention_512.query_proj.weight"} <= set(listed)
     assert ("lstm_512.0.bias_hh_l0" in listed) == (dimension == "2d")
     acting = {name for name in state if name not in listed}
-    for name in ("alpha", "cross_attention_512.value_proj.weight", "transformer.positional_encoding", "gene_head_250.1.bias"):
+    for name in ("alpha", "cross_attention_512.value_proj.weight", "transformer.positional_encoding",
+                 "gene_head_250.1.bias"):
         assert (name in acting) == (name in state)
 
 
@@ -174,7 +183,11 @@ def test_the_recipe_is_51_epochs_of_128_spots_and_seeded():
     rates = []
     graphs = [toy(0, n=140, width=4, n_genes=4), toy(1, width=4, n_genes=4)]
     pools = [torch.ones(len(graph.label), dtype=torch.bool) for graph in graphs]
-    model = reference.train(graphs, pools, True, heads=2, log=lambda iteration, values: rates.append(values["train/lr"]))
+
+    def log(iteration: int, values: dict[str, float]) -> None:
+        rates.append(values["train/lr"])
+
+    model = reference.train(graphs, pools, True, heads=2, log=log)
     assert np.allclose(rates, 0.001 * (1 - np.arange(51 * 3) / (51 * 3)) ** 0.9)
     assert same(quick_train(graphs[1], pools[1]), quick_train(graphs[1], pools[1]))
     assert not same(quick_train(graphs[1], pools[1]), quick_train(graphs[1], pools[1], seed=1))
@@ -186,7 +199,8 @@ def test_known_labels_reach_their_neighbours_only_in_3d():
     nobody, first = torch.zeros(60, dtype=torch.bool), torch.arange(60) == 0
     for three_d in (True, False):
         model = quick_train(graph, ~first, three_d=three_d)
-        change = (reference.predict(model, graph, first) - reference.predict(model, graph, nobody)).abs().amax(dim=1) > 1e-6
+        with_label, without = (reference.predict(model, graph, known) for known in (first, nobody))
+        change = (with_label - without).abs().amax(dim=1) > 1e-6
         assert torch.where(change)[0].tolist() == ([0, 1] if three_d else [])
 
 

@@ -11,7 +11,7 @@ from toys import layers_of, toy_graph
 from common.config import absent_of_folds
 from common.device import start_torch
 from common.errors import DataError
-from evaluation.scores import floor_predictions
+from evaluation.scores import baseline_predictions
 from models import gp
 from models.discs import discs
 from training import three_d, two_d
@@ -35,7 +35,8 @@ def as_main_3d_begins():
 def spoiled(graph, known):
     """The same graph with the labels of all layers but the known ones replaced by noise (spots, regions, globals)."""
     def noise(label, keep):
-        return torch.where(keep.unsqueeze(1), label, torch.randn(label.shape, generator=torch.Generator().manual_seed(5)) * 30)
+        other = torch.randn(label.shape, generator=torch.Generator().manual_seed(5)) * 30
+        return torch.where(keep.unsqueeze(1), label, other)
     keep = torch.tensor(known)
     return dataclasses.replace(graph, label=noise(graph.label, graph.in_layers(known)),
                                region_label=noise(graph.region_label, torch.isin(graph.region_layer, keep)),
@@ -49,7 +50,7 @@ def test_target_labels_enter_nothing():
     for one in (graph, spoiled(graph, [1])):
         process = fit_process(one, [1])
         model = three_d.train([one], {"T": one.in_layers([1])}, {"T": process}, QUICK, CPU)
-        classical = floor_predictions(one, [1], no_overlap(one)) | gaussian_process(one, process, with_sd=True)
+        classical = baseline_predictions(one, [1], no_overlap(one)) | gaussian_process(one, process, with_sd=True)
         results.append((three_d.predict(model, one, process, [1], CPU)["expression"], model.state_dict(), classical))
     assert np.array_equal(results[0][0], results[1][0])
     assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
@@ -72,7 +73,8 @@ class OneDevice(TorchDispatchMode):
     """An operation on tensors of two devices raises, as on a GPU; copies and indices from the CPU are allowed."""
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        devices = {one.device.type for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor) and one.dim()}
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor) and one.dim()]
+        devices = {one.device.type for one in tensors}
         if len(devices) > 1 and not str(operation).startswith(("aten.copy_", "aten.index.")):
             raise RuntimeError(f"{operation} on {sorted(devices)}")
         return operation(*args, **(kwargs or {}))
@@ -96,9 +98,11 @@ def one_step_on_meta(monkeypatch, train):
 def test_training_leaves_no_tensor_on_the_cpu(monkeypatch):
     graph = toy_graph()
     process = fit_process(graph, [1], KERNEL)
-    assert one_step_on_meta(monkeypatch, lambda device: three_d.train([graph], {"T": graph.in_layers([1])}, {"T": process}, QUICK, device)) == ["meta"] * 2
-    layers = layers_of(graph)
-    assert one_step_on_meta(monkeypatch, lambda device: two_d.train(layers, [one.has_label for one in layers], QUICK, device)) == ["meta"] * 2
+    pools, layers = {"T": graph.in_layers([1])}, layers_of(graph)
+    used = [one.has_label for one in layers]
+    in_3d = one_step_on_meta(monkeypatch, lambda device: three_d.train([graph], pools, {"T": process}, QUICK, device))
+    in_2d = one_step_on_meta(monkeypatch, lambda device: two_d.train(layers, used, QUICK, device))
+    assert in_3d == in_2d == ["meta"] * 2
 
 
 def no_overlap(graph):
@@ -110,21 +114,28 @@ def test_same_seed_same_model_and_another_seed_another():
     graph = toy_graph()
     pools = {"T": graph.in_layers([1])}
     process = fit_process(graph, [1], KERNEL)
-    one, two, other = (three_d.predict(three_d.train([graph], pools, {"T": process}, dataclasses.replace(QUICK, seed=seed), CPU), graph, process, [1],
-                                        CPU)["expression"] for seed in (3, 3, 4))
+    predicted = []
+    for seed in (3, 3, 4):
+        model = three_d.train([graph], pools, {"T": process}, dataclasses.replace(QUICK, seed=seed), CPU)
+        predicted.append(three_d.predict(model, graph, process, [1], CPU)["expression"])
+    one, two, other = predicted
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
 def test_it_learns_more_than_the_mean_and_the_nearest_spot():
     graph = toy_graph(noise=0.5)
     process = fit_process(graph, [1], KERNEL)
-    model = three_d.train([graph], {"T": graph.in_layers([1])}, {"T": process}, dataclasses.replace(QUICK, max_iterations=100), CPU)
+    settings = dataclasses.replace(QUICK, max_iterations=100)
+    model = three_d.train([graph], {"T": graph.in_layers([1])}, {"T": process}, settings, CPU)
     target = graph.in_layers([2, 3]).numpy()
-    error = lambda predicted: float(((predicted - graph.label.numpy())[target] ** 2).mean())
-    floors = floor_predictions(graph, [1], no_overlap(graph))
+
+    def error(predicted: np.ndarray) -> float:
+        return float(((predicted - graph.label.numpy())[target] ** 2).mean())
+
+    baselines = baseline_predictions(graph, [1], no_overlap(graph))
     untrained = three_d.build_model([graph], {"T": graph.in_layers([1])}, QUICK)
     answers = [three_d.predict(one, graph, process, [1], CPU)["expression"] for one in (model, untrained)]
-    assert error(answers[0]) < min(error(floors["mean"]), error(floors["nearest"]), error(answers[1]))
+    assert error(answers[0]) < min(error(baselines["mean"]), error(baselines["nearest"]), error(answers[1]))
 
 
 def test_nan_stops_with_a_message():
@@ -174,18 +185,19 @@ def test_discs_hide_the_share_and_are_compact():
 
 
 def test_a_spot_in_the_loss_is_hidden_from_what_the_network_reads(monkeypatch):
-    """The labels of the spots in the loss are in no input of that step: neither shown nor in what was imputed."""
+    """The labels of the spots in the loss are in no input of that step: neither in the context nor imputed."""
     graph, seen = toy_graph(), []
     original = three_d.episode_loss
 
-    def watch(model, member, lesson, episode, mean, learned, *rest):
-        seen.append((episode, learned))
-        return original(model, member, lesson, episode, mean, learned, *rest)
+    def watch(model, member, training, episode, mean, in_loss, *rest):
+        seen.append((episode, in_loss))
+        return original(model, member, training, episode, mean, in_loss, *rest)
     monkeypatch.setattr(three_d, "episode_loss", watch)
     three_d.train([graph], {"T": graph.in_layers([1])}, {"T": fit_process(graph, [1], KERNEL)}, QUICK, CPU)
     assert len(seen) == 60
-    for episode, learned in seen:
-        assert len(learned) and episode.asked[learned].all() and (episode.z[episode.asked] == 0).all() and (episode.imputed[~episode.asked] == 0).all()
+    for episode, in_loss in seen:
+        assert len(in_loss) and episode.query[in_loss].all()
+        assert (episode.z[episode.query] == 0).all() and (episode.imputed[~episode.query] == 0).all()
         assert (graph.layer[episode.rows] == 1).all()
 
 
@@ -204,8 +216,8 @@ def test_folds_give_a_test_sample_only_its_known_layers():
 
 @pytest.mark.parametrize("folds, groups", [
     ([["C", "A"], ["B", "X"], ["Y"]], [["A", "C"], ["B"]]), ("leave_one_out", [["A"], ["B"], ["C"], ["D"], ["E"]]),
-    (2, [["A", "B", "C"], ["D", "E"]]), (9, [["A"], ["B"], ["C"], ["D"], ["E"]]), (None, [list("ABCDE")]), (1, [list("ABCDE")]),
-    ([["A", "B"], ["X"]], [list("ABCDE")])])
+    (2, [["A", "B", "C"], ["D", "E"]]), (9, [["A"], ["B"], ["C"], ["D"], ["E"]]),
+    (None, [list("ABCDE")]), (1, [list("ABCDE")]), ([["A", "B"], ["X"]], [list("ABCDE")])])
 def test_groups_held_out_together(folds, groups):
     assert groups_of(list("EDCBA"), folds) == groups
 

@@ -21,7 +21,9 @@ QUICK = Settings(max_iterations=30, members=2)
 
 def stack() -> tuple[list, list]:
     """Two samples that train and one that is tested: graphs of single layers, and the labels that may be used."""
-    graphs = [layer for k, name in enumerate("ABT") for layer in layers_of(toy_graph(k, name))]
+    graphs = []
+    for k, name in enumerate("ABT"):
+        graphs += layers_of(toy_graph(k, name))
     return graphs, [graph.has_label if graph.sample != "T" else torch.zeros_like(graph.has_label) for graph in graphs]
 
 
@@ -37,43 +39,49 @@ def test_a_test_layer_is_predicted_from_its_picture_far_better_than_by_the_mean(
 
 def test_labels_of_test_layers_enter_nothing():
     graphs, pools = stack()
-    spoiled = [dataclasses.replace(graph, label=graph.label + 7 * torch.randn_like(graph.label), region_label=-graph.region_label,
-                                   global_label=graph.global_label * 0) if graph.sample == "T" else graph for graph in graphs]
+    spoiled = list(graphs)
+    for k, graph in enumerate(graphs):
+        if graph.sample == "T":
+            spoiled[k] = dataclasses.replace(graph, label=graph.label + 7 * torch.randn_like(graph.label),
+                                             region_label=-graph.region_label, global_label=graph.global_label * 0)
     predicted = []
     for some in (graphs, spoiled):
         model = two_d.train(some, pools, QUICK, CPU)
         predicted.append([two_d.predict(model, graph, CPU) for graph in some])
-    assert all(np.array_equal(one, other) for one, other in zip(*predicted))
+    assert all(np.array_equal(one, other) for one, other in zip(*predicted, strict=True))
 
 
 def test_the_order_of_the_spots_does_not_matter():
     graphs, pools = stack()
     model = two_d.train(graphs, pools, QUICK, CPU)
     graph, order = graphs[-1], torch.randperm(graphs[-1].n_spots, generator=torch.Generator().manual_seed(0))
-    assert np.allclose(two_d.predict(model, permuted(graph, order), CPU), two_d.predict(model, graph, CPU)[order.numpy()], atol=1e-5)
+    one, other = two_d.predict(model, permuted(graph, order), CPU), two_d.predict(model, graph, CPU)
+    assert np.allclose(one, other[order.numpy()], atol=1e-5)
 
 
-def test_every_level_of_the_picture_is_looked_at():
+def test_every_level_of_the_image_changes_the_prediction():
     graphs, pools = stack()
     model = two_d.train(graphs, pools, QUICK, CPU)
     graph = graphs[-1]
     before = two_d.predict(model, graph, CPU)
     for name in ("feature", "region_feature", "global_feature"):
         value = getattr(graph, name)
-        changed = dataclasses.replace(graph, **{name: value + torch.randn(value.shape, generator=torch.Generator().manual_seed(1))})
+        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+        changed = dataclasses.replace(graph, **{name: value + noise})
         assert np.abs(two_d.predict(model, changed, CPU) - before).max() > 1e-4, name
 
 
 @pytest.mark.parametrize("kept, coarse", [("ABT", "sample"), ("A", "layer"), ("1", "disc")])
 def test_what_stops_a_member_is_the_coarsest_thing_that_can_be_held_out(kept, coarse):
     graphs, _ = stack()
-    graphs[-1] = dataclasses.replace(graphs[-1], label=graphs[-1].label[:50], has_label=graphs[-1].has_label[:50])  # layers are not of one size
+    last = graphs[-1]
+    graphs[-1] = dataclasses.replace(last, label=last.label[:50], has_label=last.has_label[:50])  # of another size
     used = [graph.sample in kept or (kept == "1" and k == 0) for k, graph in enumerate(graphs)]
-    pools = [graph.has_label & use for graph, use in zip(graphs, used)]
+    pools = [graph.has_label & use for graph, use in zip(graphs, used, strict=True)]
     held_units = set()
     for member in range(3):
         learn, held = two_d.split(graphs, pools, member, seed=0)
-        for pool, one, other in zip(pools, learn, held):
+        for pool, one, other in zip(pools, learn, held, strict=True):
             assert torch.equal(one | other, pool) and not (one & other).any()
         assert any(one.any() for one in learn) and any(one.any() for one in held)
         touched = [k for k, one in enumerate(held) if one.any()]
@@ -93,7 +101,7 @@ def test_a_patch_that_holds_a_spot_held_out_is_not_in_the_loss():
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
     pool[torch.where(graph.region_of_spot == 2)[0][0]] = False
     model = two_d.build_model([graph], [pool], QUICK, None)
-    regions, globals_ = two_d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None).patches
+    regions, globals_ = two_d.make_training_layer(graph, pool, prepare(graph, model.projection), CPU, None).patches
     assert regions.tolist() == [0, 1, 3] and globals_.tolist() == []
 
 
@@ -101,18 +109,21 @@ def test_the_loss_is_the_published_one():
     graph = layers_of(toy_graph(0))[0]
     pool = torch.ones(graph.n_spots, dtype=torch.bool)
     model = two_d.build_model([graph], [pool], QUICK, None)
-    lesson, spots, member = two_d.make_lesson(graph, pool, prepare(graph, model.projection), CPU, None), torch.arange(5), model.members[0].eval()
+    layer = two_d.make_training_layer(graph, pool, prepare(graph, model.projection), CPU, None)
+    spots, member = torch.arange(5), model.members[0].eval()
     torch.nn.init.normal_(member.levels.heads["spot"][1].weight)
     torch.nn.init.normal_(member.levels.heads["region"][1].weight)
-    total, _ = two_d.layer_loss(model, member, lesson, spots, 0.0, None)
+    total, _ = two_d.layer_loss(model, member, layer, spots, 0.0, None)
     torch.manual_seed(0)
-    out = member(lesson.sample, lesson.edges, lesson.edge_attr)
-    expression = lesson.mean + model.residual(out["spot"])[spots]
-    region, global_ = (lesson.mean + model.level_offset[k] + model.residual(out[level]) for k, level in enumerate(("region", "global")))
+    out = member(layer.sample, layer.edges, layer.edge_attr)
+    expression = layer.mean + model.residual(out["spot"])[spots]
+    region = layer.mean + model.level_offset[0] + model.residual(out["region"])
+    global_ = layer.mean + model.level_offset[1] + model.residual(out["global"])
     label = graph.label[spots]
     expected = (0.75 * ((expression - label) ** 2).mean() + 0.1 * one_minus_pcc(expression, label)
                 + 0.1 * (one_minus_pcc(region, graph.region_label) + one_minus_pcc(global_, graph.global_label))
-                + 0.1 * (one_minus_pcc(region[graph.region_of_spot[spots]], label) + one_minus_pcc(global_[graph.global_of_spot[spots]], label)))
+                + 0.1 * (one_minus_pcc(region[graph.region_of_spot[spots]], label)
+                         + one_minus_pcc(global_[graph.global_of_spot[spots]], label)))
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -141,7 +152,8 @@ class Tiny(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 16, stride=16), torch.nn.BatchNorm2d(6), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 16, stride=16), torch.nn.BatchNorm2d(6),
+                                        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
 
     def forward(self, x):
         return self.body(x)

@@ -1,4 +1,4 @@
-"""What passes the network at a time: a sample, some of its spots shown with their label, others asked for theirs."""
+"""The network's input in one pass: a sample, its context spots with their label, and its query spots."""
 from dataclasses import fields, replace
 
 import numpy as np
@@ -21,14 +21,19 @@ LAYER_EPISODE_SHARE = 0.75
 def prepare(graph: SampleGraph, projection: Projection) -> Sample:
     """Project the features once (on the CPU)."""
     with torch.no_grad():
-        spot_x, region_x, global_x = (projection(x, graph.feature_sets) for x in (graph.feature, graph.region_feature, graph.global_feature))
-    around = torch.from_numpy(surroundings(graph.position.numpy(), graph.layer.numpy()) @ spot_x.double().numpy())  # (n, n_components)
+        spot_x = projection(graph.feature, graph.feature_sets)  # (n, n_components)
+        region_x = projection(graph.region_feature, graph.feature_sets)
+        global_x = projection(graph.global_feature, graph.feature_sets)
+    average = surroundings(graph.position.numpy(), graph.layer.numpy())  # (n, n)
+    around = torch.from_numpy(average @ spot_x.double().numpy())  # (n, n_components)
     if around.shape[1]:
         around = around / around[:, 0].std().clamp_min(1e-12)
     return Sample(
         spot_x=spot_x, around_x=around.float(), region_x=region_x, global_x=global_x, position=graph.position,
-        spot_region_keys=graph.region_keys[graph.region_of_spot], spot_global_keys=graph.global_keys[graph.global_of_spot],
-        region_of_spot=graph.region_of_spot, global_of_spot=graph.global_of_spot, global_of_region=graph.global_of_region,
+        spot_region_keys=graph.region_keys[graph.region_of_spot],
+        spot_global_keys=graph.global_keys[graph.global_of_spot],
+        region_of_spot=graph.region_of_spot, global_of_spot=graph.global_of_spot,
+        global_of_region=graph.global_of_region,
         region_edges=graph.region_edges, region_edge_attr=graph.region_edge_attr,
         global_edges=graph.global_edges, global_edge_attr=graph.global_edge_attr)
 
@@ -39,46 +44,52 @@ def to_device(batch, device: torch.device):
 
 
 class Known:
-    """The known spots of a sample: their means, coefficients, and what they say of others."""
+    """The known spots of a sample: their means, their coefficients, and the imputation from them."""
 
     def __init__(self, graph: SampleGraph, pool: np.ndarray, process: gp.GaussianProcess, model: MSAGNet):
-        """pool: (n,) bool, spots whose label may be used; not all are, of very many (models/known_spots.py)."""
+        """pool: (n,) bool, spots whose label may be used; of very many, a part is used (models/known_spots.py)."""
         self.graph, views = graph, graph.views
         used = known_spots.used(graph, pool)
         self.rows, self.left_out = np.flatnonzero(used), pool & ~used  # (m,), (n,) bool
         self.layer = graph.layer.numpy()[self.rows]  # (m,)
         label = graph.label.numpy()[self.rows].astype(np.float64)
         residual, _ = gp.centred(label, self.layer, np.ones(len(label), bool))
-        self.layer_mean = {one: label[self.layer == one].mean(axis=0) for one in np.unique(self.layer).tolist()}  # (n_genes,) each
+        self.layer_mean = {}  # (n_genes,) each
+        for one in np.unique(self.layer).tolist():
+            self.layer_mean[one] = label[self.layer == one].mean(axis=0)
         self.z = model.coefficients(torch.from_numpy(residual).float().to(model.basis.device)).cpu()  # (m, rank)
         shared = model.basis.cpu().double().numpy() @ process.basis.T  # (rank, rank of the process)
-        self.imputer = Imputer(process.kernel, {name: view[self.rows] for name, view in views.items()},
-                               process.kernel.noise / gp.spot_weights(label), self.z.double().numpy(), (shared ** 2) @ process.shrinkage)
+        noise = process.kernel.noise / gp.spot_weights(label)  # (m,)
+        self.imputer = Imputer(process.kernel, {name: view[self.rows] for name, view in views.items()}, noise,
+                               self.z.double().numpy(), (shared ** 2) @ process.shrinkage)
 
-    def mean_of(self, shown: np.ndarray) -> Tensor:
-        """Mean of the means of the layers that have a shown spot. shown: (m,) bool -> (n_genes,)."""
-        return torch.from_numpy(np.mean([self.layer_mean[one] for one in np.unique(self.layer[shown]).tolist()], axis=0)).float()
+    def mean_of(self, context: np.ndarray) -> Tensor:
+        """Mean of the means of the layers that have a context spot: (n_genes,). context: (m,) bool."""
+        means = [self.layer_mean[one] for one in np.unique(self.layer[context]).tolist()]
+        return torch.from_numpy(np.mean(means, axis=0)).float()
 
     def episode(self, hidden: np.ndarray) -> Episode:
-        """The known spots alone, some hidden: (m,) bool."""
+        """The known spots alone, the hidden ones as query. hidden: (m,) bool."""
         imputed = torch.zeros(len(self.rows), self.imputer.width)
         imputed[torch.from_numpy(hidden)] = torch.from_numpy(self.imputer.hidden(np.flatnonzero(hidden))).float()
-        return self._episode(self.rows, hidden, torch.where(torch.from_numpy(hidden).unsqueeze(1), 0.0, self.z), imputed)
+        z = torch.where(torch.from_numpy(hidden).unsqueeze(1), 0.0, self.z)  # (m, rank)
+        return self._episode(self.rows, hidden, z, imputed)
 
-    def question(self) -> Episode:
-        """All spots of the sample but those left out: the known ones shown, the others asked."""
+    def whole_sample(self) -> Episode:
+        """All spots of the sample but those left out: the known ones as context, the others as query."""
         rows = np.flatnonzero(~self.left_out)
-        asked = ~np.isin(rows, self.rows)
+        query = ~np.isin(rows, self.rows)
         z, imputed = torch.zeros(len(rows), self.z.shape[1]), torch.zeros(len(rows), self.imputer.width)
-        z[torch.from_numpy(~asked)] = self.z
-        if asked.any():
-            targets = {name: view[rows[asked]] for name, view in self.graph.views.items()}
-            imputed[torch.from_numpy(asked)] = torch.from_numpy(self.imputer.targets(targets)).float()
-        return self._episode(rows, asked, z, imputed)
+        z[torch.from_numpy(~query)] = self.z
+        if query.any():
+            targets = {name: view[rows[query]] for name, view in self.graph.views.items()}
+            imputed[torch.from_numpy(query)] = torch.from_numpy(self.imputer.targets(targets)).float()
+        return self._episode(rows, query, z, imputed)
 
-    def _episode(self, rows: np.ndarray, asked: np.ndarray, z: Tensor, imputed: Tensor) -> Episode:
-        pairs, kind = edges.spot_edges(self.graph.views["position"][rows], self.graph.layer.numpy()[rows], asked)
-        return Episode(torch.from_numpy(rows), torch.from_numpy(asked), z, imputed, torch.from_numpy(pairs), torch.from_numpy(kind))
+    def _episode(self, rows: np.ndarray, query: np.ndarray, z: Tensor, imputed: Tensor) -> Episode:
+        pairs, kind = edges.spot_edges(self.graph.views["position"][rows], self.graph.layer.numpy()[rows], query)
+        return Episode(rows=torch.from_numpy(rows), query=torch.from_numpy(query), z=z, imputed=imputed,
+                       edges=torch.from_numpy(pairs), kind=torch.from_numpy(kind))
 
 
 def draw_hidden(position: np.ndarray, layer: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,10 @@ from models.sample import SampleGraph
 
 @dataclass(frozen=True)
 class Fold:
-    """Who trains and who is scored. A test sample gives its known layers to training, every other sample all its labelled layers."""
+    """Training and test data of one fold.
+
+    Of a test sample the known layers train, of every other sample all labelled layers.
+    """
     index: int
     test_samples: list[str]
     training_layers: dict[str, list[int]]  # sample -> layers whose labels train
@@ -22,8 +25,11 @@ class Fold:
 
 
 def groups_of(samples: list[str], folds: list[list[str]] | int | str | None) -> list[list[str]]:
-    """Which samples are held out together: the config's groups as far as they are there, N parts of the sorted samples, or each alone; one group of
-    all samples if there are no folds or less than two groups."""
+    """Which samples are held out together.
+
+    folds: the config's groups (absent samples are dropped), a number of parts of the sorted samples, or
+    'leave_one_out'. One group of all samples if there are no folds or fewer than two groups.
+    """
     samples = sorted(samples)
     if folds == "leave_one_out":
         folds = len(samples)
@@ -35,9 +41,16 @@ def groups_of(samples: list[str], folds: list[list[str]] | int | str | None) -> 
 
 
 def make_folds(labelled: dict[str, list[int]], known: dict[str, list[int]], groups: list[list[str]]) -> list[Fold]:
-    """labelled, known: {sample: layers with counts, those that are given}; groups: groups_of()."""
-    return [Fold(index=k, test_samples=group,
-                 training_layers={name: known[name] if name in group else labelled[name] for name in sorted(labelled)},
-                 known_layers={name: known[name] for name in group},
-                 target_layers={name: [layer for layer in labelled[name] if layer not in known[name]] for name in group})
-            for k, group in enumerate(groups)]
+    """One fold per group of groups_of().
+
+    labelled: {sample: layers with counts}; known: {sample: known layers}.
+    """
+    folds = []
+    for k, group in enumerate(groups):
+        targets = {}
+        for name in group:
+            targets[name] = [layer for layer in labelled[name] if layer not in known[name]]
+        training = {name: known[name] if name in group else labelled[name] for name in sorted(labelled)}
+        folds.append(Fold(index=k, test_samples=group, training_layers=training,
+                          known_layers={name: known[name] for name in group}, target_layers=targets))
+    return folds

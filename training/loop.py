@@ -20,10 +20,10 @@ NOISE_FACTORS = {"spot_x": 1.0, "around_x": 1.0, "region_x": 2.0, "global_x": 4.
 
 def optimise(network: nn.Module, loss_at: Callable, settings: Settings, log: Callable | None = None, start: int = 0,
              validate: Callable | None = None) -> None:
-    """Train in place. The weights kept are their running average: at the end, or where validate(network) is least.
+    """Train in place. The weights kept are their running average: at the end, or where validate(network) is lowest.
 
-    loss_at(iteration) -> (loss, {name: its parts}, name of what was learned from); log(start + iteration, {name: value}). Raises FloatingPointError if
-    the loss is not finite.
+    loss_at(iteration) -> (loss, {name: its parts}, name of the training data); log(start + iteration, {name: value}).
+    Raises FloatingPointError if the loss is not finite.
     """
     optimizer = make_optimizer(network, settings)
     average, best = copy.deepcopy(network), (np.inf, None)
@@ -41,7 +41,7 @@ def optimise(network: nn.Module, loss_at: Callable, settings: Settings, log: Cal
         optimizer.step()
         decay = min(settings.averaging, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
-            for kept, now in zip(average.parameters(), network.parameters()):
+            for kept, now in zip(average.parameters(), network.parameters(), strict=True):
                 kept.lerp_(now, 1 - decay)
         if log and iteration % LOG_EVERY == 0:
             log(start + iteration, {"train/loss": loss.item(), "train/lr": learning_rate(settings, iteration), **parts})
@@ -60,22 +60,28 @@ def learning_rate(settings: Settings, iteration: int) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Of a network; an encoder inside it, which has learned already, takes steps smaller by ENCODER_LR_SHARE."""
-    groups = [{"params": [value for name, value in model.named_parameters() if name.startswith("encoder.") == pretrained], "scale": scale}
-              for pretrained, scale in ((False, 1.0), (True, ENCODER_LR_SHARE))]
-    groups = [group for group in groups if group["params"]]
+    """The optimiser of a network; the learning rate of its pretrained encoder is smaller by ENCODER_LR_SHARE."""
+    groups = []
+    for pretrained, scale in ((False, 1.0), (True, ENCODER_LR_SHARE)):
+        params = [value for name, value in model.named_parameters() if name.startswith("encoder.") == pretrained]
+        if params:
+            groups.append({"params": params, "scale": scale})
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.base_lr, momentum=0.9, weight_decay=1e-4)
     return torch.optim.AdamW(groups, lr=settings.base_lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def check_labelled(who: str, n_spots: int, layers: str) -> None:
-    """Raises DataError if that is too few to learn from."""
+    """Raises DataError if these are too few spots for training."""
     if n_spots < MIN_LABELLED_SPOTS:
-        raise DataError(who, f"{n_spots} labelled spots on {layers}", f"at least {MIN_LABELLED_SPOTS}", "give others, with counts and image; see status.json")
+        raise DataError(who, f"{n_spots} labelled spots on {layers}", f"at least {MIN_LABELLED_SPOTS}",
+                        "give others, with counts and image; see status.json")
 
 
 def with_noise(sample: Sample, sd: float) -> Sample:
-    """Gaussian noise on features and positions: no two steps see the same numbers."""
-    noisy = {name: getattr(sample, name) + sd * factor * torch.randn_like(getattr(sample, name)) for name, factor in NOISE_FACTORS.items()}
+    """The sample with Gaussian noise on features and positions, new in every step."""
+    noisy = {}
+    for name, factor in NOISE_FACTORS.items():
+        value = getattr(sample, name)
+        noisy[name] = value + sd * factor * torch.randn_like(value)
     return replace(sample, position=sample.position + JITTER_PITCHES * torch.randn_like(sample.position), **noisy)

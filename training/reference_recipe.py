@@ -1,8 +1,9 @@
-"""The released network (models/reference.py) on our graphs, trained by its own recipe: `--method reference` of main.py and main_3d.py.
+"""The released network (models/reference.py) on our graphs, trained by its own recipe: `--method reference`.
 
-It reads the features of regions and globals, the edges, and labels of the pool. It differs from the released training in what it may see: no label
-of a target layer trains it or stops it. As released, the features pass an untrained random linear map to `width` numbers (released: 1024), but ONE map for all layers.
-The Transformer has 36 width^2 parameters: 1024 is for a GPU. A narrow one moves less in the recipe's few small steps, down to not learning the mean level.
+It reads the features of regions and globals, the edges, and labels of the pool. Unlike in the released training, no
+label of a target layer trains or stops it. As released, an untrained random linear map takes the features to `width`
+numbers (released: 1024), but it is ONE map for all layers. The Transformer has 36 width² parameters: 1024 needs a GPU.
+A narrow network learns less in the recipe's few small steps; a very narrow one does not reach the mean level.
 """
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,7 @@ from common.errors import DataError
 from common.io import read_pt
 from common.lattice import nearest_on_lattice
 from models import reference
-from models.reference import (
-    Reference,
-    from_state,
-)
+from models.reference import Reference, from_state
 from models.sample import SampleGraph
 from training.multi_level import patches_of
 
@@ -27,7 +25,7 @@ K_NEAREST_2D = 8
 
 
 def draw_projection(n_features: int, width: int, seed: int) -> Tensor:
-    """(n_features, width): of standardised features it makes numbers of variance 1. width: a multiple of the 8 heads."""
+    """Random map (n_features, width) of standardised features to variance 1. width: a multiple of the 8 heads."""
     return torch.randn(n_features, width, generator=torch.Generator().manual_seed(seed)) / n_features ** 0.5
 
 
@@ -37,30 +35,39 @@ def reference_graph(graph: SampleGraph, pool: Tensor, projection: Tensor, three_
     Spot edges in 3D are the graph's own; in 2D the 8 nearest on the array (column, row as they are counted), directed.
     """
     regions, globals_ = patches_of(graph, pool)
-    spot_edges = graph.spot_edges if three_d else torch.from_numpy(np.stack(nearest_on_lattice(graph.array.astype(float), K_NEAREST_2D)))
+    if three_d:
+        spot_edges = graph.spot_edges
+    else:
+        spot_edges = torch.from_numpy(np.stack(nearest_on_lattice(graph.array.astype(float), K_NEAREST_2D)))
     return reference.ReferenceGraph(
         region_feature=graph.region_feature @ projection, global_feature=graph.global_feature @ projection,
         region_of_spot=graph.region_of_spot, global_of_spot=graph.global_of_spot, spot_edges=spot_edges,
-        region_edges=graph.region_edges, global_edges=graph.global_edges, label=graph.label, region_label=graph.region_label,
-        global_label=graph.global_label, region_in_loss=regions, global_in_loss=globals_)
+        region_edges=graph.region_edges, global_edges=graph.global_edges, label=graph.label,
+        region_label=graph.region_label, global_label=graph.global_label,
+        region_in_loss=regions, global_in_loss=globals_)
 
 
 def train(graphs: list[SampleGraph], pools: list[Tensor], three_d: bool, width: int, seed: int, device: torch.device,
           log: Callable | None = None) -> tuple[reference.Reference, Tensor]:
     """The network and the projection of its features.
 
-    graphs: samples (3D) or layers (2D) whose pictures may be seen; pools: (n,) bool each, the labels that may be used. Raises as reference.train.
+    graphs: samples (3D) or layers (2D) whose images may be used; pools: (n,) bool each, the labels that may be used.
+    Raises DataError for a width that does not fit the heads, and as reference.train.
     """
     if width < HEADS or width % HEADS:
-        raise DataError("--reference_width", width, f"a multiple of the {HEADS} attention heads", "e.g. --reference_width 128")
+        raise DataError("--reference_width", width, f"a multiple of the {HEADS} attention heads",
+                        "e.g. --reference_width 128")
     projection = draw_projection(graphs[0].region_feature.shape[1], width, seed)
-    inputs = [reference_graph(graph, pool, projection, three_d) for graph, pool in zip(graphs, pools)]
+    inputs = [reference_graph(graph, pool, projection, three_d) for graph, pool in zip(graphs, pools, strict=True)]
     return reference.train(inputs, pools, three_d, heads=HEADS, seed=seed, device=device, log=log), projection
 
 
-def predict(model: reference.Reference, graph: SampleGraph, shown: Tensor, projection: Tensor) -> np.ndarray:
-    """Every spot: (n, n_genes) float32, normalised expression. shown: (n,) bool, the spots whose labels are given (3D; in 2D none is read)."""
-    return reference.predict(model, reference_graph(graph, shown, projection, model.three_d), shown).numpy()
+def predict(model: reference.Reference, graph: SampleGraph, context: Tensor, projection: Tensor) -> np.ndarray:
+    """Normalised expression of every spot: (n, n_genes) float32.
+
+    context: (n,) bool, the spots whose labels are given (3D; in 2D no label is read).
+    """
+    return reference.predict(model, reference_graph(graph, context, projection, model.three_d), context).numpy()
 
 
 def checkpoint(model: reference.Reference, projection: Tensor) -> dict:
@@ -69,12 +76,12 @@ def checkpoint(model: reference.Reference, projection: Tensor) -> dict:
 
 
 def from_checkpoint(saved: dict) -> tuple[reference.Reference, Tensor]:
-    """The network, in evaluation mode, and the projection. Raises DataError if it is no such checkpoint."""
+    """The network, in evaluation mode, and the projection. Raises DataError for parameters of another network."""
     return reference.from_state(saved["state"], HEADS)[0], saved["projection"]
 
 
 def read_checkpoint(file: Path, heads: int = 8) -> tuple[Reference, list[str]]:
-    """The network of a released parameter file (3D if it has `alpha`), and the names of the parameters that never act.
+    """The network of a released parameter file (3D if it has `alpha`), and the names of the parameters without effect.
 
     Raises LayerError for a file that cannot be read, DataError as from_state.
     """

@@ -19,11 +19,13 @@ class Settings:
     width: int = 32
     members: int = 4
     dropout: float = 0.3
-    input_noise: float = 0.3     # sd on the features, in units of the first principal component; larger on regions and globals, of which there are few
+    input_noise: float = 0.3     # sd on the features, in units of the first principal component; larger on regions and
+                                 # globals, which are few
     without: tuple[str, ...] = ()
     seed: int = 0
     validate_every: int = 10     # steps; 2D
 
     def __post_init__(self) -> None:
         if self.width < Architecture.heads or self.width % Architecture.heads:
-            raise DataError("--width", self.width, f"a multiple of the {Architecture.heads} attention heads", f"e.g. --width {8 * Architecture.heads}")
+            raise DataError("--width", self.width, f"a multiple of the {Architecture.heads} attention heads",
+                            f"e.g. --width {8 * Architecture.heads}")

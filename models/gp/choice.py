@@ -1,9 +1,10 @@
 """The choice of the kernel, on the known spots alone: discs of them, or a layer in turn, are hidden and predicted.
 
-What is hidden is predicted in closed form from one inverse, -inverse(P_hh) (P z)_h with P = inverse(K + noise) and z zero
-where hidden. A value of the grid is accepted only if it lowers the error by two standard errors: 200 spots cannot resolve
-less.
+Hidden spots are predicted in closed form from one inverse: -inverse(P_hh) (P z)_h with P = inverse(K + noise) and z
+zero where hidden. A value of the grid is accepted only if it lowers the error by two standard errors: 200 spots cannot
+resolve less.
 """
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,20 +16,26 @@ from models.gp.labels import centred, leading_directions, spot_weights
 
 DISC_RADII_PITCHES = (2.0, 2.5)
 HIDDEN_SHARE = 0.2
-N_DRAWS = 40            # of discs; with these about every spot is hidden some times
-MAX_CHUNK = 1000        # the choice is made within contiguous parts of the known layers, not much larger; no spot is left out
+N_DRAWS = 40            # of discs: almost every spot is hidden several times
+MAX_CHUNK = 1000        # spots in a contiguous part of the known layers; the choice is made within such parts
 MAX_RANK = 16
 N_STANDARD_ERRORS = 2.0
 MAX_PASSES = 3
-GRID = {"noise": (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0), "position_length": (1.0, 1.5, 2.0, 3.0, 4.0), "position": (0.0, 0.25, 0.5, 1.0),
-        "image": (0.0, 0.25, 0.5, 1.0), "stain": (0.0, 0.25, 0.5, 1.0), "image_length": (1.25, 1.75, 2.5, 3.5, 5.0),
-        "stain_length": (1.25, 1.75, 2.5, 3.5, 5.0), "near_image": (0.0, 0.25, 0.5, 1.0), "near_stain": (0.0, 0.25, 0.5, 1.0),
-        "near_length": (3.0, 4.0, 6.0, 10.0, 15.0), "rank": (6, 8, 10, 12)}
+WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+IMAGE_LENGTHS = (1.25, 1.75, 2.5, 3.5, 5.0)
+GRID: dict[str, tuple] = {  # searched in this order
+    "noise": (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0),
+    "position_length": (1.0, 1.5, 2.0, 3.0, 4.0),
+    "position": WEIGHTS, "image": WEIGHTS, "stain": WEIGHTS,
+    "image_length": IMAGE_LENGTHS, "stain_length": IMAGE_LENGTHS,
+    "near_image": WEIGHTS, "near_stain": WEIGHTS,
+    "near_length": (3.0, 4.0, 6.0, 10.0, 15.0),
+    "rank": (6, 8, 10, 12)}
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One hiding: mean and basis come from what is shown."""
+    """One hiding: mean and basis are those of the other spots."""
     hidden: np.ndarray   # (n,) bool
     mean: np.ndarray     # (G,)
     basis: np.ndarray    # (MAX_RANK, G)
@@ -36,7 +43,10 @@ class Draw:
 
 
 def is_like_a_target(hidden: np.ndarray, position: np.ndarray) -> bool:
-    """Hiding this layer, (n,) bool, shows what a target layer is like: the others are large enough for a basis, and one is near it."""
+    """Whether hiding this layer, (n,) bool, resembles a target layer: the rest is enough for a basis, and some is near.
+
+    position: (n, 2) pitches.
+    """
     if (~hidden).sum() < MAX_RANK:
         return False
     return bool(cKDTree(position[~hidden]).query(position[hidden])[0].min() <= max(DISC_RADII_PITCHES))
@@ -44,10 +54,11 @@ def is_like_a_target(hidden: np.ndarray, position: np.ndarray) -> bool:
 
 def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, parts: list[np.ndarray], seed: int,
                  n_draws: int = N_DRAWS) -> list[Draw]:
-    """Each of several layers in turn that another one overlaps, and discs of the spots that are not judged by that.
+    """Each layer in turn that another layer overlaps, and discs of the spots that those hidings do not judge.
 
-    parts: row indices of the parts in which a kernel is judged. In a part that lies on one layer, a layer in turn hides all or nothing.
-    So discs hide the spots of a single known layer, of a layer that no other one overlaps, and of one that is alone in a part.
+    parts: row indices of the parts in which a kernel is judged. In a part that lies on one layer, hiding a layer hides
+    all or nothing. So discs hide the spots of a single known layer, of a layer that no other one overlaps, and of one
+    that is alone in a part.
     """
     generator = np.random.default_rng(seed)
     hidings = [layer == one for one in np.unique(layer) if is_like_a_target(layer == one, position)]
@@ -56,7 +67,7 @@ def draw_hidings(label: np.ndarray, position: np.ndarray, layer: np.ndarray, par
         for hidden in hidings:
             judged[part] |= hidden[part] & ~hidden[part].all()
     if not judged.all():
-        order = np.lexsort((layer, position[:, 1], position[:, 0]))  # the order in which the spots are given must not matter
+        order = np.lexsort((layer, position[:, 1], position[:, 0]))  # the given order of the spots must not matter
         rest, place = ~judged[order], np.argsort(order)
         for _ in range(n_draws):
             hidings.append(discs(position[order], rest, HIDDEN_SHARE, DISC_RADII_PITCHES, generator)[place])
@@ -72,7 +83,8 @@ def chunks(position: np.ndarray, size: int) -> list[np.ndarray]:
     """Contiguous parts of at most `size` spots, by halving along the longer side: list of row indices."""
     parts = [np.arange(len(position))]
     while len(parts[0]) > size:
-        parts = [half for part in parts for half in _halves(position, part)]
+        halves = [_halves(position, part) for part in parts]
+        parts = list(itertools.chain.from_iterable(halves))
     return parts
 
 
@@ -84,17 +96,21 @@ def _halves(position: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def predict_hidden(kernel: Kernel, square: dict[str, np.ndarray], noise: np.ndarray, hidden: list[np.ndarray],
                    score: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per draw the posterior mean (n_hidden, rank) and variance (n_hidden,) of the hidden spots' scores, from one inverse."""
+    """Posterior mean (n_hidden, rank) and variance (n_hidden,) of the hidden spots' scores per draw, from one inverse.
+
+    square: squared distances per view, (n, n); noise: (n,); hidden: rows per draw; score: (n, MAX_RANK) per draw.
+    """
     precision = inverse(covariance(kernel, square) + np.diag(noise))  # (n, n)
     out = []
     for rows, z in zip(hidden, score, strict=True):
-        conditional = inverse(precision[np.ix_(rows, rows)])  # of a hidden score given the shown ones, noise included
-        out.append((-conditional @ (precision[rows] @ z[:, :kernel.rank]), np.maximum(conditional.diagonal() - noise[rows], 0)))
+        conditional = inverse(precision[np.ix_(rows, rows)])  # hidden scores given the others, noise included
+        mean = -conditional @ (precision[rows] @ z[:, :kernel.rank])
+        out.append((mean, np.maximum(conditional.diagonal() - noise[rows], 0)))
     return out
 
 
 class Hidings:
-    """The known spots cut in chunks, with their draws: what a kernel is judged on."""
+    """The known spots in chunks, with their draws: the data that a kernel is judged on."""
 
     def __init__(self, label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray, seed: int):
         self.label, self.chunks = label.astype(np.float64), chunks(views["position"], MAX_CHUNK)
@@ -109,8 +125,8 @@ class Hidings:
         """Yield (draw, hidden rows, mean (n_hidden, rank), variance (n_hidden,)) for every chunk and draw."""
         for part, square in zip(self.chunks, self.squares, strict=True):
             draws = [draw for draw in self.draws if draw.hidden[part].any() and not draw.hidden[part].all()]
-            found = predict_hidden(kernel, square, kernel.noise * self.noise_factor[part], [np.flatnonzero(draw.hidden[part]) for draw in draws],
-                                   [draw.score[part] for draw in draws])
+            hidden, score = [np.flatnonzero(draw.hidden[part]) for draw in draws], [draw.score[part] for draw in draws]
+            found = predict_hidden(kernel, square, kernel.noise * self.noise_factor[part], hidden, score)
             for draw, (mean, variance) in zip(draws, found, strict=True):
                 yield draw, part[draw.hidden[part]], mean, variance
 
@@ -124,10 +140,11 @@ class Hidings:
 
 
 def choose_kernel(hidings: Hidings, start: Kernel, grid: dict[str, tuple] = GRID) -> Kernel:
-    """Coordinate search from `start`; a step is taken where the gain exceeds N_STANDARD_ERRORS of itself."""
+    """Coordinate search from `start`; a step is accepted if the gain exceeds N_STANDARD_ERRORS of itself."""
     views = set(hidings.squares[0])
     absent = [name for name in ("image", "stain") if name not in views]
-    grid = {name: values for name, values in grid.items() if not any(one in name for one in absent)}
+    for one in absent:
+        grid = {name: values for name, values in grid.items() if one not in name}
     if absent == ["image", "stain"]:
         grid.pop("near_length", None)
     kernel, error = start, hidings.errors(start)

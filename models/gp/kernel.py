@@ -1,8 +1,9 @@
 """The kernel: its weights and lengths, its value for every pair of spots, and the inverse of a kernel matrix.
 
-Squared distances come per set of coordinates (`views`): position in pitches, image and stain in sd of the first principal
-component.
+Squared distances come per set of coordinates (`views`): position in pitches, image and stain in sd of the first
+principal component.
 """
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,10 @@ from scipy import linalg
 
 @dataclass(frozen=True)
 class Kernel:
-    """Weights and lengths (position in pitches; looks in sd of the first principal component), noise variance, rank of the labels."""
+    """Weights, lengths, noise variance, rank of the labels.
+
+    Lengths of position are in pitches, those of image and stain in sd of the first principal component.
+    """
     position: float = 0.5
     position_length: float = 2.0
     image: float = 0.5
@@ -27,12 +31,21 @@ class Kernel:
 
 def squared_distances(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Per view: (n, d), (m, d) -> (n, m)."""
-    return {name: np.maximum((a[name] ** 2).sum(axis=1)[:, None] + (b[name] ** 2).sum(axis=1) - 2 * a[name] @ b[name].T, 0) for name in a}
+    square = {}
+    for name, one in a.items():
+        other = b[name]
+        square[name] = np.maximum((one ** 2).sum(axis=1)[:, None] + (other ** 2).sum(axis=1) - 2 * one @ other.T, 0)
+    return square
 
 
 def covariance(kernel: Kernel, square: dict[str, np.ndarray]) -> np.ndarray:
-    """The kernel's value for every pair: (n, m). square: squared distances per view; a view that is absent has no part."""
-    e = lambda name, length: np.exp(square[name] / (-2 * length ** 2))
+    """The kernel's value for every pair: (n, m).
+
+    square: squared distances per view, (n, m) each; an absent view contributes nothing.
+    """
+    def e(name: str, length: float) -> np.ndarray:
+        return np.exp(square[name] / (-2 * length ** 2))
+
     k = kernel.position * e("position", kernel.position_length)
     near = np.zeros(())
     for name in sorted(set(square) - {"position"}):
@@ -44,9 +57,10 @@ def covariance(kernel: Kernel, square: dict[str, np.ndarray]) -> np.ndarray:
     return k + near * e("position", kernel.near_length) if near.any() else k
 
 
-def at_zero(kernel: Kernel, views: dict[str, np.ndarray]) -> float:
-    """A spot's prior variance: the kernel's value at distance 0."""
-    return kernel.position + sum(getattr(kernel, name) + getattr(kernel, f"near_{name}") for name in views if name != "position")
+def at_zero(kernel: Kernel, views: Iterable[str]) -> float:
+    """A spot's prior variance: the kernel's value at distance 0. views: their names."""
+    features = [name for name in views if name != "position"]
+    return kernel.position + sum(getattr(kernel, name) + getattr(kernel, f"near_{name}") for name in features)
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:

@@ -12,11 +12,14 @@ def spot_weights(label: np.ndarray) -> np.ndarray:
     return np.sqrt(depth / np.median(depth))
 
 
-def centred(label: np.ndarray, layer: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels minus the mean of the shown spots of their layer (n, G), 0 where not shown; and the mean of those means (G,)."""
+def centred(label: np.ndarray, layer: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels minus the mean of the context spots of their layer (n, G), and the mean of those means (G,).
+
+    label: (n, G); layer: (n,); context: (n,) bool, the other rows are 0.
+    """
     out, means = np.zeros(label.shape), []
-    for one in np.unique(layer[shown]):
-        rows = shown & (layer == one)
+    for one in np.unique(layer[context]):
+        rows = context & (layer == one)
         means.append(label[rows].mean(axis=0, dtype=np.float64))
         out[rows] = label[rows] - means[-1]
     return out, np.mean(means, axis=0)
