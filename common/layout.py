@@ -8,7 +8,8 @@ from pathlib import Path
 from common.names import is_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIZES = (224, 512, 1024)  # nominal side of spot, region and global patches, px
+SIZES = SPOT, REGION, GLOBAL = 224, 512, 1024  # nominal side of spot, region and global patches, px
+LEVELS = {REGION: "region", GLOBAL: "global"}
 SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
     "data_preprocessing": (
         "0_2_tissue_mask", "0_3_spot_grid", "1_cropped_multi_level_patch", "2_find_512_pair", "3_find_1024_pair",

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 
 from common import cli, jobs
-from data_preprocessing.patches import REGION, pair_level
+from common.layout import REGION
+from data_preprocessing.patches import pair_level
 
 STEP = "2_find_512_pair"
 

@@ -30,7 +30,7 @@ from common.config import Config
 from common.device import choose_device, keep_freed_memory
 from common.geometry import SPOT_WINDOW_PX, Geometry
 from common.io import open_patches, write_features
-from common.layout import SIZES
+from common.layout import GLOBAL, REGION, SIZES
 from common.slide import Slide, open_slide
 from common.workers import n_cores
 from data_preprocessing import stain
@@ -38,7 +38,7 @@ from data_preprocessing.backbone import Backbone, Windows, extract, load_backbon
 
 STEP = "4_feature_extraction"
 SEED = 0
-CONTEXT_WIDTHS = (512, 1024)  # reference px
+CONTEXT_WIDTHS = (REGION, GLOBAL)  # reference px
 
 
 @lru_cache(maxsize=1)

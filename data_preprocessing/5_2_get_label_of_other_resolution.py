@@ -24,7 +24,7 @@ import pandas as pd
 from common import cli, io, jobs
 from common.errors import LayerError
 from common.gene_list import read_background, read_genes
-from common.layout import SIZES
+from common.layout import GLOBAL, REGION, SIZES, SPOT
 from data_preprocessing import expression
 from data_preprocessing.patches import read_patch_table
 
@@ -73,15 +73,15 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
         counts = expression.columns_of(adata[barcodes], genes)
         of_background = expression.columns_of(adata[barcodes], background).sum(axis=1, dtype=np.float64).A1  # (n,)
         region_of_spot, global_of_spot, _ = expression.read_memberships(layout, sample, layer, counted)
-        owners = {224: (np.arange(len(barcodes)), barcodes)}
-        for size, owner in ((512, region_of_spot), (1024, global_of_spot)):
+        owners = {SPOT: (np.arange(len(barcodes)), barcodes)}
+        for size, owner in ((REGION, region_of_spot), (GLOBAL, global_of_spot)):
             owners[size] = owner, read_patch_table(layout, size, sample, layer)["patch_name"].tolist()
         for size, path in zip(SIZES, outputs, strict=True):
             io.write_h5ad(path, count_members(counts, of_background, len(background), *owners[size], genes))
         n_absent, n_of_background = (len(set(names) - set(adata.var_names)) for names in (genes, background))
         absent = f", {n_absent} genes not in this section counted 0" if n_absent else ""
         absent += f", {n_of_background} background genes not in this section counted 0" if n_of_background else ""
-        patches = f"{len(owners[512][1])} regions, {len(owners[1024][1])} globals"
+        patches = f"{len(owners[REGION][1])} regions, {len(owners[GLOBAL][1])} globals"
         return f"{len(barcodes)} of {len(location)} spots have counts, {patches}{absent}"
 
     return jobs.Job(sample, layer, inputs, outputs, work)

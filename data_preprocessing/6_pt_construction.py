@@ -30,6 +30,7 @@ from common import cli, io, jobs
 from common.errors import LayerError
 from common.feature_recipe import FeatureRecipe, difference, read_feature_recipe
 from common.gene_list import read_genes
+from common.layout import GLOBAL, LEVELS, SPOT
 from data_preprocessing import expression
 from data_preprocessing.graph import build_graph
 from data_preprocessing.patches import read_patch_table
@@ -55,8 +56,8 @@ def read_level(layout, size: int, sample: str, layer: int, genes: list[str]) -> 
 
 def recipe_of_levels(layout, sample: str, layer: int) -> FeatureRecipe:
     """The recipe of a layer's features. Raises LayerError if those of its three levels differ."""
-    of_spots = read_feature_recipe(layout.features(224, sample, layer))
-    for size in (512, 1024):
+    of_spots = read_feature_recipe(layout.features(SPOT, sample, layer))
+    for size in LEVELS:
         differs = difference(read_feature_recipe(layout.features(size, sample, layer)), of_spots)
         if differs:
             raise LayerError(layout.features(size, sample, layer), differs[0], f"{differs[1]}, as for 224",
@@ -69,18 +70,17 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     target = layout.graph(sample, layer)
     inputs = [layout.genes, layout.location(sample, layer),
               layout.region_pairs_csv(sample, layer), layout.global_pairs_csv(sample, layer)]
-    for size in (512, 1024):
+    for size in LEVELS:
         inputs += [path(size, sample, layer) for path in (layout.patches_csv, layout.features, layout.expression)]
-    inputs.append(layout.features(224, sample, layer))
+    inputs.append(layout.features(SPOT, sample, layer))
 
     def work() -> str:
         genes = read_genes(layout)
         location = io.read_location(layout.location(sample, layer))
-        levels = {level: read_level(layout, size, sample, layer, genes)
-                  for level, size in (("region", 512), ("global", 1024))}
+        levels = {level: read_level(layout, size, sample, layer, genes) for size, level in LEVELS.items()}
         owners = expression.read_memberships(layout, sample, layer, location)
         graph = build_graph(location[["pixel_x", "pixel_y"]].to_numpy() / pitch_px, levels, *owners)
-        graph["spot"] |= {"feature_sets": expression.feature_widths(layout.features(1024, sample, layer)),
+        graph["spot"] |= {"feature_sets": expression.feature_widths(layout.features(GLOBAL, sample, layer)),
                           "feature_recipe": recipe_of_levels(layout, sample, layer), "genes": genes}
         io.write_pt(target, graph)
         sizes = []

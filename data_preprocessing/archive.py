@@ -19,7 +19,7 @@ from common.errors import DataError, LayerError
 from common.gene_list import read_gene_list, read_genes
 from common.geometry import REFERENCE_PITCH_PX, dataset_geometry
 from common.io import write_csr, write_json, write_npy, write_patches, write_pt, write_table
-from common.layout import Layout
+from common.layout import LEVELS, Layout
 from data_preprocessing.graph import build_graph
 from data_preprocessing.readers import spot_pitch_px
 from data_preprocessing.readers.asign import ArchiveLayer, Stack, picture_folder, read_layers, read_weights, stack_file
@@ -29,7 +29,7 @@ from data_preprocessing_3d.records import stack_records
 if TYPE_CHECKING:
     from scipy import sparse
 
-SIDES_PITCHES = {"region": 512 / REFERENCE_PITCH_PX, "global": 1024 / REFERENCE_PITCH_PX}
+SIDES_PITCHES = {level: size / REFERENCE_PITCH_PX for size, level in LEVELS.items()}
 MAX_GRIDS = 40           # grids along an axis that are tried with those along the other
 AGREE_PITCHES = 1.0      # two spots closer than this agree with a transform
 MIN_AGREEING = 0.5       # share of a layer's spots that must agree with its transform

@@ -8,10 +8,9 @@ import pandas as pd
 
 from common.errors import LayerError
 from common.io import read_location, read_table, write_table
-from common.layout import Layout
+from common.layout import GLOBAL, REGION, SPOT, Layout
 
 PATCH_COLUMNS = ("patch_name", "x", "y", "i", "j", "width", "height")
-SPOT, REGION, GLOBAL = 224, 512, 1024  # nominal sides, px
 
 
 # geometry --------------------------------------------------------------------------------------------

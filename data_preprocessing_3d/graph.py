@@ -7,9 +7,9 @@ from collections import defaultdict
 import numpy as np
 
 from common.lattice import nearest_on_lattice
+from common.layout import LEVELS
 from data_preprocessing_3d import neighbours
 
-PATCH_LEVELS = ("region", "global")
 MEMBERSHIPS = (("spot", "in", "region"), ("spot", "in", "global"), ("region", "in", "global"))
 
 
@@ -54,14 +54,14 @@ def stack_patches(graph, layer_graphs: dict[int, dict]) -> None:
     """Add the region and global nodes of all layers, the edges among them and the memberships, with shifted indices."""
     import torch
     offset = {"spot": 0, "region": 0, "global": 0}
-    edges = {(level, "near", level): [] for level in PATCH_LEVELS} | {kind: [] for kind in MEMBERSHIPS}
+    edges = {(level, "near", level): [] for level in LEVELS.values()} | {kind: [] for kind in MEMBERSHIPS}
     for one in layer_graphs.values():
         for kind, parts in edges.items():
             source, _, target = kind
             parts.append(one[kind]["edge_index"] + torch.tensor([[offset[source]], [offset[target]]]))
         for level in offset:
             offset[level] += len(one[level]["pos"])
-    for level in PATCH_LEVELS:
+    for level in LEVELS.values():
         for name in ("x", "y", "has_label", "pos"):
             graph[level][name] = torch.cat([one[level][name] for one in layer_graphs.values()])
         layers = [torch.full((len(one[level]["pos"]),), layer) for layer, one in layer_graphs.items()]

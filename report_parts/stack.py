@@ -58,15 +58,20 @@ def _pair(run: Run, sample: str, pair: dict) -> str:
     refused = f'<span class="bad">REFUSED: {escape("; ".join(pair["reasons"]))}</span>'
     verdict = '<span class="good">accepted</span>' if pair["accepted"] else refused
     before, after = pair["before"], pair["after"]
-    numbers = {
-        "method": f'{pair["method"]}, refinement {pair["refinement"]}',
-        "matches that agree": f'{pair["inliers"]} of {pair["matches"]}',
+    measured = "inliers" in pair  # not of a transform given by hand that folds the section
+    numbers = {"method": f'{pair["method"]}, refinement {pair["refinement"]}'}
+    if measured:
+        numbers["matches that agree"] = f'{pair["inliers"]} of {pair["matches"]}'
+    numbers |= {
         "tissue overlap (Dice)": f'{before["tissue_dice"]:.2f} → {after["tissue_dice"]:.2f}',
         "image correlation": f'{before["image_correlation"]:.2f} → {after["image_correlation"]:.2f}',
-        "rotation": f'{pair["rotation_deg"]:.1f}°',
-        "scale x, y": f'{pair["scale_um_x"]:.3f}, {pair["scale_um_y"]:.3f}',
-        "shear": f'{pair["shear"]:.3f}',
     }
+    if measured:
+        numbers |= {
+            "rotation": f'{pair["rotation_deg"]:.1f}°',
+            "scale x, y": f'{pair["scale_um_x"]:.3f}, {pair["scale_um_y"]:.3f}',
+            "shear": f'{pair["shear"]:.3f}',
+        }
     facts = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers.items())
     warnings = "".join(note(f"Warning: {text}") for text in pair["warnings"])
     return (f'<div class="pair"><p><b>Section {moving} on section {fixed}</b>: {verdict}</p>{warnings}<dl>{facts}</dl>'

@@ -8,7 +8,8 @@ import pytest
 from report_pages import SAMPLE, build, make_flat, maps, page_of, report, words
 
 from common.config import SampleConfig, load_config, save_config
-from common.io import write_h5ad, write_json
+from common.contract.registration import EVIDENCE
+from common.io import read_json, write_h5ad, write_json
 from common.layout import Layout, RunLayout
 from report_parts.gather import NOTHING_TRAINED
 from report_parts.numbers import ROLES, UNTESTED
@@ -68,6 +69,19 @@ def test_what_is_missing_is_named_in_its_place(own, what, named):
     text = html.unescape(page_of(layout, run))
     assert named in text and "How this was made" in text and "Traceback" not in text
     assert ("<canvas" in text) == (what not in ("imputed", "genes"))
+
+
+def test_a_pair_by_hand_that_was_not_measured_is_shown_without_these_numbers(own):
+    """A transform that folds the section is refused before the gate measures anything."""
+    layout, run = own
+    quality = read_json(layout.quality(SAMPLE))
+    for pair in quality["pairs"]:
+        pair |= {"accepted": False, "reasons": ["it folds the section"]}
+        for name in EVIDENCE:
+            pair.pop(name, None)
+    write_json(layout.quality(SAMPLE), quality)
+    text = page_of(layout, run)
+    assert text.count("REFUSED: it folds the section") == len(quality["pairs"]) and "matches that agree" not in text
 
 
 def test_an_empty_run_folder_is_a_page_and_none_an_error(made, tmp_path, capsys):

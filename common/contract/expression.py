@@ -5,8 +5,8 @@ import numpy as np
 
 from common import io
 from common.contract.fault import demand, demand_array, demand_keys, demand_names, demand_raw
-from common.contract.graphs import LEVELS
 from common.contract.root import Root, read_genes
+from common.layout import LEVELS
 
 
 def genes(root: Root, path: Path, sample: None, layer: None) -> None:

@@ -15,9 +15,9 @@ from common.contract.fault import (
 )
 from common.contract.features import demand_recipe
 from common.contract.root import Root, read_mapped
+from common.layout import LEVELS
 
 MEMBERSHIPS = (("spot", "region"), ("spot", "global"), ("region", "global"))
-LEVELS = {512: "region", 1024: "global"}
 
 
 def graph(root: Root, path: Path, sample: str, layer: int) -> None:

@@ -30,7 +30,7 @@ from common.contract.registration import (
 from common.contract.root import Root
 from common.errors import DataError, LayerError
 from common.feature_recipe import PITCH_TOLERANCE
-from common.layout import SIZES, Layout
+from common.layout import GLOBAL, REGION, SIZES, SPOT, Layout
 from common.recipe import file_digest, stored_recipe
 
 
@@ -60,8 +60,8 @@ def kinds() -> list[Kind]:
         Kind("0_2_tissue_mask", "layer", Layout.mask, mask, by_hand=True),
         *sizes(crop, Layout.patches_csv, patches_csv),
         *sizes(crop, Layout.patches, cropped),
-        Kind("2_find_512_pair", "layer", Layout.region_pairs_csv, pairs_csv(512, 224, "spots")),
-        Kind("3_find_1024_pair", "layer", Layout.global_pairs_csv, pairs_csv(1024, 512, "regions")),
+        Kind("2_find_512_pair", "layer", Layout.region_pairs_csv, pairs_csv(REGION, SPOT, "spots")),
+        Kind("3_find_1024_pair", "layer", Layout.global_pairs_csv, pairs_csv(GLOBAL, REGION, "regions")),
         *sizes("4_feature_extraction", Layout.features, features),
         Kind("5_1_find_high_expression", "dataset", lambda layout: layout.genes, genes),
         Kind("5_1_find_high_expression", "dataset", lambda layout: layout.background, background),

@@ -26,6 +26,7 @@ import pandas as pd
 
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
+from common.layout import GLOBAL, REGION
 from data_preprocessing.readers import in_reading_order
 from data_preprocessing.readers.safe_pickle import read_hetero_data, read_spot_dicts
 
@@ -217,7 +218,7 @@ def archive_layer(path: Path, spots: list[dict], feature: np.ndarray) -> Archive
     if not finite or arrays["position"].shape[1] != 2 or len(set(barcode)) < len(barcode):
         raise LayerError(path, "a number that is not finite, a position that is no pair, or a spot twice",
                          "one well-formed dict a spot", "copy it again")
-    region, global_ = (distinct(arrays[f"feature_{size}"], arrays[f"label_{size}"]) for size in (512, 1024))
+    region, global_ = (distinct(arrays[f"feature_{size}"], arrays[f"label_{size}"]) for size in (REGION, GLOBAL))
     position = arrays["position"].astype(np.float64)
     return ArchiveLayer(path, barcode, position, feature, arrays["label"], region, global_)
 
