@@ -35,7 +35,7 @@ from common.device import start_torch
 from common.errors import DataError, LayerError
 from common.exit_codes import guarded
 from common.feature_recipe import check_trained_with
-from common.io import read_csr, read_json, read_pt, read_table, reading, weights_of
+from common.io import read_csr, read_pt, read_table, reading, weights_of
 from common.layout import PIPELINE, RunLayout
 from common.recipe import file_digest
 from common.z import z_um_of
@@ -132,7 +132,7 @@ def open_run(args: argparse.Namespace, context: jobs.Context) -> TrainedRun:
     from evaluation.outputs import background_of, check_background
     layout = context.layout
     run_layout = run_folder.find(layout, args.save_path, only_3d=True)
-    splits = read_json(run_layout.splits, "main_3d.py")
+    splits = run_folder.read_splits(run_layout)
     locks.hold(run_layout.root)
     fold_of = {}
     with reading(run_layout.splits, "main_3d.py"):

@@ -52,6 +52,11 @@ class Layout:
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
         return self.root / ".recipes" / step / f"{name}.json"
 
+    def recipes(self) -> list[Path]:
+        """Every recipe that is there, sorted."""
+        found = (self.root / ".recipes").glob("*/*.json")
+        return sorted(path for path in found if not path.name.endswith(".files.json"))
+
     def written(self, step: str, sample: str | None, layer: int | None) -> Path:
         """The manifest of the files that this step wrote for this section (common/written.py)."""
         return self.recipe(step, sample, layer).with_suffix(".files.json")

@@ -14,6 +14,7 @@ from common.config import load_config
 from common.errors import DataError, LayerError
 from common.io import read_json, write_h5ad, write_json
 from common.layout import Layout, RunLayout
+from common.recipe import file_digest
 from common.written import Written
 
 BEFORE = re.compile(r".*_before_\d+")
@@ -55,6 +56,17 @@ def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLay
         print(f"{taken}: taken, the run that was written last; there are also {others}: choose with --save_path",
               file=sys.stderr)
     return RunLayout(taken)
+
+
+def read_splits(run: RunLayout, made_by: str = "main_3d.py") -> dict:
+    """splits.json. Raises LayerError for one that cannot be read, or is not the one of metrics.json beside it."""
+    splits = read_json(run.splits, made_by)
+    if run.metrics_json.is_file():
+        noted = read_json(run.metrics_json, made_by).get("recipe", {}).get("splits_sha256")  # not of an earlier version
+        if noted not in (None, file_digest(run.splits)):
+            raise LayerError(run.splits, "other bytes than were written", f"the splits.json of {run.metrics_json.name}",
+                             f"run {made_by} again, with --overwrite")
+    return splits
 
 
 def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) -> None:

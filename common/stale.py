@@ -191,6 +191,12 @@ def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
     DataError if a file has changed since. Warns on stderr if only code differs.
     """
     here, elsewhere = context.all_samples, trained_elsewhere(run, context.layout)
+    written = noted_outputs(context.layout)
+
+    def digest_of_step(path: Path) -> str:
+        """Of a file that a step wrote, what it wrote: if it was damaged since, the loaders leave out its sample."""
+        return written.get(path) or file_digest(path)
+
     for fold in range(n_folds):
         stored = stored_recipe(run.fold_recipe(fold))
         if stored is None:
@@ -203,13 +209,22 @@ def require_current_run(run: RunLayout, n_folds: int, context: Context) -> None:
             continue
         others = set(stored["settings"]["known_layers"]) - set(here.listed_samples)
         read_here = {name: value for name, value in stored["inputs"].items() if Path(name).stem not in others}
-        changes = recorded_changes(read_here, context.layout.root, file_digest)
+        changes = recorded_changes(read_here, context.layout.root, digest_of_step)
         if changes:
             raise DataError(run.fold_recipe(fold), f"a run older than a change: {shortened(changes, SHOWN_CHANGES)}",
                             f"the files under {context.layout.root} that the run read", "run main_3d.py again")
         if stored["code"] != code_digest(REPOSITORY / "main_3d.py"):
             print(f"warning: {run.root}: other code trained fold {fold}; to train it with the current code, "
                   "run main_3d.py again", file=sys.stderr)
+
+
+def noted_outputs(layout: Layout) -> dict[Path, str]:
+    """{file: digest} of every output that a step wrote down in its recipe."""
+    noted: dict[Path, str] = {}
+    for path in layout.recipes():
+        outputs = (stored_recipe(path) or {}).get("outputs", {})
+        noted |= {layout.root / name: value for name, value in outputs.items()}
+    return noted
 
 
 def trained_elsewhere(run: RunLayout, layout: Layout) -> bool:

@@ -21,7 +21,7 @@ from common import locks, run_folder
 from common.config import Config, save_config
 from common.io import read_json, write_json, write_table
 from common.layout import Layout, RunLayout
-from common.recipe import code_digest, is_current, make_recipe, with_outputs
+from common.recipe import code_digest, file_digest, is_current, make_recipe, with_outputs
 from common.workers import map_workers
 from evaluation import metrics
 from evaluation.outputs import keep_genes
@@ -181,7 +181,7 @@ def runtime(started: float, seconds: dict, device: torch.device) -> dict:
 def finish(run: RunLayout, folds: list[Fold], results: list[dict], recipe: dict, started: float, device: torch.device,
            n_genes: int, genes_from: str) -> None:
     """Write metrics.json, metrics.csv and runtime.json of all folds, and print the table."""
-    result = gather(folds, results, recipe)
+    result = gather(folds, results, recipe | {"splits_sha256": file_digest(run.splits)})
     write_result(run, result)
     seconds = {f"fold_{fold.index}": one["training_seconds"] for fold, one in zip(folds, results, strict=True)}
     write_json(run.runtime, runtime(started, seconds, device))

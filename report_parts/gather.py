@@ -12,7 +12,7 @@ from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
 from common.io import read_h5ad, read_json, read_table
 from common.layout import Layout, RunLayout
-from common.run_folder import is_3d
+from common.run_folder import is_3d, read_splits
 from common.status import read_status
 from evaluation.metrics import pearson
 
@@ -136,7 +136,7 @@ def read_run(context: jobs.Context, run_layout: RunLayout) -> Run:
         except (LayerError, DataError) as error:
             missing[purpose] = str(error)
 
-    splits = attempt("splits", read_json, run_layout.splits, "main_3d.py")
+    splits = attempt("splits", read_splits, run_layout)
     made_by = "main.py" if is_2d(splits) else "main_3d.py"
     metrics = attempt("metrics", read_json, run_layout.metrics_json, made_by)
     runtime = attempt("runtime", read_json, run_layout.runtime, made_by)

@@ -247,6 +247,25 @@ def test_a_network_of_before_a_new_registration_is_not_used(made, copy, tmp_path
     assert start("main_3d", copy, trained.root) == 0 and start("predict_3d", copy, trained.root) == 0
 
 
+def test_a_graph_that_was_damaged_after_the_training_leaves_out_its_sample(made, copy, capsys):
+    """It is no reason to train again: the other samples of the run are predicted."""
+    copy.graph_3d("A").write_bytes(copy.graph_3d("A").read_bytes()[:-7])
+    assert start("predict_3d", copy, made[1].root) == 2
+    left_out, end = capsys.readouterr().err.splitlines()
+    assert left_out.startswith("predict_3d  A: left out: ") and str(copy.graph_3d("A")) in left_out
+    assert end.startswith("error: ") and "main_3d.py" not in left_out + end
+
+
+def test_splits_that_were_changed_by_hand_are_not_used(made, copy, tmp_path, capsys):
+    trained = RunLayout(tmp_path / "run")
+    shutil.copytree(made[1].root, trained.root)
+    splits = read_json(trained.splits)
+    splits["folds"][0]["known_layers"] = {}
+    write_json(trained.splits, splits)
+    line = refused(capsys, "predict_3d", copy, trained.root)
+    assert f"{trained.splits}: found other bytes than were written" in line and "main_3d.py again" in line
+
+
 def test_a_network_of_another_dataset_is_used(made, copy, tmp_path, capsys):
     set_config(copy, refinement="none", dataset="another")
     run(copy.root, PIPELINE[PIPELINE.index("Step2_registration_ANTs"):])
