@@ -1,8 +1,10 @@
 """Read a run for the report: every layer's role and prediction, the numbers, and the genes to show."""
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -138,8 +140,8 @@ def read_run(context: jobs.Context, run_layout: RunLayout) -> Run:
 
     splits = attempt("splits", read_splits, run_layout)
     made_by = "main.py" if is_2d(splits) else "main_3d.py"
-    metrics = attempt("metrics", read_json, run_layout.metrics_json, made_by)
-    runtime = attempt("runtime", read_json, run_layout.runtime, made_by)
+    metrics = attempt("metrics", read_metrics, run_layout.metrics_json, made_by)
+    runtime = attempt("runtime", read_runtime, run_layout.runtime, made_by)
     table = attempt("genes", read_table, run_layout.genes, ("gene",), made_by, ("gene",))
     genes = [] if table is None else list(table["gene"])
     samples = {}
@@ -153,6 +155,33 @@ def read_run(context: jobs.Context, run_layout: RunLayout) -> Run:
         missing |= {purpose: text for purpose, text in OF_CHECKPOINT.items() if purpose in missing}
     return Run(context.all_samples, run_config, context.layout, run_layout, splits, metrics, runtime, genes, samples,
                quality, missing)
+
+
+def read_metrics(path: Path, made_by: str) -> dict:
+    """metrics.json. Raises LayerError if a value in it is no number."""
+    metrics = read_json(path, made_by)
+    for value in leaves({name: metrics[name] for name in ("methods", "ceiling")}):
+        if type(value) not in (int, float):
+            raise LayerError(path, f"{value!r} for a metric", "a number", f"run {made_by} again, with --overwrite")
+    return metrics
+
+
+def leaves(value) -> Iterator:
+    """The values in nested dicts and lists."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from leaves(one)
+    else:
+        yield value
+
+
+def read_runtime(path: Path, made_by: str) -> dict:
+    """runtime.json. Raises LayerError if its command is no list of text."""
+    runtime = read_json(path, made_by)
+    command = runtime["command"]
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+        raise LayerError(path, f"the command {command!r}", "a list of text", f"run {made_by} again, with --overwrite")
+    return runtime
 
 
 def samples_of_run(config: Config, run_layout: RunLayout, splits: dict | None) -> list[str]:

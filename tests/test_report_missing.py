@@ -84,6 +84,19 @@ def test_a_pair_by_hand_that_was_not_measured_is_shown_without_these_numbers(own
     assert text.count("REFUSED: it folds the section") == len(quality["pairs"]) and "matches that agree" not in text
 
 
+@pytest.mark.parametrize("file, key, value",
+                         [("metrics_json", "mse", "0.2"), ("runtime", "command", ["main_3d.py", 3])])
+def test_a_value_of_another_type_is_named_and_the_rest_is_shown(own, file, key, value):
+    layout, run = own
+    path = getattr(run, file)
+    values = read_json(path)
+    place = values["methods"]["msagnet"]["pooled"] if file == "metrics_json" else values
+    place[key] = value
+    write_json(path, values)
+    text = html.unescape(page_of(layout, run))
+    assert str(path) in text and repr(value) in text and "<canvas" in text
+
+
 def test_an_empty_run_folder_is_a_page_and_none_an_error(made, tmp_path, capsys):
     text = page_of(made[0], RunLayout(tmp_path))
     assert "splits.json: found no file" in text and "No maps" in text and "No 3D view" in text
