@@ -35,7 +35,7 @@ def read_stack(layout: Layout, sample: str) -> pd.DataFrame:
     if stack.empty or not (positions.abs() < MAX_POSITION).all(axis=None):
         raise LayerError(file, "a position that is not finite", "registered px", "run Step3.5 again")
     if not stack["layer"].is_monotonic_increasing:
-        raise LayerError(file, "layers out of order", "rows in z order, section by section", "run Step3.5 again")
+        raise LayerError(file, "sections out of order", "rows in z order, section by section", "run Step3.5 again")
     return stack
 
 

@@ -226,7 +226,7 @@ def upside_down(stack: pd.DataFrame) -> pd.DataFrame:
     ("1_get_iou", without_first, "found .*; expected .*location/S/1.csv"),
     ("2_get_similarity", without_first, "found .*; expected .*location/S/1.csv"),
     ("1_get_iou", without_position, "found .*not finite"),
-    ("1_get_iou", upside_down, "found layers out of order")])
+    ("1_get_iou", upside_down, "found sections out of order")])
 def test_files_that_disagree_are_reported(own_stacks, capsys, step, change, message):
     io.write_table(own_stacks.spot_regist("S"), change(neighbours.read_stack(own_stacks, "S")))
     run(own_stacks.root, step, code=2)
