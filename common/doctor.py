@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
@@ -41,7 +42,7 @@ def main() -> int:
              "optional": [browser(), spatialdata(), hub_weights()]}
     for title, findings in parts.items():
         print(title, *findings, sep="\n")
-    wrong = [one.name for findings in parts.values() for one in findings if one.required and one.fix]
+    wrong = [one.name for one in chain(*parts.values()) if one.required and one.fix]
     print(f"to be fixed: {', '.join(wrong)}; all at once: {INSTALL_ALL}" if wrong else "all that is required is here")
     return 2 if wrong else 0
 
