@@ -83,8 +83,8 @@ def network_of(checkpoint: dict, path: Path):
     return model.eval()
 
 
-def layer_anndata(graph, layer: int, predicted: dict, genes: list[str], known, config, pixel_um: float, depth: float,
-                  n_background: int | None, uns: dict):
+def section_in_stack(graph, layer: int, predicted: dict, genes: list[str], known, config, pixel_um: float, depth: float,
+                     n_background: int | None, uns: dict):
     """One layer as AnnData (evaluation.outputs.layer_anndata), with its place in the stack.
 
     pixel_um: um per px of the registered frame. Raises DataError if a number is not finite.
@@ -216,8 +216,8 @@ def predict_sample(trained: TrainedRun, graph, args: argparse.Namespace, context
     parts = []
     for layer in layers:
         own = uns | {"registration_accepted": layer not in refused}
-        parts.append(layer_anndata(graph, layer, predicted, trained.genes, used, config, pixel_um, depth,
-                                   trained.n_background, own))
+        parts.append(section_in_stack(graph, layer, predicted, trained.genes, used, config, pixel_um, depth,
+                                      trained.n_background, own))
     for layer, adata in zip(layers, parts, strict=True):
         run_folder.write_prediction(trained.layout, sample, trained.layout.imputed(sample, layer), adata)
     if parts:

@@ -203,7 +203,7 @@ def test_a_prediction_that_is_not_finite_is_refused_where_it_is_built(main):
             predicted = {"expression": values[:64]}
             return layer_anndata(layers_of(graph)[0], 1, predicted, genes, {}, depth=500.0, n_background=None)
         known = graph.in_layers([1]).numpy()
-        build = load_script("predict_3d").layer_anndata
+        build = load_script("predict_3d").section_in_stack
         return build(graph, 1, {"expression": values}, genes, known, config, 2.0, 500.0, None, {})
     with pytest.raises(DataError, match="prediction of T/1: found 1 of .* values of X that are not finite"):
         built()

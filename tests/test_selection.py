@@ -151,7 +151,7 @@ def test_distance_to_known_is_in_space(z_um):
     values = {"dataset": "d", "pitch_px": 10, "section_thickness_um": 20, "samples": samples}
     config, pixel_um = validate(values, "c"), 3.0
     predicted = {"expression": torch.zeros_like(graph.label).numpy()}
-    predict = load_script("predict_3d").layer_anndata
+    predict = load_script("predict_3d").section_in_stack
     genes = [f"G{k}" for k in range(graph.n_genes)]
     known = graph.in_layers([1]).numpy()
     parts = {layer: predict(graph, layer, predicted, genes, known, config, pixel_um, 500.0, None, {})

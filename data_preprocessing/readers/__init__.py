@@ -1,4 +1,4 @@
-"""Readers of raw data, one format a file. A reader is a module with four functions:
+"""Readers of raw data, one format a file. A reader is a module with four functions, and a fifth that is optional:
 
     list_layers(raw, config) -> {sample: SampleConfig}            layers and their sources; DataError if there is none
     raw_files(raw, config, sample, layer) -> {kind: path}         the files that exist: counts, location, image
@@ -9,7 +9,8 @@
                                                                   (common/geometry.py)
 
 `config.samples[…].raw` and `.images` assign folders and files to layers. Code that two readers share is in this file.
-asign reads processed data: data_preprocessing/archive.py.
+A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of common/config.py; configs/<format>.yaml
+has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
 import gzip
 from collections.abc import Callable, Iterator
