@@ -237,6 +237,8 @@ def run_checkpoint(args: argparse.Namespace, context: jobs.Context, device) -> i
     write_table(run_layout.genes, pd.DataFrame({"gene": genes}))
     ranks = range(1, len(background) + 1)
     write_table(run_layout.background, pd.DataFrame({"gene": background, "rank": ranks, "mean": 0.0}))
+    for path in (run_layout.metrics_json, run_layout.metrics_csv, run_layout.runtime):
+        path.unlink(missing_ok=True)  # of a training in the same folder
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
     uns = {"method": "msagnet", "checkpoint_sha256": digest, "normalisation": NORMALISATION}
     for graph in graphs:

@@ -2,13 +2,13 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import Never
+from typing import NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
-    def error(self, message: str) -> Never:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message.removeprefix('argument ')}; --help lists the options\n")
 
 

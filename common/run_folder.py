@@ -58,15 +58,23 @@ def find(layout: Layout, save_path: str | None, only_3d: bool = False) -> RunLay
     return RunLayout(taken)
 
 
-def read_splits(run: RunLayout, made_by: str = "main_3d.py") -> dict:
-    """splits.json. Raises LayerError for one that cannot be read, or is not the one of metrics.json beside it."""
-    splits = read_json(run.splits, made_by)
-    if run.metrics_json.is_file():
-        noted = read_json(run.metrics_json, made_by).get("recipe", {}).get("splits_sha256")  # not of an earlier version
-        if noted not in (None, file_digest(run.splits)):
-            raise LayerError(run.splits, "other bytes than were written", f"the splits.json of {run.metrics_json.name}",
-                             f"run {made_by} again, with --overwrite")
+def read_splits(run: RunLayout) -> dict:
+    """splits.json. Raises LayerError for one that cannot be read, or that metrics.json beside it does not belong to."""
+    splits = read_json(run.splits, "main_3d.py")
+    noted, made_by = splits_digest(run), "main_3d.py" if is_3d(splits) else "main.py"
+    if noted not in (None, file_digest(run.splits)):
+        raise LayerError(run.splits, "other bytes than were written", f"the splits.json of {run.metrics_json.name}",
+                         f"run {made_by} again, with --overwrite")
     return splits
+
+
+def splits_digest(run: RunLayout) -> str | None:
+    """The digest of splits.json that metrics.json notes; None without one that can be read (an earlier version)."""
+    try:
+        recipe = read_json(run.metrics_json).get("recipe")
+    except LayerError:
+        return None
+    return recipe.get("splits_sha256") if isinstance(recipe, dict) else None
 
 
 def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) -> None:

@@ -12,7 +12,7 @@ from conftest import load_script
 
 from common import cli
 from common.config import load_config
-from common.io import read_csr, read_json, read_location, read_npy, read_pt, read_table, write_json
+from common.io import read_csr, read_json, read_location, read_npy, read_pt, read_table, write_json, write_pt
 from common.layout import Layout, RunLayout
 from data_preprocessing_3d.graph import cross_pairs
 from dataloader_3d import load_sample, refused_layers
@@ -138,6 +138,16 @@ def test_a_main_holds_an_archive_against_its_conversion(archive, tmp_path, capsy
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and "fix: " in err
         assert "0_1_convert_raw of C, D" in err and "genes.csv" in err
+
+
+def test_a_file_that_was_changed_after_the_conversion_is_named(archive, tmp_path, capsys):
+    layout = Layout(shutil.copytree(archive[2].root, tmp_path / "root"))
+    graph = read_pt(layout.graph_3d("C"))
+    graph["region"]["y"] = graph["region"]["y"] * 2
+    write_pt(layout.graph_3d("C"), graph)
+    assert cli.main(["check", "--root_path", str(layout.root)]) == 2
+    said = capsys.readouterr().out
+    assert f"{layout.graph_3d('C')}: found other bytes than were written" in said and "0_1_convert_raw.py" in said
 
 
 def test_a_second_run_is_skipped(archive, capsys):

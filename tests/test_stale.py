@@ -266,6 +266,14 @@ def test_splits_that_were_changed_by_hand_are_not_used(made, copy, tmp_path, cap
     assert f"{trained.splits}: found other bytes than were written" in line and "main_3d.py again" in line
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"recipe": null}'])
+def test_a_damaged_metrics_file_is_no_reason_to_train_again(made, copy, tmp_path, content):
+    trained = RunLayout(tmp_path / "run")
+    shutil.copytree(made[1].root, trained.root)
+    trained.metrics_json.write_text(content)
+    assert start("predict_3d", copy, trained.root) == 0
+
+
 def test_a_network_of_another_dataset_is_used(made, copy, tmp_path, capsys):
     set_config(copy, refinement="none", dataset="another")
     run(copy.root, PIPELINE[PIPELINE.index("Step2_registration_ANTs"):])

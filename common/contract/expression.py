@@ -20,8 +20,8 @@ def background(root: Root, path: Path, sample: None, layer: None) -> None:
     table = root.own(path, read_genes)
     demand_ranked_genes(table)
     own = root.config.genes == "top_mean" and root.config.n_genes <= len(table)
-    chosen = root.genes()
-    whole = not own or chosen is None or set(chosen) <= set(table["gene"])
+    chosen = root.genes() if own else None
+    whole = chosen is None or set(chosen) <= set(table["gene"])
     demand(whole, "a background without some of the chosen genes", "the genes of highest mean")
 
 
