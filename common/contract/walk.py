@@ -143,18 +143,15 @@ def altered(layout: Layout, kind: Kind, path: Path, unit: tuple) -> LayerError |
     if kind.by_hand or kind.unit.startswith("run") or not path.is_file():
         return None
     sample, layer = (*unit[:2], None, None)[:2]
-    step, noted = kind.step, {}
     # of a layer; of a step that works on samples; of an archive, which step 0_1 converts whole
-    for step, unit in ((kind.step, (sample, layer)), (kind.step, (sample, None)), ("0_1_convert_raw", (sample, None))):
-        recipe = stored_recipe(layout.recipe(step, *unit))
-        if recipe is not None:
-            noted = recipe.get("outputs", {})
-            break
-    if noted.get(path.relative_to(layout.root).as_posix()) in (None, file_digest(path)):
+    places = ((kind.step, sample, layer), (kind.step, sample, None), ("0_1_convert_raw", sample, None))
+    recipe = next((one for place in places if (one := stored_recipe(layout.recipe(*place)))), {})
+    if recipe.get("outputs", {}).get(path.relative_to(layout.root).as_posix()) in (None, file_digest(path)):
         return None
+    script = f"{recipe.get('step', kind.step)}.py"
     own = "; a list of yours: genes: FILE in dataset.yaml" if kind.unit == "dataset" else ""
-    return LayerError(path, "other bytes than were written", f"the output of {step}.py",
-                      f"run {step}.py with --overwrite{own}")
+    return LayerError(path, "other bytes than were written", f"the output of {script}",
+                      f"run {script} with --overwrite{own}")
 
 
 def hold_to_contract(layout: Layout, config: Config, sample: str | None, layer: int | None, paths: list[Path]) -> None:
