@@ -50,7 +50,7 @@ from common.geometry import (
     stated_geometry,
 )
 from common.io import write_h5ad, write_picture, write_table
-from common.layout import REPOSITORY, Layout
+from common.layout import IMAGE_SUFFIXES, REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
 from common.slide import stated_pixel_size_um
 from common.status import read_status, set_status
@@ -267,7 +267,7 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
         suffix = files["image"].suffix.lower()
-        outputs["image"] = layout.new_image(sample, layer, ".png" if suffix == ".h5ad" else suffix)
+        outputs["image"] = layout.new_image(sample, layer, suffix if suffix in IMAGE_SUFFIXES else ".png")
 
     def work() -> str:
         found = reader.read_layer(raw, config, sample, layer)

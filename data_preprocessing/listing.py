@@ -6,6 +6,7 @@ from pathlib import Path
 from common.config import Config, SampleConfig
 from common.errors import DataError
 from common.names import NAME_FORM, is_name
+from data_preprocessing.readers import path_and_part
 
 
 def units_of(config: Config) -> list[tuple[str, int]]:
@@ -50,7 +51,7 @@ def with_sources_of_a_person(listed: Config, base: Config | None, there: Config 
             own = {layer: entry for layer, entry in getattr(theirs, key).items()
                    if layer in theirs.layers and base is not None and entry != getattr(last, key).get(layer)}
             for layer, entry in own.items():
-                if not (raw / entry).exists():
+                if not path_and_part(raw, entry)[0].exists():
                     raise DataError(file, f"samples.{name}.{key}.{layer}: {entry}, which is not there",
                                     f"a file or folder under {raw}", "correct the name, or --raw_path")
             sizes = {layer: theirs.pixel_size_um[layer] for layer in own if layer in theirs.pixel_size_um

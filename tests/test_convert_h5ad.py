@@ -15,6 +15,7 @@ from scipy import sparse
 from common.config import load_config
 from common.io import read_h5ad, read_location, read_picture
 from common.layout import Layout
+from data_preprocessing.readers import path_and_part
 
 N_SPOTS, PITCH_FULLRES_PX, HIRES = 12, 80.0, 0.25
 convert = load_script("0_1_convert_raw")
@@ -195,3 +196,11 @@ def test_nothing_to_read_ends_the_run(raw, tmp_path, capsys):
     assert f"error: {tmp_path / 'empty'}: found no *.h5ad" in error
     assert re.search(r"found .*x\.h5ad .*samples\.m\.raw\.1.* expected .*a\.h5ad", error)
     assert not (tmp_path / "root").exists()
+
+
+def test_an_entry_may_name_one_section_of_a_file(tmp_path):
+    (tmp_path / "block.h5ad").touch()
+    (tmp_path / "odd#name.h5ad").touch()
+    assert path_and_part(tmp_path, "block.h5ad#C2") == (tmp_path / "block.h5ad", "C2")
+    assert path_and_part(tmp_path, "odd#name.h5ad") == (tmp_path / "odd#name.h5ad", None)
+    assert path_and_part(tmp_path, "block.h5ad") == (tmp_path / "block.h5ad", None)

@@ -8,7 +8,8 @@
     platform_sources(files) -> [Source]                           optional: um per px by the platform's own files
                                                                   (common/geometry.py)
 
-`config.samples[…].raw` and `.images` assign folders and files to layers. Code that two readers share is in this file.
+`config.samples[…].raw` and `.images` assign folders and files to layers. An entry of `raw` is a path relative to `raw`,
+or `<path>#<part>` for one of several sections in one file. Code that two readers share is in this file.
 A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of common/config.py; configs/<format>.yaml
 has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
@@ -56,6 +57,14 @@ def in_reading_order(names: list[str]) -> list[str]:
     return sorted(names, key=natural_key)
 
 
+def path_and_part(raw: Path, entry: str) -> tuple[Path, str | None]:
+    """The path of an entry of `raw` and the section in it: 'block.h5ad#C2' is (raw / 'block.h5ad', 'C2')."""
+    if (raw / entry).exists() or "#" not in entry:
+        return raw / entry, None
+    name, part = entry.rsplit("#", 1)
+    return raw / name, part
+
+
 def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> dict[str, SampleConfig]:
     """Samples with `layers` and `raw` written out: as the config maps them, else all found, as one sample's layers.
 
@@ -72,7 +81,7 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
     for name, one in config.samples.items():
         named = one.raw or ({} if len(config.samples) > 1 else everything)
         for layer, entry in named.items():
-            if not (raw / entry).exists():
+            if not path_and_part(raw, entry)[0].exists():
                 raise DataError(raw, f"no {entry} (samples.{name}.raw.{layer})",
                                 f"one of {', '.join(found) or 'none'}",
                                 "correct the name in the config, or --raw_path")
