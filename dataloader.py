@@ -24,7 +24,7 @@ from common.jobs import Context
 from common.layout import SCRIPTS, Layout
 from common.status import first_failure, set_status
 from models.cross_attention import patch_neighbourhoods
-from models.encoder import standardise_per_slide
+from models.projection import standardise_per_slide
 from models.sample import SampleGraph
 
 

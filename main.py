@@ -69,7 +69,7 @@ def make_encoder(name: str | None, weights: str | None, pretrained: bool = True)
     if name is None:
         return None
     from data_preprocessing.backbone import load_architecture
-    from models.spot_encoder import SpotEncoder
+    from models.encoder import SpotEncoder
     return SpotEncoder(*load_architecture(name, weights, pretrained))
 
 
@@ -101,9 +101,9 @@ def labelled_of(graphs: list) -> dict[str, list[int]]:
 
 def load_checkpoint(path: Path):
     """(the network, in evaluation mode; the whole checkpoint). Raises DataError if it is not one of main.py."""
-    from models.encoder import Projection
     from models.msagnet import Architecture
     from models.msagnet_2d import MSAGNet2D
+    from models.projection import Projection
     if not path.is_file():
         raise DataError(path, "no file", "a checkpoint of main.py", "correct --checkpoint, or train first")
     saved = read_pt(path)
@@ -228,17 +228,15 @@ def run_checkpoint(args: argparse.Namespace, context: jobs.Context, device) -> i
     digest = file_digest(path)
     run_layout = run_folder.choose(layout, args.save_path, "msagnet_2d_predicted")
     locks.hold(run_layout.root)
-    run_folder.take(run_layout, layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
-                    checkpoint_sha256=digest)
     genes_of_root = read_genes(layout)
     genes, background = saved["genes"], saved["background"]
     if any(graph.has_label.any() for graph in graphs):
         check_background(layout, background, args.checkpoint)
+    run_folder.take(run_layout, layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
+                    checkpoint_sha256=digest)
     write_table(run_layout.genes, pd.DataFrame({"gene": genes}))
     ranks = range(1, len(background) + 1)
     write_table(run_layout.background, pd.DataFrame({"gene": background, "rank": ranks, "mean": 0.0}))
-    for path in (run_layout.metrics_json, run_layout.metrics_csv, run_layout.runtime):
-        path.unlink(missing_ok=True)  # of a training in the same folder
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})
     uns = {"method": "msagnet", "checkpoint_sha256": digest, "normalisation": NORMALISATION}
     for graph in graphs:

@@ -34,7 +34,7 @@ from common.recipe import file_digest
 from common.status import set_status
 from training.options import add_training_options
 
-NETWORK_PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "gate")
+NETWORK_PARTS = ("levels", "cross_attention", "gat", "transformer", "imputation", "mix")
 TRAINED = ("msagnet", "reference")
 METHODS = (*TRAINED, "gp", "kernel", "similarity", "overlap", "nearest", "mean")
 
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--known_layers", default=None,
         help="sections whose expression is given, e.g. 2 or 1,4 (default: config, else the first)")
     add("--without", nargs="*", choices=NETWORK_PARTS, default=[],
-        help="parts of the network to leave out (ablation); gate: the share of imputation")
+        help="parts of the network to leave out (ablation); mix: the share of imputation")
     add_training_options(
         parser, max_iterations=100, max_iterations_help="training steps of a member",
         batch_size_help="hidden spots in the loss per step; the whole graph is in every pass",

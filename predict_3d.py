@@ -71,8 +71,8 @@ def network_of(checkpoint: dict, path: Path):
 
     Raises DataError for that of another version of the network.
     """
-    from models.encoder import Projection
     from models.msagnet import Architecture, MSAGNet
+    from models.projection import Projection
     state = checkpoint["state"]
     with weights_of(path, "main_3d.py"):
         architecture, projection = Architecture.of(checkpoint["architecture"]), Projection.of_state(state)

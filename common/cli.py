@@ -1,6 +1,6 @@
 """The options that every numbered script takes, and the commands that look at a whole root or at the installation.
 
-    python -m common.cli status --root_path ROOT      which layer stands at which step, and why
+    python -m common.cli status --root_path ROOT      which section stands at which step, and why
     python -m common.cli check --root_path ROOT       whether every file is what the data contract says
     python -m common.cli adopt --root_path ROOT --checkpoint FILE
                                                       write what a network was trained with into dataset.yaml
@@ -35,14 +35,14 @@ def make_parser(docstring: str, sample: bool = True, layer: bool = True, workers
         parser.add_argument("--overwrite", action="store_true", help="make the output again even if it is up to date")
     if done:
         parser.add_argument("--done", default=None, metavar="FILE",
-                            help="for the workflow: write this marker at the end and exit 0 although a layer was left "
-                                 "out")
+                            help="for the workflow: write this marker at the end and exit 0 although a section was "
+                                 "left out")
     if sample:
         parser.add_argument("--sample", action="append", default=None, metavar="NAME",
                             help="only this sample (repeatable)")
     if layer:
         parser.add_argument("--layer", action="append", type=int, default=None, metavar="N",
-                            help="only this layer (repeatable)")
+                            help="only this section (repeatable)")
     if workers:
         parser.add_argument("--num_workers", type=positive_int, default=1,
                             help="processes working side by side (default 1)")
@@ -56,7 +56,7 @@ def parse_layers(text: str | None, option: str = "--known_layers") -> list[int] 
     try:
         return sorted({int(part) for part in text.split(",")})
     except ValueError:
-        raise DataError(option, repr(text), "layer numbers separated by commas", f"e.g. {option} 1,4") from None
+        raise DataError(option, repr(text), "section numbers separated by commas", f"e.g. {option} 1,4") from None
 
 
 # commands --------------------------------------------------------------------------------------------

@@ -81,7 +81,8 @@ def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) ->
     """Take the folder for a run of this identity (script, method, dataset, folds, …), which is written to run.json.
 
     Another result there is kept: the folder is renamed to `<save_path>_before_<n>`; with `overwrite` its predictions
-    and folds are deleted. Raises DataError for a folder that cannot be renamed, or that holds files of these names
+    and folds are deleted. Scores and splits of an earlier run are deleted: nothing old stays beside new checkpoints.
+    Raises DataError for a folder that cannot be renamed, or that holds files of these names
     without being that of a run.
     """
     root = os.path.relpath(layout.root.resolve(), run.root.resolve())  # stays the same if a root is moved with its runs
@@ -102,6 +103,8 @@ def take(run: RunLayout, layout: Layout, overwrite: bool, **identity: object) ->
             raise DataError(run.root, f"{', '.join(strangers)}, and neither run.json nor splits.json",
                             "a new folder, or that of a run",
                             "give another --save_path, or --overwrite to replace them")
+    for path in (run.metrics_json, run.metrics_csv, run.splits, run.runtime):
+        path.unlink(missing_ok=True)
     write_json(run.identity, mine)
 
 

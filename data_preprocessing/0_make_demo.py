@@ -220,7 +220,7 @@ def make_layer(config: Config, layout: Layout, seed: int, size_px: int, sample: 
     write_map(layout.truth(sample, layer, ".npz"), layer_map, location["barcode"], xy, size_px, z_px, layer in torn)
     if is_image_only(config, sample, layer):
         written.remove([layout.location(sample, layer), layout.counts(sample, layer)])
-        return f"image {size_px} px, only photographed"
+        return f"image {size_px} px, image-only"
     with written.writing(layout.location(sample, layer)) as temporary:
         write_table(temporary, location)
     with written.writing(layout.counts(sample, layer)) as temporary:

@@ -11,8 +11,8 @@ def stack_records(layers: dict[int, np.ndarray], registered: np.ndarray) -> np.n
     """
     widths = {(one["label"].shape[1], one["feature"].shape[1]) for one in layers.values()}
     if len(widths) > 1:
-        raise LayerError("npy_information", f"sections of (genes, features) {sorted(widths)}", "the same in all layers",
-                         "run steps 4 to 7 again")
+        raise LayerError("npy_information", f"sections of (genes, features) {sorted(widths)}",
+                         "the same in all sections", "run steps 4 to 7 again")
     first = next(iter(layers.values())).dtype
     barcode = max((one.dtype["barcode"] for one in layers.values()), key=lambda kind: kind.itemsize)
     fields = [(name, barcode if name == "barcode" else first[name]) for name in first.names]

@@ -1,6 +1,6 @@
 """The baselines of 3D (README, 'How a number comes about'): known spots in, prediction of the query spots out.
 
-`baseline_predictions` of evaluation/scores.py calls them, METHODS of main_3d.py and SIMPLE_RULES of
+`baseline_predictions` of evaluation/scores.py calls them, METHODS of main_3d.py and SIMPLE_BASELINES of
 report_parts/numbers.py name them; those of 2D are in baselines_2d.py.
 
 All arrays are float; `known_*` are the spots of the sample's known layers, `query_*` the spots to predict.

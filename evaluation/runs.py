@@ -31,16 +31,11 @@ from training.settings import Settings
 
 def open_run(args: argparse.Namespace, layout: Layout, config: Config, name: str, script: str,
              folds: list[Fold]) -> tuple[RunLayout, list[str]]:
-    """The run folder (--save_path, else <root>/runs/<name>), locked, with config and gene list; and the genes.
-
-    An older metrics.json or splits.json is deleted.
-    """
+    """The run folder (--save_path, else <root>/runs/<name>), locked, with config and gene list; and the genes."""
     run = run_folder.choose(layout, args.save_path, name)
     locks.hold(run.root)
     run_folder.take(run, layout, args.overwrite, script=script, dataset=config.dataset, method=args.method,
                     folds=[asdict(fold) for fold in folds])
-    for path in (run.metrics_json, run.splits):
-        path.unlink(missing_ok=True)  # nothing old beside new checkpoints
     save_config(config, run.config)
     return run, keep_genes(layout, run)
 
@@ -160,7 +155,7 @@ def print_result(result: dict, n_genes: int, genes_from: str, n_spots: dict[str,
               f" (chosen on {genes_from} sections)")
         print(format_table(result["methods"], result["ceiling"]))
     else:
-        print("no target layer has counts: nothing to score")
+        print("no target section has counts: nothing to score")
 
 
 def runtime(started: float, seconds: dict, device: torch.device) -> dict:

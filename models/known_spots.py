@@ -7,6 +7,7 @@ known; its prediction is that of the process.
 """
 import numpy as np
 
+from models.halving import halves
 from models.sample import SampleGraph
 
 MAX_KNOWN = 6000
@@ -33,10 +34,7 @@ def _by_place(position: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """These rows, ordered so that neighbours on the section follow each other: by halving along the longer side."""
     if len(rows) < 2:
         return rows
-    axis = np.ptp(position[rows], axis=0).argmax()
-    rows = rows[np.lexsort((position[rows, 1 - axis], position[rows, axis]))]
-    half = len(rows) // 2
-    return np.concatenate([_by_place(position, rows[:half]), _by_place(position, rows[half:])])
+    return np.concatenate([_by_place(position, half) for half in halves(position, rows)])
 
 
 def left_out_line(graph: SampleGraph, layers: list[int], what: str) -> str | None:

@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor
 
+MSE_FACTOR = 0.75
+
 
 def one_minus_pcc(predicted: Tensor, label: Tensor) -> Tensor:
     """Mean over nodes of 1 - PCC across genes. predicted, label: (n, n_genes). 0 for no node."""
@@ -14,8 +16,8 @@ def one_minus_pcc(predicted: Tensor, label: Tensor) -> Tensor:
 
 
 def spot_loss(predicted: Tensor, label: Tensor, of_pcc: float) -> Tensor:
-    """0.75 MSE + of_pcc (3D: 0.25, 2D: 0.1) (1 - PCC) on spots."""
-    return 0.75 * torch.mean((predicted - label) ** 2) + of_pcc * one_minus_pcc(predicted, label)
+    """MSE_FACTOR MSE + of_pcc (3D: 0.25, 2D: 0.1) (1 - PCC) on spots."""
+    return MSE_FACTOR * torch.mean((predicted - label) ** 2) + of_pcc * one_minus_pcc(predicted, label)
 
 
 def level_loss(region: Tensor, region_label: Tensor, global_: Tensor, global_label: Tensor, factor: float) -> Tensor:

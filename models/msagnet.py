@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from models.edges import N_ATTRIBUTES, attributes
-from models.encoder import Projection
 from models.levels import Levels
+from models.projection import Projection
 from models.sample import Episode, Sample
 
 IMPUTED_SHARE = 0.75  # of the predicted expression; the rest is regressed
@@ -31,13 +31,13 @@ IMPUTED_SHARE = 0.75  # of the predicted expression; the rest is regressed
 class Architecture:
     """Everything that fixes the shapes of the network.
 
-    without: parts that are left out (levels, cross_attention, gat, transformer, imputation, gate: imputation's share).
+    without: parts that are left out (levels, cross_attention, gat, transformer, imputation, mix: imputation's share).
     """
     n_genes: int
     rank: int
     n_components: int        # of the features
     imputed_width: int = 0   # 3D
-    n_encoder: int = 0       # 2D: width of the encoder in training (models/spot_encoder.py); 0: features are given
+    n_encoder: int = 0       # 2D: width of the encoder in training (models/encoder.py); 0: features are given
     n_members: int = 4
     width: int = 32
     heads: int = 4
@@ -123,7 +123,7 @@ class MSAGNet(Members):
     @property
     def imputed_share(self) -> float:
         """Share of imputation in the predicted expression."""
-        return 0.0 if "gate" in self.architecture.without else IMPUTED_SHARE
+        return 0.0 if "mix" in self.architecture.without else IMPUTED_SHARE
 
     def forward(self, sample: Sample, episode: Episode) -> Tensor:
         """Mean of the members' spot coefficients: (m, rank)."""

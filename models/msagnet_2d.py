@@ -12,9 +12,9 @@ Unlike 3D (models/msagnet.py) it has no context labels and no imputation:
 import torch
 from torch import Tensor, nn
 
-from models.encoder import Projection
 from models.levels import Levels
 from models.msagnet import Architecture, Members
+from models.projection import Projection
 from models.sample import Sample
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.feature_recipe import FeatureRecipe
-from models.encoder import grouped
+from models.projection import grouped
 from models.views import spot_views
 
 

@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from common.threads import one_thread
-from models.encoder import N_COMPONENTS, fit_pca, standardise_per_slide
+from models.projection import N_COMPONENTS, fit_pca, standardise_per_slide
 
 SURROUNDINGS_PITCHES = 1.0
 

@@ -1,4 +1,4 @@
-"""Words and numbers: known sections, scores beside simple rules and the ceiling, training curves, reproducibility."""
+"""Words and numbers: known sections, scores beside baselines and the ceiling, training curves, reproducibility."""
 import shlex
 from html import escape
 
@@ -9,7 +9,7 @@ from report_parts import charts
 from report_parts.gather import NOTHING_TRAINED, Run
 from report_parts.shown import note
 
-SIMPLE_RULES = {
+SIMPLE_BASELINES = {
     "mean": "every spot gets the mean of the known (2D: training) sections",
     "nearest": "the nearest known spot after registration",
     "overlap": "overlap-weighted mean of the known spots that it overlaps",
@@ -23,7 +23,7 @@ MODELS = {
     "reference": "the released network, its arithmetic and recipe",
     "msagnet": "MSAGNet, the graph network",
 }
-METHODS = SIMPLE_RULES | MODELS
+METHODS = SIMPLE_BASELINES | MODELS
 METRICS = {
     "mse": ("MSE", "mean squared error, natural-log scale; lower is better"),
     "mae": ("MAE", "mean absolute error, natural-log scale; lower is better"),
@@ -68,25 +68,25 @@ def verdict(run: Run) -> str:
         return words + note(run.missing.get("metrics", NO_COUNTS))
     value = {method: one["pooled"]["pcc_gene"] for method, one in methods.items()}
     ceiling = run.metrics["ceiling"]["pooled"].get("pcc_gene")
-    best_rule = max((method for method in methods if method in SIMPLE_RULES), key=value.get)
+    best_baseline = max((method for method in methods if method in SIMPLE_BASELINES), key=value.get)
     perfect = ""
     if ceiling is not None:
         perfect = f" A perfect prediction would reach {ceiling:.2f}, because the counts themselves are noisy."
-    ahead = "ahead of every simple rule"
-    if not value[run.method] > value[best_rule]:
-        ahead = "not ahead of the best simple rule"
+    ahead = "ahead of every simple baseline"
+    if not value[run.method] > value[best_baseline]:
+        ahead = "not ahead of the best simple baseline"
     better = [f"{method} ({METHODS.get(method, method)}; {value[method]:.2f})" for method in methods
               if value[method] > value[run.method]]
     behind = f"; behind {', '.join(better)}" if better else ""
     return (f'{words}<p class="big">For the average gene, the predicted pattern of a target section agrees with the '
-            f'measured one at <b>r = {value[run.method]:.2f}</b> (PCC_gene).{perfect} The best simple rule '
-            f'({best_rule}: {SIMPLE_RULES[best_rule]}) reaches {value[best_rule]:.2f}. This run is '
-            f'{ahead}{escape(behind)}.</p>{score_bars(run.method, value, best_rule, ceiling)}')
+            f'measured one at <b>r = {value[run.method]:.2f}</b> (PCC_gene).{perfect} The best simple baseline '
+            f'({best_baseline}: {SIMPLE_BASELINES[best_baseline]}) reaches {value[best_baseline]:.2f}. This run is '
+            f'{ahead}{escape(behind)}.</p>{score_bars(run.method, value, best_baseline, ceiling)}')
 
 
-def score_bars(own: str, value: dict[str, float], best_rule: str, ceiling: float | None) -> str:
-    """A bar of PCC_gene for the best simple rule, every model, this run's method (`own`) and the ceiling."""
-    bars = [(f"best simple rule: {best_rule}", value[best_rule], "rule")]
+def score_bars(own: str, value: dict[str, float], best_baseline: str, ceiling: float | None) -> str:
+    """A bar of PCC_gene for the best simple baseline, every model, this run's method (`own`) and the ceiling."""
+    bars = [(f"best simple baseline: {best_baseline}", value[best_baseline], "rule")]
     bars += [(method, value[method], "model") for method in MODELS if method in value and method != own]
     bars.append((f"this run: {own}", value[own], "own"))
     if ceiling is not None:

@@ -1,9 +1,11 @@
-"""Shared by all tests: the repository root on sys.path, and numbered scripts as modules."""
+"""Shared by all tests: the repository root on sys.path, numbered scripts as modules, and the tiny root."""
 import importlib.util
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -33,3 +35,17 @@ def load_script(name: str) -> ModuleType:
 def pytest_collection_modifyitems(items: list) -> None:
     """Run the slowest file first; the other process runs the rest (with --no-loadscope-reorder, see the Makefile)."""
     items.sort(key=lambda item: item.path.name != "test_real_stack.py")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Layout of a tiny root on which every step ran. Read only."""
+    from pipeline import tiny_root
+    return tiny_root(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """RunLayout of a short training on that root. Read only."""
+    from pipeline import trained_run
+    return trained_run(tmp_path_factory.getbasetemp())

@@ -1,4 +1,6 @@
 """The background of the normalisation: a label does not depend on the other genes of the list."""
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ import pytest
 from conftest import load_script
 from hypothesis import given, settings, strategies as st
 from scipy import sparse
-from test_expression import GENES, GOLDEN, STEPS, run, toy_config, write_toy_root
+from toy_roots import GENES, STEPS, run, toy_config, write_toy_root
 from toys import layers_of, toy_graph
 
 from common import io
@@ -21,6 +23,7 @@ from evaluation.outputs import check_background, finite, keep_genes, layer_annda
 from evaluation.scores import score_layers
 
 choose = load_script(STEPS[0])
+GOLDEN = Path(__file__).parent / "golden" / "expression.npz"
 MANY = [f"G{k:03d}" for k in range(400)]
 
 

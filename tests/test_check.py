@@ -20,7 +20,7 @@ from spoil import (
     table,
     tensors,
 )
-from test_expression import (
+from toy_roots import (
     GENES,
     HOW,
     SLIDE_PX,

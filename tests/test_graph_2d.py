@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
-from test_expression import (
+from torch_geometric.data import HeteroData
+from toy_roots import (
     GENES,
     HOW,
     PITCH_PX,
@@ -19,7 +20,6 @@ from test_expression import (
     toy_location,
     write_toy_root,
 )
-from torch_geometric.data import HeteroData
 
 from common import io
 from common.config import save_config

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 from brute_force import adjacency, brute_cosine, circle
-from test_expression import (
+from torch_geometric.data import HeteroData
+from toy_roots import (
     GENES,
     HOW,
     PITCH_PX,
@@ -19,7 +20,6 @@ from test_expression import (
     toy_counts,
     toy_location,
 )
-from torch_geometric.data import HeteroData
 
 from common import io
 from common.config import save_config

@@ -10,11 +10,11 @@ from toys import permuted, toy_graph
 
 from models import edges, gp
 from models.cross_attention import CrossAttention, patch_neighbourhoods
-from models.encoder import Projection, fit_pca, standardise_per_slide
 from models.gat import GATStack
 from models.imputation import Imputer, part_of
 from models.losses import one_minus_pcc, spot_loss
 from models.msagnet import MSAGNet
+from models.projection import Projection, fit_pca, standardise_per_slide
 from models.sample import SampleGraph
 from models.transformer import LevelTransformer
 from training import three_d
@@ -300,7 +300,7 @@ def test_the_imputed_share_mixes_imputation_and_network_and_can_be_left_out():
     graph = toy_graph()
     process, target = process_of(graph), (graph.layer != 1).numpy()
     imputed = gaussian_process(graph, process)["expression"][target]
-    models = [fresh_model(graph, without=without) for without in ((), ("gate",))]
+    models = [fresh_model(graph, without=without) for without in ((), ("mix",))]
     mixed, network = (three_d.predict(model, graph, process, [1], CPU)["expression"][target] for model in models)
     np.testing.assert_allclose(mixed, 0.75 * imputed + 0.25 * network, atol=1e-5)
 

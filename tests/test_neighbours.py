@@ -9,7 +9,7 @@ from conftest import load_script
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
-from test_expression import square_array
+from toy_roots import square_array
 
 from common.lattice import nearest_on_lattice
 from data_preprocessing_3d import neighbours

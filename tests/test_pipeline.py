@@ -4,23 +4,13 @@ import json
 import numpy as np
 import pytest
 from conftest import load_script
-from pipeline import LAYERS, QUICK, STEPS, copy_of, run, tiny_root, train_and_predict, trained_run
+from pipeline import LAYERS, QUICK, STEPS, copy_of, run, train_and_predict
 
 from common.config import load_config
 from common.io import read_csr, read_h5ad, read_location, read_npy, read_npz, read_pt, read_table
 from common.layout import SIZES, Layout, RunLayout
 from dataloader_3d import load_sample
 from evaluation.metrics import layer_metrics
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Layout:
-    return tiny_root(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> RunLayout:
-    return trained_run(tmp_path_factory.getbasetemp())
 
 
 # the data contract -----------------------------------------------------------------------------------

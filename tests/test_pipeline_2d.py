@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from conftest import load_script
-from pipeline import FROM_COUNTS, LAYERS, STEPS, as_archive, copy_of, main_2d, run, tiny_root
+from pipeline import FROM_COUNTS, LAYERS, STEPS, as_archive, copy_of, main_2d, run
 from scipy.spatial import cKDTree
 
 from common import cli
@@ -16,11 +16,6 @@ from common.io import read_h5ad, read_json, read_pt, read_table, write_pt
 from common.layout import Layout, RunLayout
 from evaluation.metrics import layer_metrics
 from evaluation.outputs import background_of
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Layout:
-    return tiny_root(tmp_path_factory.getbasetemp())
 
 
 def two_samples(tiny, root) -> Layout:

@@ -13,9 +13,7 @@ from pipeline import (
     main_2d,
     run,
     take_as_made,
-    tiny_root,
     train_and_predict,
-    trained_run,
 )
 
 from common import cli
@@ -26,16 +24,6 @@ from common.layout import Layout, RunLayout
 from dataloader import load_layer
 from dataloader_3d import load_sample
 from evaluation.outputs import background_of
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Layout:
-    return tiny_root(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> RunLayout:
-    return trained_run(tmp_path_factory.getbasetemp())
 
 
 # no leak ---------------------------------------------------------------------------------------------

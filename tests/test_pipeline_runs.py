@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_script
-from pipeline import as_archive, copy_of, tiny_root, train_and_predict, trained_run, with_threads
+from pipeline import as_archive, copy_of, train_and_predict, with_threads
 
 from common.config import load_config, save_config
 from common.errors import DataError
@@ -15,16 +15,6 @@ from common.io import read_h5ad, read_json, read_pt, write_json, write_pt
 from common.layout import Layout, RunLayout
 from dataloader_3d import load_sample
 from models import known_spots
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Layout:
-    return tiny_root(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> RunLayout:
-    return trained_run(tmp_path_factory.getbasetemp())
 
 
 # what a run is made of -------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_the_same_inputs_give_the_same_bytes(made, page):
 def test_the_headline_shows_what_was_known_and_how_good_it_is(page):
     text = words(page)
     for fact in ("1 known", "2 target registration refused", "3 image-only", "r = 0.37", "reaches 0.31", "reach 0.71",
-                 "ahead of every simple rule; behind gp"):
+                 "ahead of every simple baseline; behind gp"):
         assert fact in text, fact
     assert "REFUSED: tissue Dice 0.3 &lt; 0.7" in page and "0.50 → 0.90" in page
     for fact in ("python main_3d.py --root_path &#x27;a b&#x27;", "12.5", "c0ffee", "9.9"):

@@ -252,8 +252,11 @@ def test_two_roots_in_one_folder_keep_both_results(tmp_path, capsys):
 def test_another_result_is_kept_aside_unless_overwritten(tmp_path, capsys, change, word):
     layout, run = Layout(tmp_path / "root"), RunLayout(tmp_path / "run")
     finished(run, layout=layout)
-    run_folder.take(run, layout, False, **IDENTITY)
-    assert run.metrics_json.is_file() and not capsys.readouterr().out  # the same again goes on
+    predictions(run, "C", 1)
+    run_folder.take(run, layout, False, **IDENTITY)  # the same again goes on, without the scores of before
+    assert run.imputed("C", 1).is_file() and not capsys.readouterr().out
+    assert not any(path.exists() for path in (run.metrics_json, run.splits, run.metrics_csv, run.runtime))
+    finished(run, layout=layout)
     run_folder.take(run, layout, False, **(IDENTITY | change))
     assert (tmp_path / "run_before_1/metrics.json").is_file() and word in capsys.readouterr().out
     finished(run, IDENTITY | change, layout=layout)
@@ -282,7 +285,8 @@ def test_a_run_of_an_earlier_version_is_known_by_its_splits(tmp_path):
     finished(run, layout=layout)
     run.identity.unlink()
     run_folder.take(run, layout, False, **IDENTITY)
-    assert run.metrics_json.is_file()
+    assert not (tmp_path / "run_before_1").exists()
+    finished(run, layout=layout)
     run.identity.unlink()
     run_folder.take(run, layout, False, **(IDENTITY | {"method": "kernel"}))
     assert (tmp_path / "run_before_1/metrics.json").is_file()

@@ -8,8 +8,8 @@ from toys import layers_of, permuted, toy_graph
 
 from common.errors import DataError
 from evaluation.metrics import layer_metrics
+from models.encoder import SpotEncoder
 from models.losses import one_minus_pcc
-from models.spot_encoder import SpotEncoder
 from training import two_d
 from training.episodes import prepare
 from training.loop import optimise

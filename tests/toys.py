@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from models.cross_attention import patch_neighbourhoods
-from models.encoder import standardise_per_slide
+from models.projection import standardise_per_slide
 from models.sample import SampleGraph
 
 SIDE, LAYERS, GENES, FEATURES = 8, (1, 2, 3), 30, 20

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from models import edges, gp, known_spots
 from models.discs import discs
-from models.encoder import Projection
 from models.imputation import Imputer
 from models.msagnet import MSAGNet
+from models.projection import Projection
 from models.sample import Episode, Sample, SampleGraph
 from models.views import surroundings
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from models import gp
-from models.encoder import Projection
 from models.msagnet import Architecture, MSAGNet, Network
+from models.projection import Projection
 from models.sample import Episode, Sample, SampleGraph
 from training.episodes import Known, draw_hidden, prepare, to_device
 from training.loop import check_labelled, optimise, with_noise

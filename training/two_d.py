@@ -19,11 +19,11 @@ from torch import Tensor
 
 from dataloader import Pictures
 from models.discs import discs
-from models.encoder import Projection
+from models.encoder import SpotEncoder
 from models.msagnet import Architecture
 from models.msagnet_2d import MSAGNet2D, Network2D
+from models.projection import Projection
 from models.sample import Sample, SampleGraph
-from models.spot_encoder import SpotEncoder
 from training.episodes import prepare, to_device
 from training.loop import check_labelled, optimise, with_noise
 from training.multi_level import fit_basis, multi_level_loss, patches_of

@@ -132,13 +132,13 @@ def error_of(root: Root, kind: Kind, path: Path, unit: tuple) -> LayerError | No
     except Exception as error:  # bad bytes and other forms: decoders differ in what they raise
         found, expected = f"a file of another form ({type(error).__name__}: {error})", f"what {kind.step}.py writes"
     else:
-        return altered(root.layout, kind, path, unit)
+        return not_as_written(root.layout, kind, path, unit)
     by_person = kind.step == "0_1_convert_raw"
     script = "correct it, or run the script that made it" if by_person else f"run {kind.step}.py"
     return LayerError(path, found, expected, f"{script} with --overwrite")
 
 
-def altered(layout: Layout, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
+def not_as_written(layout: Layout, kind: Kind, path: Path, unit: tuple) -> LayerError | None:
     """The error of a file that keeps the contract but is not as its step wrote it: rows may be missing, for example."""
     if kind.by_hand or kind.unit.startswith("run") or not path.is_file():
         return None

@@ -252,7 +252,7 @@ def read_weights(raw: Path, sample: str, names: list[str], layer: np.ndarray, st
                          "weights, first column and header <layer>_<spot>", "copy it again") from None
     kept = (row >= 0) & (column >= 0) & (weight > 0) & (layer[row] != layer[column])
     if not kept.any() or weight[kept].max() > 2.001:
-        raise LayerError(path, "no weight between two layers, or one above 2",
+        raise LayerError(path, "no weight between two sections, or one above 2",
                          "IoU + cosine of pairs named <layer>_<spot>", "copy it again")
     one_way = sparse.coo_array((weight[kept], (row[kept], column[kept])), shape=(len(names),) * 2).tocsr()
     return sparse.csr_array(one_way.maximum(one_way.T))

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from models.discs import discs
 from models.gp.kernel import Kernel, at_zero, covariance, inverse, squared_distances
 from models.gp.labels import centred, leading_directions, spot_weights
+from models.halving import halves
 
 DISC_RADII_PITCHES = (2.0, 2.5)
 HIDDEN_SHARE = 0.2
@@ -83,15 +84,9 @@ def chunks(position: np.ndarray, size: int) -> list[np.ndarray]:
     """Contiguous parts of at most `size` spots, by halving along the longer side: list of row indices."""
     parts = [np.arange(len(position))]
     while len(parts[0]) > size:
-        halves = [_halves(position, part) for part in parts]
-        parts = list(itertools.chain.from_iterable(halves))
+        smaller = itertools.chain.from_iterable(halves(position, part) for part in parts)
+        parts = [np.sort(part) for part in smaller]
     return parts
-
-
-def _halves(position: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    axis = np.ptp(position[part], axis=0).argmax()
-    order = part[np.lexsort((position[part, 1 - axis], position[part, axis]))]
-    return np.sort(order[:len(order) // 2]), np.sort(order[len(order) // 2:])
 
 
 def predict_hidden(kernel: Kernel, square: dict[str, np.ndarray], noise: np.ndarray, hidden: list[np.ndarray],

@@ -97,7 +97,7 @@ def fit(label: np.ndarray, views: dict[str, np.ndarray], layer: np.ndarray | Non
     """
     if len(label) < MIN_SPOTS:
         raise DataError("Gaussian process", f"{len(label)} known spots", f"at least {MIN_SPOTS}",
-                        "give layers with more measured spots")
+                        "give sections with more measured spots")
     layer = np.zeros(len(label), np.int64) if layer is None else layer
     hidings = Hidings(label, views, layer, seed)
     kernel = choose_kernel(hidings, Kernel()) if kernel is None else kernel
