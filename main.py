@@ -161,9 +161,9 @@ def train_and_predict(args: argparse.Namespace, graphs: list, pools: list, teste
 
 def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_layout: RunLayout, settings, device,
              genes: list[str]) -> dict:
-    """Train one fold, write its checkpoint, TensorBoard log and the h5ad files of its test samples, score them.
+    """Train one fold, write its checkpoint and TensorBoard log (of a network) and the h5ad files of its test samples.
 
-    Returns scores {method: {layer: metrics}}, ceiling {layer: PCCs} and n_spots {layer: int}.
+    Returns the scores {method: {layer: metrics}}, ceiling {layer: PCCs} and n_spots {layer: int}.
     """
     import numpy as np
     from torch.utils.tensorboard import SummaryWriter
@@ -179,21 +179,21 @@ def run_fold(fold, args: argparse.Namespace, graphs: list, config, layout, run_l
     tested = tested_of(fold, graphs)
     started = time.perf_counter()
     predicted = baseline_predictions(graphs, pools, tested, settings.seed) if tested else {}
-    with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
-        def log(iteration: int, values: dict[str, float]) -> None:
-            for name, value in values.items():
-                writer.add_scalar(name, value, iteration)
+    background = background_of(layout)
+    n_other = n_background(genes, background)  # None: the list is its own background
+    parts = []
+    for graph, pool in zip(graphs, pools, strict=True):
+        parts.append(depths(layout, graph, pool.numpy(), n_other is None))
+    depth = float(np.median(np.concatenate(parts)))
+    if args.method in TRAINED:
+        of_data = trained_with(config, graphs[0].feature_recipe, graphs[0].feature_sets)
+        saved = {"genes": genes, "trained_with": of_data, "encoder": args.encoder, "depth": depth,
+                 "background": background}
+        with SummaryWriter(str(run_layout.tensorboard(fold.index))) as writer:
+            def log(iteration: int, values: dict[str, float]) -> None:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, iteration)
 
-        background = background_of(layout)
-        n_other = n_background(genes, background)  # None: the list is its own background
-        parts = []
-        for graph, pool in zip(graphs, pools, strict=True):
-            parts.append(depths(layout, graph, pool.numpy(), n_other is None))
-        depth = float(np.median(np.concatenate(parts)))
-        if args.method in TRAINED:
-            of_data = trained_with(config, graphs[0].feature_recipe, graphs[0].feature_sets)
-            saved = {"genes": genes, "trained_with": of_data, "encoder": args.encoder, "depth": depth,
-                     "background": background}
             predicted[args.method] = train_and_predict(args, graphs, pools, tested, layout, settings, device, log,
                                                        saved, run_layout.checkpoint(fold.index))
     result = {"training_seconds": round(time.perf_counter() - started, 1), "scores": {}, "ceiling": {}, "n_spots": {}}

@@ -249,7 +249,7 @@ def print_sources(config: Config, bad: Container[tuple[str, int]]) -> None:
 
 def without_the_unlisted(config: Config) -> Config:
     """The config with folds and known layers of listed samples and layers only; fewer than two folds left are none."""
-    folds = folds_among(config.folds, config.samples) if isinstance(config.folds, list) else config.folds
+    folds = folds_among(config.folds, config.samples)
     samples = {}
     for name, one in config.samples.items():
         known = [layer for layer in one.known_layers or [] if layer in one.layers]

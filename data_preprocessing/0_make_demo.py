@@ -323,7 +323,7 @@ def make_demo(args: argparse.Namespace) -> int:
     names = [chr(ord("A") + k) for k in range(args.n_samples)]
     samples = {name: SampleConfig(layers=list(range(1, args.n_layers + 1))) for name in names}
     locks.hold(layout.root / "imgs")
-    update = {"samples": samples, "folds": folds_among(config.folds or [], names)}
+    update = {"samples": samples, "folds": folds_among(config.folds, names)}
     config = resolve(config.model_copy(update=update), layout, file)
     write_merged(layout, STEP, config, file)  # the drawing depends on the options and --config alone
     context = jobs.Context(config, layout, args, config)

@@ -1,9 +1,9 @@
 """Which samples, layers and folds step 0_1 lists: those of the raw data, of earlier calls, of a person's edits."""
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from pathlib import Path
 
-from common.config import Config, SampleConfig
+from common.config import Config, Folds, SampleConfig
 from common.errors import DataError
 from common.names import NAME_FORM, is_name
 from data_preprocessing.readers import path_and_part
@@ -116,8 +116,13 @@ def with_layers_of_both(config: Config, one: Config, other: Config) -> Config:
     return config.model_copy(update={"samples": samples})
 
 
-def folds_among(folds: Iterable[list[str]], samples: Container[str]) -> list[list[str]] | None:
-    """The folds without samples that are not among these and without empty folds; None if fewer than two are left."""
+def folds_among(folds: Folds, samples: Container[str]) -> Folds:
+    """The folds without samples that are not among these and without empty folds; None if fewer than two are left.
+
+    A number of folds, or a rule, names no sample and stays.
+    """
+    if not isinstance(folds, list):
+        return folds
     left = []
     for fold in folds:
         present = [name for name in fold if name in samples]

@@ -65,6 +65,14 @@ def test_senseless_options_are_refused(tmp_path, option):
     assert demo.main(["--root_path", str(tmp_path), *option]) == 2
 
 
+@pytest.mark.parametrize("folds", [4, "leave_one_out"])
+def test_folds_by_number_or_rule_stay(tmp_path, folds):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"dataset: demo\npitch_px: 68\npitch_um: 200\npixel_size_um: 2.941176\nfolds: {folds}\n")
+    assert demo.main(["--config", str(file), "--root_path", str(tmp_path / "root"), *TINY]) == 0
+    assert load_config(tmp_path / "root/dataset.yaml").folds == folds
+
+
 # data contract ---------------------------------------------------------------------------------------
 def test_config_lists_what_was_made(made):
     config = load_config(made.config)

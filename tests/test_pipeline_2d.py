@@ -68,6 +68,7 @@ def test_2d_without_folds_trains_on_the_layers_that_are_named(tiny, tmp_path, ca
     assert set(result["methods"]["ridge"]["layers"]) == {"A/2"}
     adata = read_h5ad(run_layout.imputed("A", 2))
     assert adata.uns["asign"]["method"] == "ridge"
+    assert not run_layout.tensorboard(0).exists()  # nothing was trained step by step
     assert not run_layout.imputed("A", 1).exists() and not run_layout.checkpoint(0).exists()
     assert main_2d(tiny.root, run_layout.root, "--training_layers", "1,3", "--method", "reference") == 0
     assert np.isfinite(read_h5ad(run_layout.imputed("A", 2)).X).all()
