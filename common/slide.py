@@ -25,6 +25,8 @@ from common.tiff import TiffSlide, chosen_picture, fitted_size, resized
 __all__ = ["WHITE", "ArraySlide", "PyramidSlide", "Slide", "TiffSlide", "fitted_size", "open_pyramid", "open_slide",
            "stated_pixel_size_um"]
 
+OPENSLIDE_COMPRESSIONS = (1, 5, 7, 8, 32773, 32946)  # of TIFF: none, LZW, JPEG, Deflate, PackBits, Deflate
+
 
 class PyramidSlide:
     """A slide that OpenSlide reads by region."""
@@ -108,8 +110,9 @@ def _is_simple(path: Path) -> bool:
     with tifffile.TiffFile(path) as tiff:
         chosen, first = chosen_picture(tiff), tiff.pages.first
         upright = "Orientation" not in first.tags or first.tags["Orientation"].value == 1
-        return (not chosen.remarks and upright and first.dtype == np.uint8 and first.samplesperpixel == 3
-                and first.photometric in (colours.RGB, colours.YCBCR))
+        is_rgb = (first.dtype == np.uint8 and first.samplesperpixel == 3
+                  and first.photometric in (colours.RGB, colours.YCBCR))
+        return not chosen.remarks and upright and is_rgb and first.compression in OPENSLIDE_COMPRESSIONS
 
 
 def _open_tiff(path: Path) -> Slide:

@@ -82,6 +82,7 @@ class TiffSlide:
         self.page: int = chosen.levels[0][0].index
         self.orientation: int = _tag(chosen.levels[0][0].keyframe, "Orientation", 1)
         self._recent: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
+        self._kept_bytes = 0
         first = self._levels[0]
         self.size_px: tuple[int, int] = (first.width, first.height)
         self._form, remark = form_of(first.pages[0].keyframe, _significant_bits(self._tiff), self._highest,
@@ -151,14 +152,12 @@ class TiffSlide:
         key = (number, row, column)
         if key not in self._recent:
             samples = self._samples(number, row, column)
-            self._recent[key] = None if samples is None else colours.to_rgb(samples, self._form)
-            while len(self._recent) > 1 and self._kept_bytes() > CACHE_BYTES:
-                self._recent.popitem(last=False)
+            tile = self._recent[key] = None if samples is None else colours.to_rgb(samples, self._form)
+            self._kept_bytes += _n_bytes(tile)
+            while len(self._recent) > 1 and self._kept_bytes > CACHE_BYTES:
+                self._kept_bytes -= _n_bytes(self._recent.popitem(last=False)[1])
         self._recent.move_to_end(key)
         return self._recent[key]
-
-    def _kept_bytes(self) -> int:
-        return sum(one.nbytes for one in self._recent.values() if one is not None)
 
     def _samples(self, number: int, row: int, column: int) -> np.ndarray | None:
         """The stored samples of one tile or strip: (h, w, s) of the file's type."""
@@ -221,6 +220,8 @@ class _Level:
 
     def __init__(self, pages: list):
         page = pages[0].keyframe
+        for one in pages:  # tifffile reads these when first asked: now, before processes share the file
+            _ = one.dataoffsets, one.databytecounts, one.keyframe.jpegtables, one.keyframe.decode
         self.pages, self.width, self.height = pages, page.imagewidth, page.imagelength
         self.n_planes = page.samplesperpixel if page.planarconfig == SEPARATE else 1
         self.is_plain = bool(page.is_memmappable) and not page.is_tiled
@@ -262,6 +263,10 @@ def form_of(page, significant_bits: int | None, highest, n_pages: int = 1) -> tu
                 premultiplied=alpha is not None and int(page.extrasamples[alpha]) == 1,
                 luma=_ratios(_tag(page, "YCbCrCoefficients", None)) or colours.LUMA,
                 reference=_ratios(_tag(page, "ReferenceBlackWhite", None)) or colours.REFERENCE_BLACK_WHITE), remark
+
+
+def _n_bytes(tile: np.ndarray | None) -> int:
+    return 0 if tile is None else tile.nbytes
 
 
 def _tag(page, name: str, default):

@@ -19,13 +19,13 @@ import shutil
 from pathlib import Path
 
 from common.errors import LayerError
-from common.image_names import image_stem, image_suffix
+from common.image_names import image_stem, image_suffix, is_image_name
 from common.layout import Layout
 from common.picture_faults import require_image_file, require_whole
 from common.written import Written, content
 
 OUTLINE_ENDS = ("", "_contours", "_tissue_contours", "_tissue", ".contours", ".tissue")
-OUTLINE_FOLDERS = ("tissue_seg", "contours_geojson")
+OUTLINE_FOLDERS = ("tissue_seg", "contours_geojson", "trident_processed/contours_geojson")
 NAMED_FILE = re.compile(rb"^(ImageFile|MapFile|OptimisationFile|MacroImage)[^=\r\n]*=[ \t]*([^\r\n]+?)\s*$", re.M)
 OPTIONAL = b"OptimisationFile"  # OpenSlide opens the slide without it
 
@@ -47,6 +47,8 @@ def companions(image: Path) -> list[Path]:
 
 def outline_of(image: Path) -> Path | None:
     """The GeoJSON of this image's tissue, or None. Raises LayerError for several."""
+    if not is_image_name(image):  # stored inside another file: beside it lie the outlines of the full image
+        return None
     names = [f"{image_stem(image)}{end}.geojson" for end in OUTLINE_ENDS] + [f"{image.name}.geojson"]
     around = (image.parent, image.parent.parent)
     folders = [image.parent, *(one / name for one in around for name in OUTLINE_FOLDERS)]
