@@ -1,5 +1,5 @@
 """What a file that should be an image is instead: empty, a git-lfs pointer, a web page, cut off, a form not read."""
-import os
+import logging
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,13 @@ from common.image_names import IMAGE_SUFFIXES, why_no_image
 
 T = TypeVar("T")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_2000 = (".jp2", ".j2k", ".jpx")
 SNIFFED_BYTES = 1024
-TAIL_BYTES = 4096
+TAIL_BYTES = 2**20
+NEEDED_TAGS = (270, 273, 279, 320, 324, 325, 330)  # of TIFF: description, strips, palette, tiles, sub-directories
+BYTES_OF_TYPE = {2: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}
 UNCOMPRESSED = 1  # Compression of TIFF
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a broken file is one error of ours
 _PACKED = {b"\x1f\x8b": ("gzip", "gunzip"), b"PK\x03\x04": ("zip", "unzip"), b"BZh": ("bzip2", "bunzip2"),
            b"\xfd7zXZ": ("xz", "unxz"), b"\x28\xb5\x2f\xfd": ("zstd", "unzstd")}
 _ENDS = {b"\x89PNG": b"IEND", b"\xff\xd8\xff": b"\xff\xd9", b"\xff\x4f\xff\x51": b"\xff\xd9",
@@ -115,8 +119,11 @@ def guarded(path: Path, opened: Callable[[], T]) -> T:
 
 
 def require_whole(path: Path) -> None:
-    """Raise LayerError for a TIFF whose pixels lie partly beyond its end, before any of them is read."""
-    if is_tiff(path) and ends_early(path):
+    """Raise LayerError for a TIFF or JPEG 2000 whose pixels lie partly beyond its end, before any of them is read.
+
+    The decoders of the other forms report it; those of JPEG 2000 return what is there.
+    """
+    if (is_tiff(path) or path.suffix.lower() in JPEG_2000) and ends_early(path):
         raise LayerError(path, f"a file that ends early ({path.stat().st_size:,} bytes), "
                          "an image that cannot be read", "the whole file", "copy or download it again")
 
@@ -134,21 +141,18 @@ def ends_early(path: Path) -> bool:
 
 
 def _tiff_needs(path: Path, size: int) -> int:
-    """The bytes that the directories of a TIFF point to, as far as they can be read."""
+    """The bytes of a TIFF that its directories, and the strips and tiles that these name, reach to."""
     import tifffile
-    first = _first_directory(path)
-    if first >= size:
-        return first + 1
-    needed = first
+    needed = 0 if path.suffix.lower() == ".ndpi" else _directories_reach(path, size)  # .ndpi has longer pointers
+    if needed > size:
+        return needed
     try:
         with tifffile.TiffFile(path) as tiff:
-            if not len(tiff.pages):
-                return size + 1
             for page in tiff.pages:
                 for one in (page, *(getattr(page, "pages", None) or ())):
                     needed = max([needed, *_segment_ends(one)])
     except (struct.error, tifffile.TiffFileError, ValueError, IndexError, EOFError):
-        return size + 1 if needed >= size else needed
+        return needed  # broken otherwise
     return needed
 
 
@@ -160,13 +164,29 @@ def _segment_ends(page) -> list[int]:
     return [start + count for start, count in zip(offsets, counts, strict=False) if count]
 
 
-def _first_directory(path: Path) -> int:
-    """Offset of the first directory of a TIFF; the size of the file if the header is cut."""
+def _directories_reach(path: Path, size: int) -> int:
+    """The last byte of the chain of directories of a TIFF and of the tags of NEEDED_TAGS.
+
+    tifffile reads a chain, or a description, that is cut off without an error.
+    """
     with open(path, "rb") as stream:
         head = stream.read(16)
-    order = "<" if head[:2] == b"II" else ">"
-    big = head[2:4] in (b"+\0", b"\0+")
-    try:
-        return struct.unpack_from(f"{order}Q" if big else f"{order}I", head, 8 if big else 4)[0]
-    except struct.error:
-        return os.path.getsize(path)
+        order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
+        number, entry, pointer = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
+        at, reach, seen = 8 if big else 4, len(head) if big else 8, set()
+        try:
+            at = struct.unpack_from(order + pointer, head, at)[0]
+            while at and at not in seen:
+                seen.add(at)
+                stream.seek(at)
+                n_tags = struct.unpack(order + number, stream.read(struct.calcsize(number)))[0]
+                table = stream.read(n_tags * struct.calcsize(order + entry))
+                at = struct.unpack(order + pointer, stream.read(struct.calcsize(pointer)))[0]
+                reach = max(reach, stream.tell())
+                for tag, kind, count, value in struct.iter_unpack(order + entry, table):
+                    n_bytes = BYTES_OF_TYPE.get(kind, 0) * count
+                    if tag in NEEDED_TAGS and n_bytes > struct.calcsize(pointer):
+                        reach = max(reach, value + n_bytes)
+        except (struct.error, OverflowError, OSError):
+            return size + 1
+    return reach
