@@ -94,3 +94,13 @@ def write_vms_parts(folder: Path) -> Path:
     lines = "\n".join(f"{key}={name}" for key, name in names.items())
     (folder / "a.vms").write_text(f"[Virtual Microscope Specimen]\nNoLayers=1\n{lines}\n")
     return folder / "a.vms"
+
+
+def polygons(*rings, **properties) -> dict:
+    """A FeatureCollection of one Polygon a list of rings."""
+    features = []
+    for one in rings:
+        closed = [[*ring, ring[0]] for ring in (one if isinstance(one[0][0], list) else [one])]
+        features.append({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": closed},
+                         "properties": properties})
+    return {"type": "FeatureCollection", "features": features}
