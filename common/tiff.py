@@ -139,12 +139,12 @@ class TiffSlide:
         rows = max(1, BAND_PX // width)
         for first in range(0, height, rows):
             band = self._window(number, x, y + first, width, min(rows, height - first))
-            band = cv2.resize(band.astype(np.float32), (out_px[0], len(band)), interpolation=cv2.INTER_AREA)
-            at = np.arange(first, first + len(band))
-            here = np.minimum((at / step).astype(int), out_px[1] - 1)  # the row of the result where a row begins
-            share = np.minimum((here + 1) * step - at, 1.0)            # and the share of it that lies there
-            np.add.at(total, here, band * (share / step)[:, None, None])
-            np.add.at(total, np.minimum(here + 1, out_px[1] - 1), band * ((1 - share) / step)[:, None, None])
+            last = first + len(band)
+            band = cv2.resize(band, (out_px[0], len(band)), interpolation=cv2.INTER_AREA).astype(np.float32)
+            for k in range(int(first / step), min(out_px[1], int(np.ceil(last / step)))):
+                here = np.arange(max(first, int(k * step)), min(last, int(np.ceil((k + 1) * step))))
+                share = np.minimum(here + 1, (k + 1) * step) - np.maximum(here, k * step)  # of each row, in row k
+                total[k] += np.tensordot(share.astype(np.float32) / step, band[here - first], 1)
         return np.rint(np.clip(total, 0, colours.WHITE)).astype(np.uint8)
 
     def _tile(self, number: int, row: int, column: int) -> np.ndarray | None:
