@@ -33,7 +33,8 @@ class Outline:
 
     def __str__(self) -> str:
         parts = [f"{number} {what}" for what, number in self.left_out.items()]
-        return f"{self.n_polygons} polygons" + (f" (not taken: {', '.join(parts)})" if parts else "")
+        plural = "" if self.n_polygons == 1 else "s"
+        return f"{self.n_polygons} polygon{plural}" + (f" (not taken: {', '.join(parts)})" if parts else "")
 
 
 def read_outline(path: Path) -> Outline:

@@ -77,7 +77,7 @@ def test_what_is_no_tissue_is_left_out_and_said(tmp_path):
     value["features"] += [{"type": "Feature", "geometry": {"type": "Point", "coordinates": [5, 5]}, "properties": None}]
     assert mask_of(tmp_path, value).sum() == 200 * 200
     text = str(read_outline(tmp_path / "1.geojson"))
-    assert "1 polygons" in text and "1 detections" in text and "1 of class Ignore*" in text and "1 points" in text
+    assert "1 polygon " in text and "1 detections" in text and "1 of class Ignore*" in text and "1 points" in text
 
 
 @pytest.mark.parametrize("value, found", [
@@ -109,7 +109,7 @@ def test_step_0_2_takes_the_outline_and_follows_its_changes(tmp_path, capsys):
     layout.outline("S", 3).symlink_to(tmp_path / "moved.geojson")
     assert script.main(["--root_path", str(tmp_path)]) == 0
     out, status = capsys.readouterr().out, read_status(layout)
-    assert "S/1: " in out and "tissue by 1.geojson: 1 polygons" in out
+    assert "S/1: " in out and "tissue by 1.geojson: 1 polygon" in out
     mask = np.asarray(Image.open(layout.mask("S", 1))) > 0
     assert mask.sum() == 200 * 200 and mask[100:300, 100:300].all()
     assert "2.geojson: found an outline of x 900 to 990" in status["S/2"]["0_2_tissue_mask"]
