@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from common.image_names import IMAGE_SUFFIXES, image_stem, is_image_name
 from common.names import is_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -22,7 +23,6 @@ SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
         "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")}
 PIPELINE = tuple(chain.from_iterable(SCRIPTS.values()))
 STEPS = ("0_1_convert_raw", *PIPELINE, "main_3d", "predict_3d")
-IMAGE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".tif", ".tiff", ".jpg", ".jpeg", ".png")
 
 
 def script_of(step: str) -> Path:
@@ -87,7 +87,11 @@ class Layout:
     def images(self, sample: str, layer: int) -> list[Path]:
         """Every `imgs/<sample>/<layer>.<known suffix>`, sorted; the first is the section's image, more are a fault."""
         named = (self.root / "imgs" / sample).glob(f"{layer}.*")
-        return sorted(path for path in named if path.suffix.lower() in IMAGE_SUFFIXES and path.stem == str(layer))
+        return sorted(path for path in named if is_image_name(path) and image_stem(path) == str(layer))
+
+    def outline(self, sample: str, layer: int) -> Path:
+        """The tissue of this section as GeoJSON, if somebody drew or computed it (data_preprocessing/outline.py)."""
+        return self.root / "imgs" / sample / f"{layer}.geojson"
 
     def new_image(self, sample: str, layer: int, suffix: str) -> Path:
         return self.root / "imgs" / sample / f"{layer}{suffix}"
@@ -106,8 +110,9 @@ class Layout:
         """(folder, sample, layer, path) of every image, location file and counts file; sorted within a folder."""
         for folder, suffixes in (("imgs", IMAGE_SUFFIXES), ("location", (".csv",)), ("counts", (".h5ad",))):
             for path in sorted((self.root / folder).glob("*/*")):
-                if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", path.stem):
-                    yield folder, path.parent.name, int(path.stem), path
+                stem = image_stem(path) if folder == "imgs" else path.stem
+                if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", stem):
+                    yield folder, path.parent.name, int(stem), path
 
     def layers_on_disk(self) -> dict[str, list[int]]:
         """{sample: [layer, ...]} of every section that has an image, a location file or counts; sorted.

@@ -3,6 +3,7 @@ from itertools import chain
 from pathlib import Path
 
 from common.errors import DataError
+from common.image_names import image_suffix
 from common.layout import Layout
 
 
@@ -70,6 +71,6 @@ def check_layer_files(layout: Layout) -> None:
             found = f"a second file of section {layer} beside {other.name}"
             raise DataError(path, found, f"one in {folder}/{sample}", fix)
     for (folder, _, layer), path in first.items():
-        expected = f"{layer}{path.suffix if folder == 'imgs' else path.suffix.lower()}"
+        expected = f"{layer}{image_suffix(path) if folder == 'imgs' else path.suffix.lower()}"
         if path.name != expected:
             raise DataError(path, f"the name {path.name}", expected, f"rename it to {expected}")

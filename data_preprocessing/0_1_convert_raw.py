@@ -12,6 +12,7 @@ OUTPUT  <root>/dataset.yaml                     the config with samples and laye
                                                 With --sample or --layer, or with another --raw_path, earlier
                                                 conversions stay listed too
         <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG from an h5ad
+        <root>/imgs/<sample>/<layer>.geojson    its tissue, if a GeoJSON lies beside the image (names: placing.py)
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
                                                 i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
@@ -30,8 +31,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
-import os
-import shutil
 from collections.abc import Container
 from types import ModuleType
 
@@ -50,11 +49,11 @@ from common.geometry import (
     stated_geometry,
 )
 from common.io import write_h5ad, write_picture, write_table
-from common.layout import IMAGE_SUFFIXES, REPOSITORY, Layout
+from common.layout import REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
 from common.slide import stated_pixel_size_um
 from common.status import read_status, set_status
-from common.written import Written, content
+from common.written import Written
 from data_preprocessing import archive
 from data_preprocessing.listing import (
     folds_among,
@@ -66,6 +65,7 @@ from data_preprocessing.listing import (
     with_sources_of,
     with_sources_of_a_person,
 )
+from data_preprocessing.placing import make_the_only_image, name_under_root, outline_of, place_image, place_outline
 from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
 
 STEP = "0_1_convert_raw"
@@ -172,7 +172,8 @@ def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file:
                             "no such key for this format: its file names give sample and section", "remove it")
         for layer, image in one.images.items():
             if not (raw / image).is_file():
-                raise DataError(file, f"samples.{name}.images.{layer}: {image}, which is not there",
+                there = "a folder" if (raw / image).is_dir() else "which is not there"
+                raise DataError(file, f"samples.{name}.images.{layer}: {image}, {there}",
                                 f"an image file under {raw}", "correct the name")
         layers = there[name] if one.layers is None else one.layers
         samples[name] = one.model_copy(update={"layers": layers, "raw": found[name].raw})
@@ -218,7 +219,10 @@ def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str,
         pitches = pitches_of(xy, ij, config.array) or (() if stated else (spot_pitch_px(location, files["location"]),))
         measured = spot_sources(pitches, config.pitch_um, files["location"])
     platform = reader.platform_sources(files) if hasattr(reader, "platform_sources") else []
-    images = image_sources(stated_pixel_size_um(image), image) if image else []
+    said = stated_pixel_size_um(image) if image else None
+    images = image_sources(said, image) if image else []
+    if said is not None and not images:
+        print(f"{STEP}  {sample}/{layer}: {image.name} states {said:.4g} um/px, which is not believed")
     sources = [*stated, *measured, *platform, *images]
     if not sources:
         if image is None:
@@ -266,8 +270,8 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
     files = reader.raw_files(raw, config, sample, layer)
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
-        suffix = files["image"].suffix.lower()
-        outputs["image"] = layout.new_image(sample, layer, suffix if suffix in IMAGE_SUFFIXES else ".png")
+        outputs["image"] = layout.new_image(sample, layer, name_under_root(files["image"]))
+    outline = outline_of(files["image"]) if "image" in files else None
 
     def work() -> str:
         found = reader.read_layer(raw, config, sample, layer)
@@ -284,9 +288,10 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
                 write_picture(temporary, found.image)
         if found.image is not None:
             make_the_only_image(layout, sample, layer, outputs["image"], written)
-        return summary(found)
+        place_outline(outline, layout.outline(sample, layer), context.args.copy, written)
+        return summary(found) + (f", tissue by {outline.name}" if outline else "")
 
-    return jobs.Job(sample, layer, inputs=list(files.values()),
+    return jobs.Job(sample, layer, inputs=[*files.values(), *([outline] if outline else [])],
                    outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
                    settings={"format": config.raw_format, "copy": context.args.copy})
 
@@ -306,34 +311,6 @@ def convert_archive(context: jobs.Context, raw: Path) -> int:
                        {"format": "asign", "pitch_px": config.pitch_px, "layers": names, "pictures": n_pictures})
     units = [(sample, None) for sample in samples]
     return jobs.run_jobs(STEP, __file__, context, units, lambda unit: sample_job(unit[0]))
-
-
-def place_image(source: Path, target: Path, copy: bool, written: Written) -> None:
-    """Copy or link the image unchanged; our older file or link of that name is replaced, a person's is set aside.
-
-    A .mrxs is copied with the folder of its pixels.
-    """
-    if copy and source.suffix.lower() == ".mrxs" and source.with_suffix("").is_dir():
-        shutil.copytree(source.with_suffix(""), target.with_suffix(""), dirs_exist_ok=True)
-    if copy:
-        with written.writing(target) as temporary:
-            shutil.copyfile(source, temporary)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    link = target.with_name(f".{target.name}.{os.getpid()}")
-    link.symlink_to(source.resolve())
-    written.take_place(target, content(link))
-    os.replace(link, target)
-
-
-def make_the_only_image(layout: Layout, sample: str, layer: int, image: Path, written: Written) -> None:
-    """Remove earlier images of this layer; a person's link is set aside. Raises LayerError for a person's file."""
-    for other in layout.images(sample, layer):
-        if other != image:
-            if not other.is_symlink() and not written.is_ours(other):
-                raise LayerError(other, f"another image than {image.name}", "one image a section",
-                                 "remove the one that is not this section's")
-            written.remove([other])
 
 
 def summary(found: RawLayer) -> str:

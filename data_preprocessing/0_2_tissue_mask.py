@@ -1,6 +1,7 @@
 """Step 0_2: a thumbnail and a tissue mask of every section, and a check that its spots lie on the tissue.
 
 INPUT   imgs/<sample>/<layer>.<ext>         H&E, anything OpenSlide, tifffile or Pillow opens
+        imgs/<sample>/<layer>.geojson       its tissue, optional: replaces the automatic mask (outline.py has the form)
         location/<sample>/<layer>.csv       spots, if the section was measured
 OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at most 2048 px, never enlarged
         tissue/<sample>/<layer>.png         tissue mask of the same size, uint8: 255 tissue, 0 empty slide
@@ -24,18 +25,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
+import os
 
 import numpy as np
 
 from common import cli, jobs
 from common.errors import LayerError
+from common.image_names import why_no_image
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
+from common.picture_faults import require_image_file
 from common.recipe import file_digest
 from common.slide import open_slide
 from common.written import Written
 from data_preprocessing.grid import measured_location
 from data_preprocessing.orientation import Verdict, check
+from data_preprocessing.outline import doubt, outline_mask
 from data_preprocessing.tissue import drawn, tissue_mask
 
 STEP = "0_2_tissue_mask"
@@ -47,7 +52,8 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     layout, refuse, um_per_px = context.layout, context.config.refuse_flipped_spots, None
     if layout.image(sample, layer) is not None:
         um_per_px = context.geometry(sample, layer).um_per_px
-    inputs = [path for path in (layout.image(sample, layer), measured_location(layout, sample, layer)) if path]
+    outline = layout.outline(sample, layer) if os.path.lexists(layout.outline(sample, layer)) else None
+    inputs = [path for path in (layout.image(sample, layer), outline, measured_location(layout, sample, layer)) if path]
     outputs = [path(sample, layer)
                for path in (layout.thumbnail, layout.mask, layout.mask_picture, layout.thumbnail_info)]
 
@@ -74,11 +80,14 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per
     """
     image = layout.image(sample, layer)
     if image is None:
+        for other in sorted((layout.root / "imgs" / sample).glob(f"{layer}.*")):
+            if why_no_image(other):
+                require_image_file(other)
         raise LayerError(layout.new_image(sample, layer, ".*"), "no image", "the section's H&E",
                          "put it there, or skip the section in the config")
     slide = open_slide(image)
     thumbnail = slide.thumbnail(MAX_SIDE_PX)  # (h, w, 3)
-    mask = tissue_mask(thumbnail)  # (h, w)
+    mask, remarks = mask_of(layout, sample, layer, slide.size_px, thumbnail)  # (h, w)
     xy = spots(layout, sample, layer)  # (n_spots, 2)
     write_picture(layout.mask_picture(sample, layer), drawn(thumbnail, mask, xy, slide.size_px))
     if not mask.any():
@@ -99,7 +108,21 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per
             "spots_on_tissue": verdict and verdict.on_tissue, "orientation": verdict and verdict.orientation,
             "thumbnail_sha256": file_digest(layout.thumbnail(sample, layer))}
     write_json(layout.thumbnail_info(sample, layer), info)
-    return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}"
+    return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}" + \
+        "".join(f"; {remark}" for remark in [*slide.remarks, *remarks])
+
+
+def mask_of(layout: Layout, sample: str, layer: int, size_px: tuple[int, int],
+            thumbnail: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(the tissue (h, w) bool of a thumbnail (h, w, 3), remarks): by the section's outline, else by its colours.
+
+    Raises LayerError for an outline that is broken, empty or not of this picture.
+    """
+    path, automatic = layout.outline(sample, layer), tissue_mask(thumbnail)
+    if not os.path.lexists(path):
+        return automatic, []
+    mask, outline = outline_mask(path, size_px, automatic.shape)
+    return mask, [f"tissue by {path.name}: {outline}", *doubt(mask, automatic)]
 
 
 def spots(layout: Layout, sample: str, layer: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, load_script
+from conftest import ROOT
 from PIL import Image
 from visium_folders import (
     HIRES,
@@ -25,8 +25,7 @@ from common.config import load_config
 from common.geometry import stated_geometry
 from common.io import read_h5ad, read_location
 from common.layout import Layout
-from common.slide import open_pyramid, open_slide
-from common.written import Written
+from common.slide import open_slide
 from data_preprocessing.readers import in_reading_order, spot_pitch_px, visium
 
 HER2 = Path(os.environ.get("ASIGN_DATA", ROOT.parent / "shared" / "data" / "her2st"))
@@ -146,23 +145,6 @@ def test_pixel_size_that_the_config_states_is_kept(raw, tmp_path, known):
     resolved = load_config(tmp_path / "root/dataset.yaml")
     assert resolved.samples["block7"].pixel_size_um == {}
     assert stated_geometry(resolved, "block7", 1).pitch_px == 25
-
-
-@pytest.mark.parametrize("options", [(), ("--copy",)])
-def test_a_scan_of_several_files_opens_under_the_root(tmp_path, monkeypatch, options):
-    """A .mrxs needs the folder of its name: a link is opened at its target, a copy includes the folder."""
-    source, target = tmp_path / "s02.mrxs", tmp_path / "root/imgs/b/2.mrxs"
-    source.write_bytes(b"")
-    (tmp_path / "s02").mkdir()
-    (tmp_path / "s02" / "Slidedat.ini").write_text("[GENERAL]\n")
-    written = Written(tmp_path / "written.json", tmp_path / "root")
-    for _ in range(2):
-        load_script("0_1_convert_raw").place_image(source, target, bool(options), written)
-    assert (target.resolve().with_suffix("") / "Slidedat.ini").is_file()
-    import openslide
-    asked = []
-    monkeypatch.setattr(openslide.OpenSlide, "detect_format", lambda path: asked.append(Path(path)))
-    assert open_pyramid(target) is None and asked == [target.resolve()]
 
 
 def test_order_and_pitch():

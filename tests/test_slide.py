@@ -5,7 +5,7 @@ import tifffile
 from PIL import Image
 
 from common.errors import LayerError
-from common.slide import WHITE, ArraySlide, PyramidSlide, open_slide
+from common.slide import WHITE, ArraySlide, PyramidSlide, TiffSlide, open_slide
 
 HEIGHT, WIDTH = 600, 900
 
@@ -34,7 +34,8 @@ def files(picture, tmp_path_factory):
 
 def test_kinds_of_slide(files):
     assert isinstance(open_slide(files["pyramid.tif"]), PyramidSlide)
-    assert all(isinstance(open_slide(files[name]), ArraySlide) for name in ("a.jpg", "a.png", "plain.tif"))
+    assert isinstance(open_slide(files["plain.tif"]), TiffSlide)
+    assert all(isinstance(open_slide(files[name]), ArraySlide) for name in ("a.jpg", "a.png"))
     assert all(open_slide(path).size_px == (WIDTH, HEIGHT) for path in files.values())
 
 
