@@ -215,6 +215,7 @@ def run_checkpoint(args: argparse.Namespace, context: jobs.Context, device) -> i
     """Predict every layer of the root with a trained network, into a run folder of its own."""
     import pandas as pd
 
+    from common.gene_ids import read_ids, with_ids
     from common.gene_list import read_genes
     from common.normalisation import NORMALISATION, n_background
     from dataloader import Pictures, load_layers
@@ -234,7 +235,7 @@ def run_checkpoint(args: argparse.Namespace, context: jobs.Context, device) -> i
     genes, background = saved["genes"], saved["background"]
     if any(graph.has_label.any() for graph in graphs):
         check_background(layout, background, args.checkpoint)
-    write_table(run_layout.genes, pd.DataFrame({"gene": genes}))
+    write_table(run_layout.genes, with_ids(pd.DataFrame({"gene": genes}), read_ids(layout.genes)))
     ranks = range(1, len(background) + 1)
     write_table(run_layout.background, pd.DataFrame({"gene": background, "rank": ranks, "mean": 0.0}))
     for path in (run_layout.metrics_json, run_layout.metrics_csv, run_layout.runtime):

@@ -229,7 +229,7 @@ def _letters(names) -> list[str] | None:
 def _empty_spots(counts: "anndata.AnnData") -> list[str]:
     """A note on the spots without a single count: they are spots, and are kept."""
     n_empty = int((np.asarray(counts.X.sum(axis=1)).ravel() == 0).sum())
-    return [f"{n_empty} spots with no count at all, kept"] if n_empty else []
+    return [f"{n_empty} spots with no count at all (kept)"] if n_empty else []
 
 
 def _picture_notes(location: pd.DataFrame, files: dict[str, Path]) -> list[str]:
