@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import time
 
+from common.config import load_config
 from common.errors import DataError
 from common.exit_codes import guarded
 
@@ -114,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
         matrix = next(work.glob("raw/section/outs/binned_outputs/*/*.h5"))
         row = {"bin_um": args.bin_um, "bins": (CHIP_UM // args.bin_um)**2, "bins_on_tissue": args.n_on_tissue,
                "genes_per_bin": args.genes_per_bin, "values": args.n_on_tissue * args.genes_per_bin,
-               "matrix_mb": round(matrix.stat().st_size / 1e6), "seconds": round(seconds, 1), "peak_gb": round(peak, 2)}
+               "matrix_mb": round(matrix.stat().st_size / 1e6), "seconds": round(seconds, 1), "peak_gb": round(peak, 2),
+               "um_per_px": load_config(work / "root/dataset.yaml").samples["raw"].pixel_size_um[1]}
     finally:
         shutil.rmtree(work, ignore_errors=True)
     new = not RESULTS.exists()

@@ -74,10 +74,11 @@ def test_bins_become_spots(tmp_path, options, capsys):
         assert stated_geometry(config, "block", layer).pitch_px == 16
 
 
-def test_the_full_resolution_image_of_the_config(tmp_path, options):
+@pytest.mark.parametrize("name", ["scan.png", "s1_hires.png"])
+def test_the_full_resolution_image_of_the_config(tmp_path, name):
     add_section(tmp_path / "block/s1")
-    Image.new("RGB", (880, 800)).save(tmp_path / "block/scan.png")
-    options = own_config(tmp_path / "c.yaml", samples={"b": {"raw": {1: "s1"}, "images": {1: "scan.png"}}})
+    Image.new("RGB", (880, 800)).save(tmp_path / "block" / name)
+    options = own_config(tmp_path / "c.yaml", samples={"b": {"raw": {1: "s1"}, "images": {1: name}}})
     assert run(tmp_path / "block", tmp_path / "root", *options) == 0
     config = load_config(tmp_path / "root/dataset.yaml")
     assert stated_geometry(config, "b", 1).um_per_px == UM_PER_PX and stated_geometry(config, "b", 1).pitch_px == 64
@@ -147,6 +148,18 @@ def test_another_pitch_is_converted_again(tmp_path, options, capsys):
         assert read_location(Layout(root).location("block", 1))["barcode"][0].startswith("s_064um_")
 
 
+def test_the_pitch_that_a_person_sets_in_the_dataset_is_used(tmp_path, options):
+    add_section(tmp_path / "block/s1")
+    root = tmp_path / "root"
+    assert run(tmp_path / "block", root, *options) == 0
+    text = (root / "dataset.yaml").read_text()
+    (root / "dataset.yaml").write_text(text.replace("pitch_um: 32.0", "pitch_um: 64"))
+    for _ in range(2):
+        assert run(tmp_path / "block", root, *options) == 0
+        assert read_location(Layout(root).location("block", 1))["barcode"][0].startswith("s_064um_")
+        assert stated_geometry(load_config(root / "dataset.yaml"), "block", 1).pitch_px == 32
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 @pytest.mark.parametrize("matrix, mex", [("filtered", True), ("raw", False), ("raw", True)])
 def test_every_form_of_the_files(tmp_path, options, form, matrix, mex):
@@ -184,3 +197,11 @@ def test_the_scale_of_a_file_without_microns_per_pixel_is_that_of_the_bins(tmp_p
     (folder / "spatial/scalefactors_json.json").unlink()
     assert run(tmp_path / "one", tmp_path / "none", *options) == 2  # the scale of hires is unknown
     assert json.loads((tmp_path / "none/status.json").read_text())
+
+
+def test_the_stated_scale_comes_before_the_measured_one(tmp_path, options):
+    """The step of the bins in the image may differ by the registration; microns_per_pixel is taken as it stands."""
+    stated = {"microns_per_pixel": UM_PER_PX * 1.01, "tissue_hires_scalef": HIRES, "bin_size_um": 8}
+    add_bins(tmp_path / "one/square_008um", scales=stated)
+    assert run(tmp_path / "one", tmp_path / "root", *options) == 0
+    assert load_config(tmp_path / "root/dataset.yaml").samples["one"].pixel_size_um == {1: UM_PER_PX * 1.01 / HIRES}

@@ -1,4 +1,5 @@
 """Step 0_1 on Visium HD folders of every layout, with sections that cannot be read, and with files that disagree."""
+import gzip
 import json
 import shutil
 import tarfile
@@ -11,6 +12,8 @@ from visium_folders import add_folder
 from visium_hd_folders import add_bins, add_section, bins, counts_of, has_pyarrow, own_config, run, status_of, write_h5
 
 from common.config import load_config
+from common.io import read_location
+from common.layout import Layout
 from data_preprocessing.readers import visium_hd
 
 SQUARE, MATRIX = "outs/binned_outputs/square_008um", "filtered_feature_bc_matrix.h5"
@@ -57,6 +60,33 @@ def test_prefixed_and_renamed_folders(tmp_path, options):
     own = own_config(tmp_path / "d.yaml", samples={"x": {"raw": {4: ".#GSM2", 7: "section_c"}}})
     assert run(block, tmp_path / "mapped", *own) == 0
     assert status_of(tmp_path / "mapped") == {"x/4": "ok", "x/7": "ok"}
+
+
+def test_the_files_of_several_sections_in_one_folder(tmp_path, options, capsys):
+    """As GEO keeps them: a prefix a section, packed by gzip; a packed picture is named."""
+    block = tmp_path / "block"
+    block.mkdir()
+    for name, rows in (("GSM2_B", 40), ("GSM1_A", 32)):
+        add_bins(tmp_path / name, rows=rows)
+        (tmp_path / name / "filtered_feature_bc_matrix.h5").rename(block / f"{name}_filtered_feature_bc_matrix.h5")
+        for path in (tmp_path / name / "spatial").iterdir():
+            (block / f"{name}_{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert run(block, tmp_path / "root", *options) == 0
+    config, out = load_config(tmp_path / "root/dataset.yaml"), capsys.readouterr().out
+    assert config.samples["block"].raw == {1: ".#GSM1_A", 2: ".#GSM2_B"}
+    assert set(status_of(tmp_path / "root").values()) == {"no image"}
+    assert config.samples["block"].pixel_size_um == {1: 0.5, 2: 0.5}  # positions of the full-resolution image
+    assert "gunzip" in out and "GSM2_B_tissue_hires_image.png.gz" in out
+    assert "GSM2_B_tissue_hires_image.png.gz" in visium_hd.why_not(block, block / "GSM2_B_tissue_hires_image.png.gz")
+    n_spots = [len(read_location(Layout(tmp_path / "root").location("block", k))) for k in (1, 2)]
+    assert n_spots == [40, 56]
+
+
+def test_the_reader_of_visium_names_this_one(tmp_path, capsys):
+    raw = add_section(tmp_path / "block/s1", (8,))
+    for path in (tmp_path / "block", raw, raw / "outs", raw / SQUARE):
+        assert run(path, tmp_path / "root", form="visium") == 2
+        assert "--format visium_hd" in capsys.readouterr().err
 
 
 def test_a_section_without_bins_keeps_its_place(tmp_path, options, capsys):

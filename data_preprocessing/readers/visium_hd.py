@@ -3,7 +3,7 @@
     <section>/outs/binned_outputs/square_008um/      with or without outs/ and binned_outputs/; or such a folder alone
         filtered_feature_bc_matrix.h5                counts of the bins on tissue; else raw_feature_bc_matrix.h5, else
                                                      either as a folder of matrix.mtx, features.tsv, barcodes.tsv
-        spatial/tissue_positions.parquet             (or .csv) barcode, in_tissue, array_row, array_col,
+        spatial/tissue_positions.parquet             (or .csv, .txt) barcode, in_tissue, array_row, array_col,
                                                      pxl_row_in_fullres, pxl_col_in_fullres of every bin
         spatial/scalefactors_json.json               bin_size_um; microns_per_pixel of the full-resolution image;
                                                      tissue_hires_scalef, tissue_lowres_scalef
@@ -11,7 +11,7 @@
 
 A spot is a square of pitch_um on the chip's own grid (data_preprocessing/bins.py): the sum of the counts of its bins on
 tissue, at the centre of the whole square. pitch_um is a multiple of the bins' side. Bins that are read: bin_um of the
-config; without it 8 um, else the next larger ones whose multiple pitch_um is, else the next smaller ones.
+config; without it 8 um, else the next larger ones of which pitch_um is a multiple, else the next smaller ones.
 A spot is named by size, row and column of its square: s_128um_00012_00034. i = column, j = row.
 The image is the full-resolution one that the config names, else hires, else lowres; positions are in px of that image.
 """
@@ -28,16 +28,16 @@ from common.geometry import Source
 from data_preprocessing.bins import MIN_ON_TISSUE, Pooled, pool, sums
 from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples
 from data_preprocessing.readers.space_ranger import read_matrix, read_positions_table, read_scale_factors
+from data_preprocessing.readers.visium_files import visible
 from data_preprocessing.readers.visium_hd_folders import (
-    MATRIX,
     SQUARE,
     WRAPPERS,
     BinFolder,
     files_of,
+    scaled_images,
     scaled_size,
     section_bins,
     sections_in,
-    visible,
     why_without_bins,
 )
 
@@ -76,11 +76,11 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
 
 
 def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
-    """The existing files of a section by kind: counts (a file or folder; its files), location, scalefactors, image."""
+    """The existing files of a section by kind: counts, location, scalefactors, image."""
     entry, files = config.samples[sample].raw.get(layer), {}
     if entry is not None:
         try:
-            files = files_of(_chosen(raw, entry, config).path)
+            files = files_of(_chosen(raw, entry, config))
         except (LayerError, DataError):
             files = {}  # read_positions reports it
     image = chosen_image(raw, config, sample, layer)
@@ -109,6 +109,9 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     image = section.files.get("image")
     if image is not None and scaled_size(image) == "lowres":
         note += ", low resolution: no tissue_hires_image.png"
+    packed = scaled_images(section.bins) if image is None else []
+    if packed:
+        note += f", {packed[0].name} is packed: gunzip it"
     return RawLayer(section.location, counts, image, dropped, note)
 
 
@@ -136,8 +139,10 @@ def why_not(raw: Path, path: Path) -> str | None:
     packed = re.fullmatch(r".*(binned_outputs|spatial|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", path.name, re.I)
     if packed:
         return f"packed; unpack it: tar -xf {path.name}"
-    if MATRIX.fullmatch(path.name):
-        return "one matrix of a bin size is read: filtered before raw, HDF5 before a folder"
+    if scaled_size(path) and path.suffix == ".gz":
+        return f"packed: gunzip {path.name}"
+    if re.search(r"(filtered|raw)_feature_bc_matrix", path.name, re.I):
+        return "one matrix of a bin size is read: filtered before raw, HDF5 before matrix.mtx"
     return None
 
 
@@ -243,7 +248,8 @@ def px_per_fullres_px(files: dict[str, Path]) -> float:
     Raises LayerError if the scale factors do not state it.
     """
     image = files.get("image")
-    size = scaled_size(image) if image is not None else None
+    places = ("spatial", files["location"].parent.name)  # a full-resolution image may have any name elsewhere
+    size = scaled_size(image) if image is not None and image.parent.name in places else None
     if size is None:
         return 1.0
     key, path = f"tissue_{size}_scalef", files.get("scalefactors")
@@ -275,7 +281,7 @@ def _pooled_counts(section: _Section) -> tuple["anndata.AnnData", dict[str, int]
         raise LayerError(file, f"no barcode of {positions.name} ({examples})", "counts and bins of one section",
                          "correct one of them")
     off = int((~section.on_tissue[bin_of_row[known]]).sum())
-    if MATRIX.fullmatch(file.name)["kind"].lower() == "filtered" and off > MAX_OFF_TISSUE * counts.n_obs:
+    if not section.bins.section.is_raw(file) and off > MAX_OFF_TISSUE * counts.n_obs:
         raise LayerError(file, f"{off} of {counts.n_obs} bins that are off tissue by in_tissue of {positions.name}",
                          "counts and bins of one section",
                          "copy both files of one run, or remove this one to read raw_feature_bc_matrix")

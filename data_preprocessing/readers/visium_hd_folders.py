@@ -1,7 +1,8 @@
-"""Where the sections of Visium HD lie in a folder, and the files of each: names only, no table is read.
+"""Where the sections of Visium HD lie in a folder, and the files of each: names and scale factors, no table is read.
 
-A folder of bins is called square_<um>um, with or without a prefix (GSM123_square_008um), or states bin_size_um in its
-scale factors (a renamed copy). It lies in binned_outputs/ or not, in outs/ or not, beside other bin sizes or alone.
+A folder of bins is called square_<um>um, with or without a prefix (GSM123_square_008um), and lies in binned_outputs/ or
+not, in outs/ or not, beside other bin sizes or alone. Or its scale factors state bin_size_um: a renamed copy, or a
+folder with the files of several sections, each with its prefix.
 """
 import re
 from contextlib import suppress
@@ -10,32 +11,23 @@ from pathlib import Path
 
 from common.errors import LayerError
 from data_preprocessing.readers import in_reading_order, path_and_part
-from data_preprocessing.readers.space_ranger import mex_files, read_scale_factors
+from data_preprocessing.readers.space_ranger import MEX_PART, mex_files, read_scale_factors
+from data_preprocessing.readers.visium_files import ROLES, Section, sections_in as files_in, visible
 
-SQUARE = re.compile(r"(?:(?P<prefix>.+?)[_.-])?square_(?P<um>\d{3,})um", re.I)
-PACKED = re.compile(r"(?P<name>.*?)[_.-]?(binned_outputs|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", re.I)
-MATRIX = re.compile(r"(?:.+[_.-])?(?P<kind>filtered|raw)_feature_bc_matrix(?P<file>\.h5(\.gz)?)?", re.I)
-POSITIONS = re.compile(r"(?:.+[_.-])?tissue_positions(_list)?\.(?P<form>parquet|csv|tsv|txt)(\.gz)?", re.I)
-SCALES = re.compile(r"(?:.+[_.-])?scalefactors_json\.json(\.gz)?", re.I)
-IMAGE = re.compile(r"(?:.+[_.-])?tissue_(?P<size>hires|lowres)_image\.(png|jpe?g|tiff?)", re.I)
-OF_SPACE_RANGER = re.compile(r"(?:.+[_.-])?(spatial|segmented_outputs|binned_outputs|feature_slice\.h5|outs)", re.I)
-WRAPPERS = {"outs", "binned_outputs"}
-WITHOUT_BINS = {"spatial", "segmented_outputs", "analysis", "filtered_feature_bc_matrix", "raw_feature_bc_matrix"}
+SQUARE = re.compile(r"(?:(?P<prefix>.+?)[_. -])?square_(?P<um>\d{3,})um", re.I)
+PACKED = re.compile(r"(?P<name>.*?)[_. -]?(binned_outputs|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", re.I)
+OF_SPACE_RANGER = re.compile(r"(?:.+[_. -])?(spatial|segmented_outputs|binned_outputs|feature_slice\.h5|outs)", re.I)
+WRAPPERS, WITHOUT_BINS = {"outs", "binned_outputs"}, {"spatial", "segmented_outputs", "analysis"}
 DEPTH = 5  # <raw>/<block>/<section>/outs/binned_outputs/square_008um
 
 
 @dataclass(frozen=True)
 class BinFolder:
-    """Bins of one size. prefix: of its name, '' if it has none. um: side of a bin, by the name, else by the file."""
+    """Bins of one size. prefix: of the section, '' if it has none. um: side of a bin, by the name, else by the file."""
     path: Path
     prefix: str
     um: float
-
-
-def visible(folder: Path) -> list[Path]:
-    """Files and folders in natural order, without hidden ones; [] if it is no folder."""
-    there = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
-    return [there[name] for name in in_reading_order(list(there)) if not name.startswith(".")]
+    section: Section
 
 
 def sections_in(raw: Path) -> tuple[list[str], list[str]]:
@@ -44,14 +36,15 @@ def sections_in(raw: Path) -> tuple[list[str], list[str]]:
     '.' is raw itself. A section without bins is a Space Ranger folder of another kind, or a packed one.
     """
     found, read = set(), bin_folders(raw)
-    for (holder, prefix), bins in _grouped(read).items():
+    groups = _grouped(read)
+    for holder, prefix in groups:
         parts = holder.relative_to(raw).parts if holder.is_relative_to(raw) else ()  # raw is a folder of bins
         while parts and parts[-1] in WRAPPERS:
             parts = parts[:-1]
-        shared = len({one.prefix for one in bin_folders(holder, 1)}) > 1 and holder != bins[0].path
+        shared = len([one for one in groups if one[0] == holder]) > 1
         found.add(Path(*parts).as_posix() + (f"#{prefix}" if shared else ""))
     unread = []
-    for level in sorted({Path(entry).parent for entry in found} - {Path(".")} | {Path(".")}):
+    for level in sorted({Path(entry).parent for entry in found} | {Path(".")}):
         for path in [] if "." in found else visible(raw / level):
             with_bins = any(one.path.is_relative_to(path) for one in read)
             if not with_bins and (is_of_space_ranger(path) or _is_packed(path, found)):
@@ -61,28 +54,22 @@ def sections_in(raw: Path) -> tuple[list[str], list[str]]:
 
 def bin_folders(folder: Path, depth: int = DEPTH) -> list[BinFolder]:
     """All folders of bins: `folder` itself, or those in it."""
-    name = SQUARE.fullmatch(folder.name)
+    name, here = SQUARE.fullmatch(folder.name), files_in(folder)
     if name:
-        return [BinFolder(folder, name["prefix"] or "", float(name["um"]))]
-    stated = stated_bin_um(folder)
-    if stated is not None:
-        return [BinFolder(folder, "", stated)]
-    in_outs = bin_folders(folder / "outs", depth - 1) if depth and (folder / "outs").is_dir() else []
-    if in_outs:
-        return in_outs  # the folders beside outs are those of the pipeline
+        section = here[0] if len(here) == 1 else Section(folder, "", ())
+        return [BinFolder(folder, name["prefix"] or "", float(name["um"]), section)]
     found = []
-    for path in visible(folder) if depth else []:
-        if path.is_dir() and path.name.lower() not in WITHOUT_BINS:
+    for section in here:
+        scales = section.of("scalefactors")
+        um = read_scale_factors(scales[0]).get("bin_size_um") if scales and section.counts() else None
+        if um is not None:
+            found.append(BinFolder(folder, section.prefix, um, section))
+    if not found and depth and (folder / "outs").is_dir():
+        found = bin_folders(folder / "outs", depth - 1)  # the folders beside outs are those of the pipeline
+    for path in visible(folder) if depth and not found else []:
+        if path.is_dir() and path.name not in WITHOUT_BINS:
             found += bin_folders(path, depth - 1)
     return found
-
-
-def stated_bin_um(folder: Path) -> float | None:
-    """bin_size_um of the scale factors of a folder with counts, or None."""
-    if not first_of(folder, MATRIX):
-        return None
-    scales = first_of(folder, SCALES)
-    return read_scale_factors(scales).get("bin_size_um") if scales else None
 
 
 def section_bins(raw: Path, entry: str) -> list[BinFolder]:
@@ -99,54 +86,43 @@ def section_bins(raw: Path, entry: str) -> list[BinFolder]:
     return sorted(next(iter(groups.values())), key=lambda one: one.um)
 
 
-def first_of(folder: Path, name: re.Pattern) -> Path | None:
-    """The first file or folder of this name in a folder, then in its `spatial`."""
-    for path in [*visible(folder), *visible(folder / "spatial")]:
-        if name.fullmatch(path.name):
-            return path
-    return None
+def files_of(bins: BinFolder) -> dict[str, Path]:
+    """The files of a folder of bins by kind: counts, location, scalefactors, image.
 
-
-def files_of(folder: Path) -> dict[str, Path]:
-    """The files of a folder of bins by kind.
-
-    Of several, filtered before raw, HDF5 before a folder, parquet before text.
+    counts is the matrix.mtx of a folder in that form; its three files follow as counts_matrix, counts_features and
+    counts_barcodes. Of several, filtered before raw, HDF5 before matrix.mtx, parquet before text.
     """
-    files: dict[str, Path] = {}
-    here = [*visible(folder), *visible(folder / "spatial")]
-    counts = [path for path in here if MATRIX.fullmatch(path.name)]
-    counts.sort(key=lambda path: (MATRIX.fullmatch(path.name)["kind"].lower() != "filtered", path.is_dir()))
-    if counts:
-        files["counts"] = counts[0]
-        if counts[0].is_dir():
+    section, files = bins.section, {}
+    counts = section.counts()
+    if counts is not None:
+        files["counts"] = counts
+        if MEX_PART.fullmatch(counts.name):
             with suppress(LayerError):  # read_matrix reports it
-                files |= {f"counts_{kind}": path for kind, path in mex_files(counts[0]).items()}
-    positions = [path for path in here if POSITIONS.fullmatch(path.name)]
-    positions.sort(key=lambda path: POSITIONS.fullmatch(path.name)["form"].lower() != "parquet")
-    if positions:
-        files["location"] = positions[0]
-    scales = first_of(folder, SCALES)
-    if scales:
-        files["scalefactors"] = scales
-    image = _scaled_image(folder)
-    return files if image is None else files | {"image": image}
+                files |= {f"counts_{kind}": path for kind, path in mex_files(counts).items()}
+    positions = sorted(section.of("positions"), key=lambda path: ".parquet" not in path.suffixes)
+    for kind, paths in (("location", positions), ("scalefactors", section.of("scalefactors")),
+                        ("image", [path for path in scaled_images(bins) if path.suffix != ".gz"])):
+        if paths:
+            files[kind] = paths[0]
+    return files
 
 
-def _scaled_image(folder: Path) -> Path | None:
-    """hires, else lowres: of a folder of bins, else of a `spatial` above it in the same output."""
-    above = [folder.parent] if SQUARE.fullmatch(folder.name) else []
-    above += [folder.parent.parent] if folder.parent.name == "binned_outputs" else []
-    places = [folder, folder / "spatial", *(one / "spatial" for one in above)]
-    pictures = []
-    for place in places:
-        pictures += [path for path in visible(place) if IMAGE.fullmatch(path.name) and path.is_file()]
-    return min(pictures, key=lambda path: scaled_size(path) != "hires", default=None)
+def scaled_images(bins: BinFolder) -> list[Path]:
+    """Pictures hires, then lowres: of a folder of bins, else of a `spatial` above it in the same output."""
+    own = bins.section.of("hires", "lowres")
+    above = [bins.path.parent] if SQUARE.fullmatch(bins.path.name) else []
+    above += [bins.path.parent.parent] if bins.path.parent.name == "binned_outputs" else []
+    for place in above:
+        own += [path for path in visible(place / "spatial") if scaled_size(path) and path.is_file()]
+    return sorted(own, key=lambda path: scaled_size(path) != "hires")
 
 
 def scaled_size(image: Path) -> str | None:
     """'hires' or 'lowres' by the name of an image of Space Ranger, else None."""
-    match = IMAGE.fullmatch(image.name)
-    return match["size"].lower() if match else None
+    for size, pattern in ROLES:
+        if size in ("hires", "lowres") and pattern.fullmatch(image.name):
+            return size
+    return None
 
 
 def is_of_space_ranger(path: Path) -> bool:
@@ -154,7 +130,8 @@ def is_of_space_ranger(path: Path) -> bool:
     if not path.is_dir():
         return False
     names = [one.name for one in [*visible(path), *visible(path / "outs")]]
-    return any(OF_SPACE_RANGER.fullmatch(name) or MATRIX.fullmatch(name) or PACKED.fullmatch(name) for name in names)
+    named = any(OF_SPACE_RANGER.fullmatch(name) or PACKED.fullmatch(name) for name in names)
+    return named or any(one.counts() for one in files_in(path))
 
 
 def why_without_bins(path: Path) -> tuple[str, str, str]:
@@ -165,7 +142,7 @@ def why_without_bins(path: Path) -> tuple[str, str, str]:
     packed = [one.name for one in inside if PACKED.fullmatch(one.name)]
     if packed:
         return f"{packed[0]}, which is packed", f"the folder {expected}", f"unpack it: tar -xf {packed[0]}"
-    if any(MATRIX.fullmatch(one.name) for one in inside):
+    if path.is_dir() and any(one.counts() for folder in (path, *inside) for one in files_in(folder)):
         return "spots of Visium, and no bins", expected, "convert it by --format visium"
     cells = [one.name for one in inside if "segmented_outputs" in one.name]
     if cells:
