@@ -195,6 +195,14 @@ def visium_hd(folder: Path) -> None:
     add_folder(folder / "outs/binned_outputs/square_008um")
 
 
+def packed_image_cut_off(folder: Path) -> None:
+    path = folder / "spatial/tissue_hires_image.png"
+    path.write_bytes(np.random.default_rng(0).integers(0, 255, 5000, np.uint8).tobytes())
+    pack(path.parent)
+    path = path.with_name(path.name + ".gz")
+    path.write_bytes(path.read_bytes()[:2500])
+
+
 def other_picture(folder: Path) -> None:
     Image.new("RGB", (60, 40)).save(folder / "spatial/tissue_hires_image.png")
 
@@ -204,6 +212,7 @@ def other_picture(folder: Path) -> None:
     (mex_without_features, ("no features among barcodes.tsv.gz, matrix.mtx.gz",)),
     (packed_spatial, ("V1_spatial.tar.gz", "packed", "fix: tar xf ", "/section10 ")),
     (visium_hd, ("binned_outputs", "--format visium_hd")),
+    (packed_image_cut_off, ("tissue_hires_image.png.gz", "cannot be unpacked")),
     (other_picture, ("15 of 15 spots outside its 60 x 40 px", "tissue_hires_image.png"))])
 def test_a_section_that_cannot_be_read_keeps_its_place(tmp_path, damage, facts):
     raw, root = tmp_path / "block7", tmp_path / "root"

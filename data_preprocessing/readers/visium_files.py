@@ -108,7 +108,9 @@ def sections_in(folder: Path) -> list[Section]:
 
 
 def _is_section(found) -> bool:
-    return any(one.role in ("positions", "scalefactors", "hires", "lowres", "h5", "mex", "archive") for one in found)
+    """True for a part that only a section has. A lone hires image counts in spatial/: elsewhere it is a picture."""
+    return any(one.role in ("positions", "scalefactors", "h5", "mex", "archive")
+               or one.role in ("hires", "lowres") and SPATIAL_FOLDER.fullmatch(one.path.parent.name) for one in found)
 
 
 def _complete(found) -> bool:

@@ -108,7 +108,8 @@ def why_not(raw: Path, path: Path) -> str | None:
                 return _of_section(section, mine[0])
         if len(found) > 1 and _is_part(path):
             return f"without a prefix; the sections here are {', '.join(one.prefix or '(no prefix)' for one in found)}"
-    return None
+    picture = path.is_file() and picture_suffix(path)
+    return "in no section's folder; to use it, name it in samples.<name>.images" if picture else None
 
 
 def _is_part(path: Path) -> bool:
