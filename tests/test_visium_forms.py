@@ -276,6 +276,7 @@ def test_the_full_resolution_image_is_known_by_its_size(raw, tmp_path, capsys):
     assert visium.raw_files(raw, config, "b", 1)["image"] == raw / "section2/V1_image.tif"
     reason = visium.why_not(raw, raw / "section2/cyt_image.tif")
     assert "V1_image.tif" in reason
+    assert "V1_image.tif" in visium.why_not(raw, raw / "section2/spatial/tissue_hires_image.png")
     assert run(raw, tmp_path / "root") == 0
     assert read_location(Layout(tmp_path / "root").location("block7", 1))["pixel_x"].min() == 300  # unscaled
     assert load_config(tmp_path / "root/dataset.yaml").samples["block7"].pixel_size_um == pytest.approx(

@@ -178,7 +178,7 @@ def _required(section: Section, files: dict[str, Path]) -> dict[str, Path]:
     """The files of a layer that has spots. Raises LayerError if counts or positions are missing."""
     if is_hd(section.folder):
         raise LayerError(section.folder, "a folder of Visium HD (binned_outputs)", "a section of Visium",
-                         "convert it with --format visium_hd, or leave it out: skip")
+                         "convert it with --format visium_hd, or leave it out: samples.<name>.skip")
     if "counts" not in files:
         raise no_counts(section)
     if "location" not in files:

@@ -98,9 +98,7 @@ def why_not(raw: Path, path: Path) -> str | None:
             return reason
     if ARCHIVE.fullmatch(path.name):
         return f"packed: tar xf {path.name}"
-    for folder in (path.parent, *path.parents[1:4]):
-        if folder != raw and raw not in folder.parents:
-            break
+    for folder in reversed([one for one in path.parents if one == raw or raw in one.parents]):
         found = sections_in(folder)
         for section in found:
             mine = [one for one in section.found if one.path == path or path in one.path.parents]
