@@ -27,7 +27,7 @@ def demand_positions(path) -> None:
     pd.testing.assert_frame_equal(read_positions_table(path), array_spots(), check_dtype=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(separator=st.sampled_from(",;\t "), header=st.booleans(), numbered=st.booleans(), quoted=st.booleans(),
        packed=st.booleans(), ending=st.sampled_from(["\n", "\r\n"]), mark=st.booleans(), words=st.booleans())
 def test_positions_as_text(tmp_path_factory, separator, header, numbered, quoted, packed, ending, mark, words):

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -111,7 +112,9 @@ def _read_text(content: bytes) -> pd.DataFrame:
         if not has_header and table.shape[1] == len(COLUMNS):
             table.columns = list(COLUMNS)
         return table
-    return table.reset_index(names="barcode")  # a header without a name for the row names (write.table)
+    if "barcode" in table.columns:  # row numbers under a header without a name for them
+        return table.reset_index(drop=True)
+    return table.reset_index(names="barcode")  # row names under such a header (write.table)
 
 
 # counts ----------------------------------------------------------------------------------------------
@@ -155,7 +158,7 @@ def mex_files(path: Path) -> dict[str, Path]:
         there = ", ".join(sorted(one.name for one in folder.iterdir())[:8]) if folder.is_dir() else ""
         raise LayerError(path, f"no {' and no '.join(missing)} among {there or 'no file'}",
                          "matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, or their .gz", "copy all three")
-    if len({name for names in found.values() for name in names}) > 1:
+    if len(set(chain.from_iterable(found.values()))) > 1:
         raise LayerError(path, f"several matrices: {', '.join(one.name for one in found['matrix'].values())}",
                          "one section a folder", "give each its own folder")
     return {kind: next(iter(names.values())) for kind, names in found.items()}
