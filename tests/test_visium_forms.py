@@ -148,6 +148,8 @@ def test_a_section_of_every_form_is_the_same(raw, tmp_path, capsys, form):
 def test_sections_of_one_folder_by_their_prefixes(raw, tmp_path, packed):
     for name in ("section2", "section10"):
         with_prefix(raw / name, f"GSM{name[-1]}_{name}_")
+        (picture,) = raw.glob(f"{name}/**/*hires_image.png")
+        picture.rename(picture.with_name(picture.name.replace("tissue_", "HE_tissue_")))
         if packed:
             pack(raw / name)
         move_up(raw / name, raw)
@@ -277,7 +279,7 @@ def test_the_full_resolution_image_is_known_by_its_size(raw, tmp_path, capsys):
     reason = visium.why_not(raw, raw / "section2/cyt_image.tif")
     assert "V1_image.tif" in reason
     assert "V1_image.tif" in visium.why_not(raw, raw / "section2/spatial/tissue_hires_image.png")
-    assert run(raw, tmp_path / "root") == 0
+    assert run(raw, tmp_path / "root") == 0 and "V1_image.tif, full resolution by its size" in capsys.readouterr().out
     assert read_location(Layout(tmp_path / "root").location("block7", 1))["pixel_x"].min() == 300  # unscaled
     assert load_config(tmp_path / "root/dataset.yaml").samples["block7"].pixel_size_um == pytest.approx(
         {1: 1.0, 2: 4.0}, rel=1e-5)

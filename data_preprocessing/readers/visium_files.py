@@ -99,12 +99,12 @@ def sections_in(folder: Path) -> list[Section]:
     if len(named) < 2 and not two:
         whole = (*plain, *chain.from_iterable(groups[prefix] for prefix in named))
         return [Section(folder, "", whole)] if _is_section(whole) else []
-    for one in groups.pop("", ()):
-        prefix = max((name for name in named if one.role == "picture" and one.path.name.startswith(name)), key=len,
-                     default="")
-        groups.setdefault(prefix, []).append(one)
+    for one in plain:  # a picture, or a part whose own prefix goes on after that of its section
+        fitting = [name for name in named if (one.prefix or one.path.name).startswith(name)]
+        if fitting and (one.prefix or one.role == "picture"):
+            groups[max(fitting, key=len)].append(one)
     sections = [Section(folder, prefix, tuple(groups[prefix])) for prefix in named]
-    own = tuple(groups.get("", ()))
+    own = tuple(one for one in plain if not one.prefix)
     return ([Section(folder, "", own)] if _complete(own) else []) + sections
 
 

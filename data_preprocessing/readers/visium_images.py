@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import LayerError
+from common.layout import IMAGE_SUFFIXES
 from common.slide import open_pyramid, open_slide
 from data_preprocessing.readers.space_ranger import read_scale_factors, unpacked
 from data_preprocessing.readers.visium_files import ROLES, Section, picture_suffix
@@ -91,7 +92,7 @@ def full_resolution(section: Section) -> Path | None:
 
     Its size proves it. Where no scaled image is there to compare, the only picture is taken.
     """
-    pictures = [path for path in section.of("picture") if path.suffix.lower() != ".gz"]
+    pictures = [path for path in section.of("picture") if path.suffix.lower() in IMAGE_SUFFIXES]  # not packed
     if not section.of(*SCALED):
         return pictures[0] if len(pictures) == 1 else None
     proven = [path for path in pictures if is_full_resolution(path, section)]

@@ -139,7 +139,8 @@ def _of_picture(section: Section, picture: Path) -> str | None:
         return None
     if used is not None:
         return f"{used.name} of this section is read"
+    if not section.of("hires", "lowres"):
+        return f"one of several pictures; {name}"
     if size is None or expected is None:
         return f"not known as the full-resolution image; {name}"
-    is_size = f"{size[0]} x {size[1]} px, and the full-resolution image has {expected[0]:.0f} x {expected[1]:.0f}"
-    return f"{is_size}; {name}" if section.of("hires", "lowres") else f"one of several pictures; {name}"
+    return f"{size[0]} x {size[1]} px, and the full-resolution image has {expected[0]:.0f} x {expected[1]:.0f}; {name}"
