@@ -12,7 +12,7 @@ OUTPUT  <save_path>/metrics.json, metrics.csv    every method on the same test s
         <save_path>/imputed/<sample>/<layer>.h5ad    every section of a test sample that did not train
             X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum over the background (c + 1))
             layers['log1p']       float32, as in predict_3d.py; layers['measured'] where there are counts
-            obsm['spatial']       (n_spots, 2) level-0 px
+            obsm['spatial']       (n_spots, 2) level-0 px; var['gene_ids'] where the raw data have ids
         <save_path>/splits.json, config.yaml, genes.csv, background.csv, runtime.json, tensorboard/
 Folds   of the config: each holds out samples, and all labelled sections of the other samples train. Without folds, or
         with one sample: --training_layers train (default: the config's known sections, else the first with counts) and

@@ -27,7 +27,7 @@ def demand_positions(path) -> None:
     pd.testing.assert_frame_equal(read_positions_table(path), array_spots(), check_dtype=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(separator=st.sampled_from(",;\t "), header=st.booleans(), numbered=st.booleans(), quoted=st.booleans(),
        packed=st.booleans(), ending=st.sampled_from(["\n", "\r\n"]), mark=st.booleans(), words=st.booleans())
 def test_positions_as_text(tmp_path_factory, separator, header, numbered, quoted, packed, ending, mark, words):
@@ -144,6 +144,16 @@ def spoil(folder, how: str):
 def test_broken_counts_are_one_line(tmp_path, how, found):
     with pytest.raises(LayerError, match=found):
         read_matrix(spoil(tmp_path / "filtered_feature_bc_matrix", how))
+
+
+@pytest.mark.parametrize("content, fact", [
+    (b"", "empty"), (gzip.compress(b""), "empty"), (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs"),
+    (b"\n<!DOCTYPE html>", "web page")])
+def test_files_without_content_are_named_as_such(tmp_path, content, fact):
+    for name, read in (("filtered_feature_bc_matrix.h5", read_matrix), ("tissue_positions.csv", read_positions_table)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LayerError, match=f"{name}: found .*{fact}"):
+            read(tmp_path / name)
 
 
 # scales ----------------------------------------------------------------------------------------------

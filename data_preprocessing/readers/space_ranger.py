@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -44,6 +45,23 @@ def unpacked(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if packed else open(path, "rb")
 
 
+def require_data(path: Path) -> None:
+    """Raise LayerError for a file without content: empty, a git-lfs pointer, a web page saved in its place."""
+    if path.is_dir():
+        return
+    try:
+        with unpacked(path) as stream:
+            head = stream.read(64).lstrip()
+    except (OSError, EOFError):
+        return  # the reader reports it
+    found = {b"": "an empty file that cannot be read", b"version https://git-lfs": "a git-lfs pointer, not the file",
+             b"<": "a web page or XML"}
+    start = next((start for start in found if head.startswith(start) and (start or not head)), None)
+    if start is not None:
+        raise LayerError(path, found[start], "the file that Space Ranger wrote",
+                         "git lfs pull" if b"lfs" in start else "copy or download it again")
+
+
 # positions -------------------------------------------------------------------------------------------
 def read_positions_table(path: Path) -> pd.DataFrame:
     """The positions of all spots, on and off the tissue: a row a spot.
@@ -51,6 +69,7 @@ def read_positions_table(path: Path) -> pd.DataFrame:
     Columns: barcode (str), in_tissue (1, 0), array_row, array_col, pxl_row_in_fullres, pxl_col_in_fullres; a value that
     is no number is NaN. Raises LayerError.
     """
+    require_data(path)
     try:
         with reading_table(path, "the positions that Space Ranger wrote"), unpacked(path) as stream:
             content = stream.read()
@@ -93,7 +112,9 @@ def _read_text(content: bytes) -> pd.DataFrame:
         if not has_header and table.shape[1] == len(COLUMNS):
             table.columns = list(COLUMNS)
         return table
-    return table.reset_index(names="barcode")  # a header without a name for the row names (write.table)
+    if "barcode" in table.columns:  # row numbers under a header without a name for them
+        return table.reset_index(drop=True)
+    return table.reset_index(names="barcode")  # row names under such a header (write.table)
 
 
 # counts ----------------------------------------------------------------------------------------------
@@ -105,6 +126,7 @@ def read_matrix(path: Path) -> "anndata.AnnData":
     their numbers. Several genomes are kept, uns['genomes']; a name without its genome gets it. Raises LayerError.
     """
     found = MEX_PART.fullmatch(path.name)
+    require_data(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gene names that occur twice: made unique below
@@ -136,7 +158,7 @@ def mex_files(path: Path) -> dict[str, Path]:
         there = ", ".join(sorted(one.name for one in folder.iterdir())[:8]) if folder.is_dir() else ""
         raise LayerError(path, f"no {' and no '.join(missing)} among {there or 'no file'}",
                          "matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, or their .gz", "copy all three")
-    if len({name for names in found.values() for name in names}) > 1:
+    if len(set(chain.from_iterable(found.values()))) > 1:
         raise LayerError(path, f"several matrices: {', '.join(one.name for one in found['matrix'].values())}",
                          "one section a folder", "give each its own folder")
     return {kind: next(iter(names.values())) for kind, names in found.items()}
@@ -204,7 +226,7 @@ def _of_genes(table: "anndata.AnnData", path: Path) -> "anndata.AnnData":
     import anndata
     from scipy import sparse
     kinds = table.var["feature_types"] if "feature_types" in table.var else pd.Series(EXPRESSION, table.var_names)
-    is_gene = (kinds == EXPRESSION).to_numpy()
+    is_gene = (kinds.astype(str).str.strip().str.lower() == EXPRESSION.lower()).to_numpy()
     others = kinds[~is_gene].value_counts().sort_index()
     if not is_gene.any():
         raise LayerError(path, f"no feature of type {EXPRESSION} among {', '.join(others.index) or 'no feature'}",

@@ -142,6 +142,9 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     if genomes:
         notes.append("genes of " + ", ".join(f"{genome} ({number})" for genome, number in genomes.items()))
     notes += [*_empty_spots(counts), *_picture_notes(location, files)]
+    if files.get("image") in section.of("picture") and chosen_image(raw, config, sample, layer) is None:
+        notes.append("full resolution by its size" if section.of("hires", "lowres")
+                     else "taken as the full-resolution image: the only picture here")
     dropped = {"off tissue": len(off_tissue), **dropped,
                **{f"features of type {kind}": number for kind, number in left_out.items()}}
     return RawLayer(location, counts, readable(files.get("image")), dropped, ", ".join(notes))
@@ -178,7 +181,7 @@ def _required(section: Section, files: dict[str, Path]) -> dict[str, Path]:
     """The files of a layer that has spots. Raises LayerError if counts or positions are missing."""
     if is_hd(section.folder):
         raise LayerError(section.folder, "a folder of Visium HD (binned_outputs)", "a section of Visium",
-                         "convert it with --format visium_hd, or leave it out: skip")
+                         "convert it with --format visium_hd, or leave it out: samples.<name>.skip")
     if "counts" not in files:
         raise no_counts(section)
     if "location" not in files:

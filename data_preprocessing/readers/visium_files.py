@@ -7,6 +7,7 @@ samples.<name>.raw is the folder, or `<folder>#<prefix>` where a folder has seve
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from common.layout import IMAGE_SUFFIXES
@@ -93,22 +94,24 @@ def sections_in(folder: Path) -> list[Section]:
             groups[prefix] += [Found(one.role, prefix, one.path, one.rank) for one in _scan(inside)]
     _join(groups)
     named = in_reading_order([prefix for prefix in groups if prefix and _is_section(groups[prefix])])
-    plain = [one for prefix, found in groups.items() if prefix not in named for one in found]
+    plain = list(chain.from_iterable(found for prefix, found in groups.items() if prefix not in named))
     two = named and _complete(groups[named[0]]) and _complete(groups.get("", ()))  # one of them without a prefix
     if len(named) < 2 and not two:
-        whole = tuple(plain + [one for prefix in named for one in groups[prefix]])
+        whole = (*plain, *chain.from_iterable(groups[prefix] for prefix in named))
         return [Section(folder, "", whole)] if _is_section(whole) else []
-    for one in groups.pop("", ()):
-        prefix = max((name for name in named if one.role == "picture" and one.path.name.startswith(name)), key=len,
-                     default="")
-        groups.setdefault(prefix, []).append(one)
+    for one in plain:  # a picture, or a part whose own prefix goes on after that of its section
+        fitting = [name for name in named if (one.prefix or one.path.name).startswith(name)]
+        if fitting and (one.prefix or one.role == "picture"):
+            groups[max(fitting, key=len)].append(one)
     sections = [Section(folder, prefix, tuple(groups[prefix])) for prefix in named]
-    own = tuple(groups.get("", ()))
+    own = tuple(one for one in plain if not one.prefix)
     return ([Section(folder, "", own)] if _complete(own) else []) + sections
 
 
 def _is_section(found) -> bool:
-    return any(one.role in ("positions", "scalefactors", "hires", "lowres", "h5", "mex", "archive") for one in found)
+    """True for a part that only a section has. A lone hires image counts in spatial/: elsewhere it is a picture."""
+    return any(one.role in ("positions", "scalefactors", "h5", "mex", "archive")
+               or one.role in ("hires", "lowres") and SPATIAL_FOLDER.fullmatch(one.path.parent.name) for one in found)
 
 
 def _complete(found) -> bool:
@@ -165,7 +168,7 @@ def _scan_part(folder: Path, rank: int) -> Iterator[Found]:
             elif picture_suffix(path) and not DRAWN.fullmatch(path.name):
                 yield Found("picture", bare(spatial["prefix"]), path, (rank,))
     elif matrix:
-        inside = [*visible(folder), *(path for one in visible(folder) if one.is_dir() for path in visible(one))]
+        inside = [*visible(folder), *chain.from_iterable(map(visible, visible(folder)))]
         for path in inside:
             if (found := _known(path, rank)) is not None and found.role == "mex":
                 is_raw = int(matrix["kind"].lower() == RAW)
@@ -204,7 +207,8 @@ def entries_below(raw: Path) -> tuple[list[str], list[str]]:
     if is_hd(raw):
         return [], ["."]
     here = sections_in(raw)
-    taken = {parent for one in here for found in one.found for parent in found.path.parents}
+    parts = chain.from_iterable(one.found for one in here)
+    taken = set(chain.from_iterable(found.path.parents for found in parts))
     below, hd = _walk(raw, raw, taken, 1 if here else MAX_DEPTH)
     if below:  # archives that were unpacked into the folders
         here = [one for one in here if {found.role for found in one.found} - {"archive", "picture"}]

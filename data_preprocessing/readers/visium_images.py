@@ -1,13 +1,16 @@
 """The image of a Visium section: which one is used, its scale, and spots outside it."""
-import gzip
 import re
+import shutil
+import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from common.errors import LayerError
-from common.slide import open_pyramid
+from common.layout import IMAGE_SUFFIXES
+from common.slide import open_pyramid, open_slide
 from data_preprocessing.readers.space_ranger import read_scale_factors, unpacked
 from data_preprocessing.readers.visium_files import ROLES, Section, picture_suffix
 
@@ -89,7 +92,7 @@ def full_resolution(section: Section) -> Path | None:
 
     Its size proves it. Where no scaled image is there to compare, the only picture is taken.
     """
-    pictures = [path for path in section.of("picture") if path.suffix.lower() != ".gz"]
+    pictures = [path for path in section.of("picture") if path.suffix.lower() in IMAGE_SUFFIXES]  # not packed
     if not section.of(*SCALED):
         return pictures[0] if len(pictures) == 1 else None
     proven = [path for path in pictures if is_full_resolution(path, section)]
@@ -105,11 +108,15 @@ def readable(image: Path | None) -> "Path | np.ndarray | None":
         return image
     if picture_suffix(image) not in DECODED:
         raise LayerError(image, "a packed image", "the image itself", f"gunzip {image}")
-    from PIL import Image
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        with unpacked(image) as stream, Image.open(stream) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, EOFError, ValueError, SyntaxError, gzip.BadGzipFile) as error:
-        raise LayerError(image, f"a packed image that cannot be read ({error})", "a picture packed by gzip",
-                         "copy it again") from None
+        with tempfile.TemporaryDirectory() as folder, unpacked(image) as stream:
+            plain = Path(folder) / f"image{picture_suffix(image)}"
+            with open(plain, "wb") as target:
+                shutil.copyfileobj(stream, target)
+            slide = open_slide(plain)
+            return slide.read(0, 0, *slide.size_px)
+    except LayerError as error:
+        found = error.args[1]
+    except (OSError, EOFError, zlib.error) as error:
+        found = f"an image that cannot be unpacked ({error})"
+    raise LayerError(image, found, "a picture packed by gzip", "copy it again")

@@ -98,9 +98,7 @@ def why_not(raw: Path, path: Path) -> str | None:
             return reason
     if ARCHIVE.fullmatch(path.name):
         return f"packed: tar xf {path.name}"
-    for folder in (path.parent, *path.parents[1:4]):
-        if folder != raw and raw not in folder.parents:
-            break
+    for folder in reversed([one for one in path.parents if one == raw or raw in one.parents]):
         found = sections_in(folder)
         for section in found:
             mine = [one for one in section.found if one.path == path or path in one.path.parents]
@@ -108,7 +106,8 @@ def why_not(raw: Path, path: Path) -> str | None:
                 return _of_section(section, mine[0])
         if len(found) > 1 and _is_part(path):
             return f"without a prefix; the sections here are {', '.join(one.prefix or '(no prefix)' for one in found)}"
-    return None
+    picture = path.is_file() and picture_suffix(path)
+    return "in no section's folder; to use it, name it in samples.<name>.images" if picture else None
 
 
 def _is_part(path: Path) -> bool:
@@ -140,7 +139,8 @@ def _of_picture(section: Section, picture: Path) -> str | None:
         return None
     if used is not None:
         return f"{used.name} of this section is read"
+    if not section.of("hires", "lowres"):
+        return f"one of several pictures; {name}"
     if size is None or expected is None:
         return f"not known as the full-resolution image; {name}"
-    is_size = f"{size[0]} x {size[1]} px, and the full-resolution image has {expected[0]:.0f} x {expected[1]:.0f}"
-    return f"{is_size}; {name}" if section.of("hires", "lowres") else f"one of several pictures; {name}"
+    return f"{size[0]} x {size[1]} px, and the full-resolution image has {expected[0]:.0f} x {expected[1]:.0f}; {name}"
