@@ -12,7 +12,7 @@ OUTPUT  <save_path>/metrics.json, metrics.csv    every method on the same test s
         <save_path>/imputed/<sample>/<layer>.h5ad    every section of a test sample that did not train
             X                     (n_spots, n_genes) float32, normalised: ln((c + 1) / sum over the background (c + 1))
             layers['log1p']       float32, as in predict_3d.py; layers['measured'] where there are counts
-            obsm['spatial']       (n_spots, 2) level-0 px
+            obsm['spatial']       (n_spots, 2) level-0 px; var['gene_ids'] where the raw data have ids
         <save_path>/splits.json, config.yaml, genes.csv, background.csv, runtime.json, tensorboard/
 Folds   of the config: each holds out samples, and all labelled sections of the other samples train. Without folds, or
         with one sample: --training_layers train (default: the config's known sections, else the first with counts) and
@@ -215,6 +215,7 @@ def run_checkpoint(args: argparse.Namespace, context: jobs.Context, device) -> i
     """Predict every layer of the root with a trained network, into a run folder of its own."""
     import pandas as pd
 
+    from common.gene_ids import read_ids, with_ids
     from common.gene_list import read_genes
     from common.normalisation import NORMALISATION, n_background
     from dataloader import Pictures, load_layers
@@ -234,7 +235,7 @@ def run_checkpoint(args: argparse.Namespace, context: jobs.Context, device) -> i
         check_background(layout, background, args.checkpoint)
     run_folder.take(run_layout, layout, args.overwrite, script="main --checkpoint", dataset=context.config.dataset,
                     checkpoint_sha256=digest)
-    write_table(run_layout.genes, pd.DataFrame({"gene": genes}))
+    write_table(run_layout.genes, with_ids(pd.DataFrame({"gene": genes}), read_ids(layout.genes)))
     ranks = range(1, len(background) + 1)
     write_table(run_layout.background, pd.DataFrame({"gene": background, "rank": ranks, "mean": 0.0}))
     write_json(run_layout.splits, {"method": "msagnet", "folds": []})

@@ -9,6 +9,7 @@ OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
                                 for a spot of the known spots' median depth
             layers['sd']        (methods msagnet, gp) predicted standard deviation of a measured value, same scale as X
             layers['measured']  same scale as X, where the section was measured (NaN for a spot without counts)
+            var                 gene names; gene_ids where the raw data have them
             obs                 barcode index; sample, layer; known (True: this spot's expression was given and used);
                                 distance_to_known (um, to the nearest known spot in space, z included); confidence
                                 (methods msagnet, gp: share of the prior variance explained, 0 to 1)

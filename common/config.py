@@ -89,7 +89,7 @@ class Config(_Strict):
     dataset: Name = Field(description="name of the dataset")
     samples: dict[Name, SampleConfig] | None = Field(
         default=None, description="the sections of each sample; default: all found")
-    raw_format: Literal["her2st", "stnet", "visium", "h5ad", "asign"] | None = Field(
+    raw_format: Literal["her2st", "stnet", "visium", "visium_hd", "h5ad", "asign"] | None = Field(
         default=None, description="form of the raw files that step 0_1 reads")
     raw_path: str | None = Field(default=None, description="folder of the raw files (--raw_path wins)")
 
@@ -98,7 +98,10 @@ class Config(_Strict):
     pitch_px: float | None = Field(
         default=None, gt=0, description="distance of neighbouring spots, level-0 px; default pitch_um over um per px")
     pitch_um: float = Field(
-        default=200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium")
+        default=200.0, gt=0, description="distance of neighbouring spots, um: 200 legacy ST, 100 Visium; "
+                                     "Visium HD: side of a spot, a multiple of bin_um")
+    bin_um: float | None = Field(
+        default=None, gt=0, description="Visium HD: side of the bins that step 0_1 pools to pitch_um, um; default 8")
     grid_pitch_um: float | None = Field(
         default=None, gt=0, description="distance of the spots on image-only sections, um; default pitch_um")
     pixel_size_um: float | None = Field(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.config import load_config
 from common.errors import DataError, LayerError
+from common.gene_ids import read_ids, set_ids
 from common.io import read_json, write_h5ad, write_json
 from common.layout import Layout, RunLayout
 from common.recipe import file_digest
@@ -174,7 +175,11 @@ def written(run: RunLayout, sample: str) -> Written:
 
 
 def write_prediction(run: RunLayout, sample: str, path: Path, adata) -> None:
-    """Write a prediction of this sample; a file in its place that a person made or changed is set aside."""
+    """Write a prediction of this sample, with the gene ids of the run's genes.csv (var['gene_ids']).
+
+    A file in its place that a person made or changed is set aside.
+    """
+    set_ids(adata, read_ids(run.genes))
     with written(run, sample).writing(path) as temporary:
         write_h5ad(temporary, adata)
 

@@ -1,6 +1,7 @@
 r"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
-INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad
+INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders),
+                visium_hd (its binned_outputs, pooled to spots), h5ad
                 (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
         --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
@@ -66,10 +67,11 @@ from data_preprocessing.listing import (
     with_sources_of_a_person,
 )
 from data_preprocessing.placing import make_the_only_image, name_under_root, outline_of, place_image, place_outline
-from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
+from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium, visium_hd
 
 STEP = "0_1_convert_raw"
-READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "h5ad": h5ad}
+READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "visium_hd": visium_hd,
+           "h5ad": h5ad}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -223,7 +225,8 @@ def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str,
     images = image_sources(said, image) if image else []
     if said is not None and not images:
         print(f"{STEP}  {sample}/{layer}: {image.name} states {said:.4g} um/px, which is not believed")
-    sources = [*stated, *measured, *platform, *images]
+    exact = [source for source in platform if source.low == source.high]  # a range only excludes wrong scales
+    sources = [*stated, *exact, *measured, *platform, *images]
     if not sources:
         if image is None:
             raise LayerError(raw, f"neither spots nor an image of section {sample}/{layer}", "one of them",
@@ -293,7 +296,8 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
 
     return jobs.Job(sample, layer, inputs=[*files.values(), *([outline] if outline else [])],
                    outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
-                   settings={"format": config.raw_format, "copy": context.args.copy})
+                   settings={"format": config.raw_format, "copy": context.args.copy,
+                             **(reader.settings(config) if hasattr(reader, "settings") else {})})
 
 
 def convert_archive(context: jobs.Context, raw: Path) -> int:

@@ -4,7 +4,8 @@ INPUT   counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes), of every
         config: genes (top_mean | hvg | a file with one gene symbol a line), n_genes, exclude_prefixes,
                 genes_from (all | known)
 OUTPUT  gene_expression/genes.csv        gene, rank (1 = highest mean), mean (raw counts; mean over sections of the mean
-                                         over spots), chosen_by, genes_from, n_layers; this is the gene order everywhere
+                                         over spots), chosen_by, genes_from, n_layers; gene_id, if an id is known
+                                         (var['gene_ids'] of the counts); this is the gene order everywhere
         gene_expression/background.csv   gene, rank, mean: the genes whose sum every label is relative to
 
 The background is the published list, the 250 eligible genes of highest mean, whatever genes are chosen; that of a
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from common import cli, io, jobs
+from common import cli, gene_ids, io, jobs
 from common.errors import DataError, LayerError
 from common.gene_list import read_background, read_gene_list
 from common.known_layers import known_layers
@@ -74,10 +75,11 @@ def read_layers(context: jobs.Context, units: list[tuple[str, int]]) -> dict[tup
 @dataclass(frozen=True)
 class Choice:
     """The output of step 5_1, and numbers for its line on screen."""
-    genes: pd.DataFrame          # gene, rank, mean, chosen_by, genes_from, n_layers
+    genes: pd.DataFrame          # gene, rank, mean, chosen_by, genes_from, n_layers, gene_id if known
     background: pd.DataFrame     # gene, rank, mean
     n_shared: int                # genes that every layer has
     left_out: list[str]          # genes of a list that are not eligible
+    mixed: dict[str, str]        # gene: its ids, where sections differ
 
 
 def choose_genes(layers: dict, config) -> Choice:
@@ -107,7 +109,9 @@ def choose_genes(layers: dict, config) -> Choice:
         if background_beside(file).is_file():
             background = read_background(background_beside(file))
     table = with_rank(table).assign(chosen_by=chosen_by, genes_from=config.genes_from, n_layers=len(layers))
-    return Choice(table, with_rank(background), len(shared), left_out)
+    stated = {f"{sample}/{layer}": gene_ids.ids_by_name(adata.var) for (sample, layer), adata in layers.items()}
+    ids, mixed = gene_ids.agreed_ids(stated, table["gene"])
+    return Choice(gene_ids.with_ids(table, ids), with_rank(background), len(shared), left_out, mixed)
 
 
 def with_rank(genes: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +134,7 @@ def unmeasured_genes(file: Path) -> Choice:
     table, beside = with_rank(pd.DataFrame({"gene": genes, "mean": 0.0})), background_beside(file)
     background = read_background(beside) if beside.is_file() else table
     table = table.assign(chosen_by=f"file:{file.name}", genes_from="list", n_layers=0)
-    return Choice(table, with_rank(background), 0, [])
+    return Choice(gene_ids.with_ids(table, gene_ids.read_ids(file)), with_rank(background), 0, [], {})
 
 
 def write_choice(layout, choice: Choice) -> None:
@@ -142,6 +146,13 @@ def left_out_line(names: list[str]) -> str:
     """The part of the step's line on genes of the list that are not predicted; '' if there are none."""
     shown = ", ".join(names[:N_NAMED]) + (", …" if len(names) > N_NAMED else "")
     return f"; {len(names)} of the list left out, not in every section or excluded: {shown}" if names else ""
+
+
+def mixed_line(mixed: dict[str, str]) -> str:
+    """The part of the step's line on genes whose id differs between sections; '' if there are none."""
+    shown = "; ".join(f"{gene}: {ids}" for gene, ids in list(mixed.items())[:N_NAMED])
+    more = "; …" if len(mixed) > N_NAMED else ""
+    return f"; mixed gene ids, left empty for {len(mixed)} genes ({shown}{more})" if mixed else ""
 
 
 def dataset_job(context: jobs.Context) -> jobs.Job:
@@ -162,9 +173,10 @@ def dataset_job(context: jobs.Context) -> jobs.Job:
         write_choice(layout, choice)
         names = ", ".join(f"{sample}/{layer}" for sample, layer in layers)
         chosen_by = choice.genes["chosen_by"][0]
+        remarks = left_out_line(choice.left_out) + mixed_line(choice.mixed)
         return (f"{layout.genes}: {len(choice.genes)} genes ({chosen_by}, from {config.genes_from} layers) "
                 f"of the {choice.n_shared} that all {len(layers)} layers share ({names}); "
-                f"background of {len(choice.background)} genes{left_out_line(choice.left_out)}")
+                f"background of {len(choice.background)} genes{remarks}")
 
     settings = config.model_dump(include={"genes", "n_genes", "exclude_prefixes", "genes_from"})
     return jobs.Job(None, None, inputs, [layout.genes, layout.background], work, settings)

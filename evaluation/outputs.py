@@ -2,6 +2,7 @@
 import numpy as np
 
 from common.errors import DataError
+from common.gene_ids import OF_TABLE
 from common.gene_list import read_background
 from common.io import read_h5ad, read_table, write_table
 from common.layout import Layout, RunLayout
@@ -10,8 +11,8 @@ from models.sample import SampleGraph
 
 
 def keep_genes(layout: Layout, run_layout: RunLayout) -> list[str]:
-    """Copy the gene list and its background from the root to the run; returns the genes."""
-    genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene",))
+    """Copy the gene list (with its ids) and its background from the root to the run; returns the genes."""
+    genes = read_table(layout.genes, ("gene",), "5_1_find_high_expression.py", text=("gene", OF_TABLE))
     write_table(run_layout.background, read_background(layout.background))
     write_table(run_layout.genes, genes)
     return genes["gene"].tolist()

@@ -75,6 +75,20 @@ def test_old_matrix_form_and_lowres_image(tmp_path, capsys):
     assert yaml.safe_load(layout.config.read_text())["samples"]["one"]["raw"] == {1: "."}
 
 
+def test_the_only_picture_of_a_section_is_its_full_resolution_image(tmp_path, capsys):
+    """No hires and no lowres image, as in DLPFC; a second picture leaves the choice to the config."""
+    raw = tmp_path / "one"
+    add_folder(raw, image=None)
+    Image.new("RGB", (1200, 800)).save(raw / "151507_full_image.tif")
+    assert run(raw, tmp_path / "root") == 0
+    line = capsys.readouterr().out
+    assert "image 151507_full_image.tif" in line and "the only picture here" in line
+    assert read_location(Layout(tmp_path / "root").location("one", 1))["pixel_x"].min() == 300  # full-resolution px
+    Image.new("RGB", (1200, 800)).save(raw / "151507_other.tif")
+    assert run(raw, tmp_path / "other") == 0 and "no image" in capsys.readouterr().out
+    assert "one of several" in visium.why_not(raw, raw / "151507_other.tif")
+
+
 def test_config_maps_folders_and_images_to_layers(raw, tmp_path):
     Image.new("RGB", (1300, 800)).save(raw / "full.tif")
     mapping = {"m": {"raw": {1: "section10", 2: "section2"}, "images": {2: "full.tif"}}}

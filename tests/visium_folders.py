@@ -1,4 +1,5 @@
 """Generated Space Ranger folders, and step 0_1 on them."""
+import gzip
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import yaml
 from conftest import ROOT, load_script
 from PIL import Image
-from scipy import sparse
+from scipy import io as scipy_io, sparse
 
 PITCH_FULLRES_PX, HIRES, LOWRES = 100, 0.25, 0.05
 HEADER = "barcode,in_tissue,array_row,array_col,pxl_row_in_fullres,pxl_col_in_fullres\n"
@@ -53,6 +54,55 @@ def write_matrix(path: Path, barcodes: list[str], old_form: bool = False) -> np.
     return values
 
 
+def write_mex(folder: Path, barcodes: list[str], prefix: str = "", packed: bool = True, old: bool = False) -> None:
+    """The counts of write_matrix as matrix.mtx, features.tsv (old: genes.tsv of two columns) and barcodes.tsv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = 10 * np.arange(len(barcodes))[:, None] + np.arange(len(GENES))
+    plain, kinds = folder / "plain.mtx", ["Gene Expression"] * 3 + ["Antibody Capture"]
+    scipy_io.mmwrite(plain, sparse.coo_matrix(values.T), field="integer")
+    rows = [f"ENS{k}\t{name}" + ("" if old else f"\t{kinds[k]}") for k, name in enumerate(GENES)]
+    texts = {"matrix.mtx": plain.read_text(), ("genes" if old else "features") + ".tsv": "\n".join(rows) + "\n",
+             "barcodes.tsv": "\n".join(barcodes) + "\n"}
+    plain.unlink()
+    for name, text in texts.items():
+        content = text.encode()
+        path = folder / (prefix + name + ".gz" * packed)
+        path.write_bytes(gzip.compress(content) if packed else content)
+
+
+def on_tissue() -> list[str]:
+    """Barcodes of the spots on the tissue, in the order of the counts of add_folder."""
+    spots = array_spots()
+    return list(spots["barcode"][spots["in_tissue"] == 1])[::-1]
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def with_prefix(folder: Path, prefix: str) -> None:
+    """Put the prefix before the name of every file below the folder."""
+    for path in files_below(folder):
+        path.rename(path.with_name(prefix + path.name))
+
+
+def pack(folder: Path) -> None:
+    """Pack every file below the folder by gzip."""
+    for path in files_below(folder):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+
+
+def move_up(folder: Path, target: Path) -> None:
+    """Move every file below the folder into the target."""
+    target.mkdir(exist_ok=True)
+    for path in files_below(folder):
+        path.rename(target / path.name)
+    for one in sorted(folder.rglob("*"), reverse=True):
+        if one.is_dir() and one != target:
+            one.rmdir()
+
+
 def add_folder(folder: Path, form: str = "old", image: str | None = "hires", old_matrix: bool = False,
                scales: dict | None = None) -> None:
     """Write a Space Ranger folder. form: of the positions, old (no header) or new (with a header)."""
@@ -65,8 +115,7 @@ def add_folder(folder: Path, form: str = "old", image: str | None = "hires", old
     (spatial / "scalefactors_json.json").write_text(json.dumps(scales))
     if image:
         Image.new("RGB", (300, 200), (240, 230, 235)).save(spatial / f"tissue_{image}_image.png")
-    barcodes = list(spots["barcode"][spots["in_tissue"] == 1])[::-1]
-    write_matrix(folder / "filtered_feature_bc_matrix.h5", barcodes, old_matrix)
+    write_matrix(folder / "filtered_feature_bc_matrix.h5", on_tissue(), old_matrix)
 
 
 def two_sections(folder: Path) -> Path:

@@ -7,6 +7,8 @@
                                                                   that does not fit the data
     platform_sources(files) -> [Source]                           optional: um per px by the platform's own files
                                                                   (common/geometry.py)
+    settings(config) -> dict                                      optional: keys of the config that its output depends
+                                                                  on; a change converts again
 
 `config.samples[…].raw` and `.images` assign folders and files to layers. An entry of `raw` is a path relative to `raw`,
 or `<path>#<part>` for one of several sections in one file. Code that two readers share is in this file.

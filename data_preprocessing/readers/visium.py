@@ -1,22 +1,20 @@
-"""Raw data of Space Ranger (10x Visium): one folder a layer, with or without `outs/`.
+"""Raw data of Space Ranger (10x Visium), versions 1 to 4: one folder a section, or one prefix a section in one folder.
 
-    filtered_feature_bc_matrix.h5            counts; of several feature types only Gene Expression is read
+    filtered_feature_bc_matrix.h5, or the folder of matrix.mtx, features.tsv and barcodes.tsv; else the raw matrix, of
+                                             which the spots on tissue are taken. Only Gene Expression is read
     spatial/tissue_positions.csv             barcode, in_tissue, array_row, array_col, pxl_row_in_fullres,
-                                             pxl_col_in_fullres
-            tissue_positions.parquet         the same (Space Ranger 3; needs pyarrow)
-            tissue_positions_list.csv        the same without a header (Space Ranger 1)
+                                             pxl_col_in_fullres; readers/space_ranger.py lists the other forms
     spatial/scalefactors_json.json           tissue_hires_scalef, tissue_lowres_scalef: px of that image per
                                              full-resolution px
     spatial/tissue_hires_image.png, tissue_lowres_image.png
 
-The image is the full-resolution one that the config names (samples.<name>.images), else hires, else lowres; spot
-positions are in px of that image. Spots off the tissue are left out. i = array_col (steps by 2 in a row),
-j = array_row. samples.<name>.raw assigns folders to layers; without it the sorted folders are layers 1, 2, ... of one
-sample.
+Every file may have a prefix, be packed by gzip, and lie beside or inside spatial/ and outs/ (readers/visium_files.py).
+The image is the one that the config names (samples.<name>.images), else a picture of the folder whose size proves that
+it is the full-resolution one, else hires, else lowres; spot positions are in px of that image. Spots off the tissue are
+left out. i = array_col (steps by 2 in a row), j = array_row. samples.<name>.raw assigns folders to layers; without it
+the sorted folders and prefixes are layers 1, 2, ... of one sample.
 """
-import json
 import re
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +24,6 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import Source
-from common.io import require_columns
 from data_preprocessing.readers import (
     RawLayer,
     checked_spots,
@@ -34,41 +31,84 @@ from data_preprocessing.readers import (
     in_reading_order,
     listed_samples,
     matched,
-    reading_table,
 )
+from data_preprocessing.readers.space_ranger import (
+    GENOMES,
+    LEFT_OUT,
+    mex_files,
+    read_matrix,
+    read_positions_table,
+    read_scale_factors,
+)
+from data_preprocessing.readers.visium_files import Section, entries_below, is_hd, section_of
+from data_preprocessing.readers.visium_images import (
+    full_resolution,
+    outside,
+    picture_size,
+    px_per_fullres_px,
+    readable,
+    scaled_kind,
+)
+from data_preprocessing.readers.visium_reasons import nested, no_counts, no_positions, nothing_found, why_not
 
 if TYPE_CHECKING:
     import anndata
 
-MATRIX = "filtered_feature_bc_matrix.h5"
-POSITIONS = ("tissue_positions.csv", "tissue_positions.parquet", "tissue_positions_list.csv")
-COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
+__all__ = ["list_layers", "platform_sources", "raw_files", "read_layer", "read_positions", "why_not"]
+
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y",
                   "array_col": "i", "array_row": "j"}
-SCALED_IMAGES = ("tissue_hires_image.png", "tissue_lowres_image.png")
 VISIUM_PITCH_UM = 100.0
 SPOT_DIAMETER_UM = (65.0, 30.0, 150.0)  # likely, smallest, largest: see platform_sources
+N_NAMED = 3  # spots that are named in a line
+LETTERS = re.compile(r"[ACGT]{14,18}")  # of a barcode, without a section's prefix and its number
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
-    """The samples with every layer's folder. Raises DataError if there is none, or one of the config is absent."""
-    folders = [path.name for path in raw.glob("*") if _is_folder(path)]
-    names = ["."] if _is_folder(raw) else in_reading_order(folders)
-    return listed_samples(raw, config, names, f"folder with {MATRIX} and spatial/")
+    """The samples with every layer's folder or prefix.
+
+    A folder of Visium HD beside sections of Visium is listed, to keep its number; reading it is a LayerError. Raises
+    DataError if there is none, one of the config is absent, or they lie in the folders of several blocks.
+    """
+    sections, hd = entries_below(raw)
+    if config.samples is None:
+        if not sections:
+            raise nothing_found(raw, hd)
+        blocks = nested(sections)
+        if blocks:
+            raise blocks_error(raw, blocks)
+    return listed_samples(raw, config, in_reading_order([*sections, *hd]) if sections else [],
+                          "folder of Space Ranger (counts and spatial/)")
+
+
+def blocks_error(raw: Path, blocks: dict[str, list[str]]) -> DataError:
+    """The error of sections that lie in the folders of several blocks."""
+    found = ", ".join(f"{name}/ ({len(entries)})" for name, entries in blocks.items())
+    name, entries = next(iter(blocks.items()))
+    example = ", ".join(f"{number}: {entry}" for number, entry in enumerate(entries, 1))
+    return DataError(raw, f"sections in several folders: {found}", "the sections of one block",
+                     f"--raw_path {raw / name}, or in the config samples: {{{name}: {{raw: {{{example}}}}}, …}}")
 
 
 def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
-    """The existing files of a layer by kind (counts, location, scalefactors, image)."""
-    files = {"image": chosen_image(raw, config, sample, layer)}
-    folder = _folder(raw, config, sample, layer)
-    if folder is not None:
-        spatial = folder / "spatial"
-        positions = (spatial / name for name in POSITIONS)
-        images = (files["image"], *(spatial / name for name in SCALED_IMAGES))
-        files = {"counts": folder / MATRIX,
-                 "location": next((path for path in positions if path.is_file()), None),
-                 "scalefactors": spatial / "scalefactors_json.json",
-                 "image": next((path for path in images if path is not None and path.is_file()), None)}
+    """The existing files of a layer by kind: counts (with features and barcodes of a MEX folder), location,
+    scalefactors, image.
+    """
+    image = chosen_image(raw, config, sample, layer)
+    section = _section(raw, config, sample, layer)
+    files: dict[str, Path | None] = {"image": image}
+    if section is not None:
+        counts, folder = section.counts(), section.folder
+        if counts is not None and counts.suffix not in (".h5",) and "mtx" in counts.name.lower():
+            try:
+                parts = mex_files(counts)
+                files |= {"features": parts["features"], "barcodes": parts["barcodes"]}
+            except LayerError:
+                pass  # read_layer reports it
+        files |= {"counts": counts, "location": next(iter(section.of("positions")), None),
+                  "scalefactors": next(iter(section.of("scalefactors")), None),
+                  "image": image or (None if is_hd(folder) else full_resolution(section))
+                  or next(iter(section.of("hires", "lowres")), None)}
     return {kind: path for kind, path in files.items() if path is not None and path.is_file()}
 
 
@@ -78,9 +118,8 @@ def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.Dat
     Raises LayerError for a missing or broken file or a missing column, DataError for a config that does not fit a
     Visium array.
     """
-    if _folder(raw, config, sample, layer) is None:
-        return None
-    return _spots(_required(raw, config, sample, layer), config)[0]
+    section = _section(raw, config, sample, layer)
+    return None if section is None else _spots(_required(section, raw_files(raw, config, sample, layer)), config)[0]
 
 
 def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
@@ -88,14 +127,27 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
 
     Raises as read_positions.
     """
-    if _folder(raw, config, sample, layer) is None:
-        return RawLayer(None, None, chosen_image(raw, config, sample, layer))
-    files = _required(raw, config, sample, layer)
-    location, n_off_tissue = _spots(files, config)
-    location, counts, dropped = matched(location, _read_counts(files["counts"]), files["counts"], files["location"])
-    image = files.get("image")
-    note = f"low resolution: no {SCALED_IMAGES[0]}" if image is not None and image.name == SCALED_IMAGES[1] else ""
-    return RawLayer(location, counts, image, {"off tissue": n_off_tissue, **dropped}, note)
+    section = _section(raw, config, sample, layer)
+    if section is None:
+        return RawLayer(None, None, readable(chosen_image(raw, config, sample, layer)))
+    files = _required(section, raw_files(raw, config, sample, layer))
+    location, off_tissue = _spots(files, config)
+    counts, notes = read_matrix(files["counts"]), []
+    left_out, genomes = counts.uns.pop(LEFT_OUT), counts.uns.pop(GENOMES, {})
+    notes += _with_names_of(counts, location)
+    if section.is_raw(files["counts"]):
+        counts = counts[~counts.obs_names.isin(off_tissue)]
+        notes.append(f"the spots on tissue of {files['counts'].name}, no filtered matrix")
+    location, counts, dropped = matched(location, counts, files["counts"], files["location"])
+    if genomes:
+        notes.append("genes of " + ", ".join(f"{genome} ({number})" for genome, number in genomes.items()))
+    notes += [*_empty_spots(counts), *_picture_notes(location, files)]
+    if files.get("image") in section.of("picture") and chosen_image(raw, config, sample, layer) is None:
+        notes.append("full resolution by its size" if section.of("hires", "lowres")
+                     else "taken as the full-resolution image: the only picture here")
+    dropped = {"off tissue": len(off_tissue), **dropped,
+               **{f"features of type {kind}": number for kind, number in left_out.items()}}
+    return RawLayer(location, counts, readable(files.get("image")), dropped, ", ".join(notes))
 
 
 def platform_sources(files: dict[str, Path]) -> list[Source]:
@@ -103,15 +155,14 @@ def platform_sources(files: dict[str, Path]) -> list[Source]:
 
     microns_per_pixel (Visium HD) is exact. spot_diameter_fullres belongs to spots of 55, 65 or 70 um, by the version of
     Space Ranger: it only excludes a scale that is wrong by a factor of about two or more, as that of positions of
-    another image. Raises LayerError as _px_per_fullres_px.
+    another image. Raises LayerError as px_per_fullres_px.
     """
-    try:
-        factors = json.loads(files["scalefactors"].read_text())
-        name = "microns_per_pixel" if "microns_per_pixel" in factors else "spot_diameter_fullres"
-        value = float(factors[name])
-    except (OSError, ValueError, KeyError, TypeError):
+    if "scalefactors" not in files:
         return []
-    factor, source = _px_per_fullres_px(files), f"{name} of {files['scalefactors'].name}"
+    factors = read_scale_factors(files["scalefactors"])
+    name = "microns_per_pixel" if "microns_per_pixel" in factors else "spot_diameter_fullres"
+    value = factors.get(name, 0.0)
+    factor, source = px_per_fullres_px(files), f"{name} of {files['scalefactors'].name}"
     if not (np.isfinite(value) and value > 0):
         return []
     if name == "microns_per_pixel":
@@ -120,38 +171,34 @@ def platform_sources(files: dict[str, Path]) -> list[Source]:
     return [Source(source, likely, smallest, largest)]
 
 
-def _is_folder(path: Path) -> bool:
-    return (path / MATRIX).is_file() or (path / "outs" / MATRIX).is_file()
+def _section(raw: Path, config: Config, sample: str, layer: int) -> Section | None:
+    """The files of a layer; None if the config gives it an image only."""
+    entry = config.samples[sample].raw.get(layer)
+    return None if entry is None else section_of(raw, entry)
 
 
-def _folder(raw: Path, config: Config, sample: str, layer: int) -> Path | None:
-    """The Space Ranger folder of a layer; None if the config gives it an image only."""
-    name = config.samples[sample].raw.get(layer)
-    if name is None:
-        return None
-    return raw / name / "outs" if (raw / name / "outs" / MATRIX).is_file() else raw / name
-
-
-def _required(raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
+def _required(section: Section, files: dict[str, Path]) -> dict[str, Path]:
     """The files of a layer that has spots. Raises LayerError if counts or positions are missing."""
-    files, folder = raw_files(raw, config, sample, layer), _folder(raw, config, sample, layer)
+    if is_hd(section.folder):
+        raise LayerError(section.folder, "a folder of Visium HD (binned_outputs)", "a section of Visium",
+                         "convert it with --format visium_hd, or leave it out: samples.<name>.skip")
     if "counts" not in files:
-        raise LayerError(folder / MATRIX, "no file", "the counts that Space Ranger wrote",
-                         "copy it there, or give the section an image only")
+        raise no_counts(section)
     if "location" not in files:
-        raise LayerError(folder / "spatial", "no spot positions", f"one of {', '.join(POSITIONS)}", "copy it there")
+        raise no_positions(section)
     return files
 
 
-def _spots(files: dict[str, Path], config: Config) -> tuple[pd.DataFrame, int]:
-    """(location table of the spots on tissue in px of the image, number of spots off it)."""
+# spots -----------------------------------------------------------------------------------------------
+def _spots(files: dict[str, Path], config: Config) -> tuple[pd.DataFrame, set[str]]:
+    """(location table of the spots on tissue in px of the image, barcodes of the spots off it)."""
     path = files["location"]
-    table = _read_table(path)
-    on_tissue = pd.to_numeric(table["in_tissue"], errors="coerce") == 1
+    table = read_positions_table(path)
+    on_tissue = table["in_tissue"] == 1
     if not on_tissue.any():
         raise LayerError(path, "no spot with in_tissue 1", "spots on tissue", "copy the file again")
-    spots, factor = table[on_tissue], _px_per_fullres_px(files)
-    location = checked_spots(spots.rename(columns=CONTRACT_NAMES), path)
+    factor = px_per_fullres_px(files)
+    location = checked_spots(table[on_tissue].rename(columns=CONTRACT_NAMES), path)
     location[["pixel_x", "pixel_y"]] *= factor
     all_even = ((location["i"] + location["j"]) % 2 == 0).all()
     is_visium = len(location) > 1 and all_even  # a hexagonal array; Visium HD is square
@@ -159,61 +206,51 @@ def _spots(files: dict[str, Path], config: Config) -> tuple[pd.DataFrame, int]:
         raise DataError(path,
                         f"a Visium array, and a config with array: {config.array}, pitch_um: {config.pitch_um:g}",
                         f"array: hex, pitch_um: {VISIUM_PITCH_UM:g}", "set both in the config")
-    return location, int((~on_tissue).sum())
+    return location, set(table["barcode"][~on_tissue])
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """The positions of all spots, in whichever form they are. Raises LayerError."""
-    try:
-        with reading_table(path, "the positions that Space Ranger wrote"):
-            if path.suffix == ".parquet":
-                table = pd.read_parquet(path)
-            else:
-                with open(path) as stream:
-                    words = re.split(r"\W+", stream.readline())
-                has_header = "barcode" in words  # a row-number column may be before it
-                table = pd.read_csv(path, header=0 if has_header else None,
-                                    dtype={COLUMNS[0] if has_header else 0: str})
-                if not has_header and table.shape[1] == len(COLUMNS):
-                    table.columns = list(COLUMNS)
-    except ImportError:
-        raise LayerError(path, "a parquet file, and no pyarrow to read it", f"pyarrow, or {POSITIONS[0]}",
-                         "pip install pyarrow") from None
-    require_columns(table, COLUMNS, path)
-    return table
+def _with_names_of(counts: "anndata.AnnData", location: pd.DataFrame) -> list[str]:
+    """Give the counts the barcodes of the spots where only what surrounds the letters differs; a note if so."""
+    if counts.obs_names.isin(location["barcode"]).any():
+        return []
+    of_counts, of_spots = (_letters(names) for names in (counts.obs_names, location["barcode"]))
+    if of_counts is None or of_spots is None or not set(of_counts) & set(of_spots):
+        return []
+    full = dict(zip(of_spots, location["barcode"], strict=True))
+    old = list(counts.obs_names)
+    counts.obs_names = [full.get(letters, name) for letters, name in zip(of_counts, old, strict=True)]
+    return [f"barcodes joined by their letters ({old[0]}, {location['barcode'][0]})"]
 
 
-def _px_per_fullres_px(files: dict[str, Path]) -> float:
-    """Scale of the image that is used: 1 for the full-resolution one. Raises LayerError if the file lacks it."""
-    image = files.get("image")
-    if image is None or image.parent != files["location"].parent or image.name not in SCALED_IMAGES:
-        return 1.0
-    key = image.name.replace("_image.png", "_scalef")
-    path = files.get("scalefactors", image.parent / "scalefactors_json.json")
-    try:
-        factor = float(json.loads(path.read_text())[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise LayerError(path, f"no {key}", f"the scale of {image.name}",
-                         "copy the file of Space Ranger, or name the full-resolution image") from None
-    if not (np.isfinite(factor) and factor > 0):
-        raise LayerError(path, f"{key} {factor}", "a number above 0", "copy the file of Space Ranger")
-    return factor
+def _letters(names) -> list[str] | None:
+    """The run of A, C, G, T in each barcode; None if one has not exactly one, or two are the same."""
+    found = [LETTERS.findall(name) for name in names]
+    letters = [one[0] for one in found if len(one) == 1]
+    return letters if len(set(letters)) == len(found) else None
 
 
-def _read_counts(path: Path) -> "anndata.AnnData":
-    """Raw counts (spots, genes): X CSR float32, gene names made unique; from the old or new form of the HDF5 file."""
-    import anndata
-    import scanpy
-    from scipy import sparse
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gene names that occur twice: made unique below
-            table = scanpy.read_10x_h5(path)
-    except Exception as error:  # h5py, scanpy and anndata each raise their own on a broken file
-        raise LayerError(path, f"counts that cannot be read ({error})", "the HDF5 file that Space Ranger wrote",
-                         "copy it again") from None
-    if not table.n_vars:
-        raise LayerError(path, "no feature of type Gene Expression", "gene counts", "copy the file of the right run")
-    names = anndata.utils.make_index_unique(pd.Index(table.var_names, dtype=str))
-    return anndata.AnnData(sparse.csr_matrix(table.X, dtype=np.float32),
-                           obs=pd.DataFrame(index=table.obs_names.astype(str)), var=pd.DataFrame(index=names))
+def _empty_spots(counts: "anndata.AnnData") -> list[str]:
+    """A note on the spots without a single count: they are spots, and are kept."""
+    n_empty = int((np.asarray(counts.X.sum(axis=1)).ravel() == 0).sum())
+    return [f"{n_empty} spots with no count at all (kept)"] if n_empty else []
+
+
+def _picture_notes(location: pd.DataFrame, files: dict[str, Path]) -> list[str]:
+    """Notes on the resolution of the image and on the spots outside it. Raises LayerError if most are outside."""
+    image, notes = files.get("image"), []
+    if image is None:
+        return notes
+    size = picture_size(image)
+    if image.suffix.lower() == ".gz":
+        notes.append(f"from {image.name}")
+    if scaled_kind(image) == "lowres":
+        notes.append("low resolution: no tissue_hires_image.png")
+    beyond = location["barcode"][outside(location, size)] if size else location["barcode"][:0]
+    if len(beyond) > len(location) / 2:
+        raise LayerError(image, f"{len(beyond)} of {len(location)} spots outside its {size[0]} x {size[1]} px",
+                         f"the image that the positions of {files['location'].name} are of",
+                         "name the full-resolution image in samples.<name>.images, or remove the wrong one")
+    if len(beyond):
+        names = ", ".join(beyond[:N_NAMED]) + (", …" if len(beyond) > N_NAMED else "")
+        notes.append(f"{len(beyond)} spots outside the picture ({names})")
+    return notes
