@@ -1,17 +1,17 @@
 r"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
-INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad
-                (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
+INPUT   --raw_path: a folder in the form --format: her2st, stnet, cscc or stahl (legacy ST), visium (Space Ranger
+                folders), h5ad (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
         --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
                 sections
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; stnet, visium, h5ad: the
-                                                source of each section, and its um per px where the dataset's keys do
-                                                not state it (measured on its spots, else by its image;
-                                                common/geometry.py). A person's edits stay (common/merge.py).
-                                                With --sample or --layer, or with another --raw_path, earlier
-                                                conversions stay listed too
-        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG from an h5ad
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; the source of each section
+                                                (her2st: none), and its um per px where the dataset's keys do not state
+                                                it (by its spots, else by its image; common/geometry.py). A person's
+                                                edits stay (common/merge.py). With --sample or --layer, or with another
+                                                --raw_path, earlier conversions stay listed too
+        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied; .gz: unpacked), never re-encoded; PNG from
+                                                an h5ad
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
                                                 i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
@@ -44,7 +44,6 @@ from common.geometry import (
     check_scale,
     config_sources,
     image_sources,
-    no_source,
     pitches_of,
     spot_sources,
     stated_geometry,
@@ -52,7 +51,6 @@ from common.geometry import (
 from common.io import write_h5ad, write_picture, write_table
 from common.layout import IMAGE_SUFFIXES, REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
-from common.slide import stated_pixel_size_um
 from common.status import read_status, set_status
 from common.written import Written, content
 from data_preprocessing import archive
@@ -66,10 +64,12 @@ from data_preprocessing.listing import (
     with_sources_of,
     with_sources_of_a_person,
 )
-from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
+from data_preprocessing.packed import no_source, picture_suffix, place_packed, stated_pixel_size_um
+from data_preprocessing.readers import RawLayer, asign, cscc, h5ad, her2st, spot_pitch_px, stahl, stnet, visium
 
 STEP = "0_1_convert_raw"
-READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "h5ad": h5ad}
+READERS = {"asign": asign, "cscc": cscc, "her2st": her2st, "stahl": stahl, "stnet": stnet, "visium": visium,
+           "h5ad": h5ad}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -266,7 +266,7 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
     files = reader.raw_files(raw, config, sample, layer)
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
-        suffix = files["image"].suffix.lower()
+        suffix = picture_suffix(files["image"])
         outputs["image"] = layout.new_image(sample, layer, suffix if suffix in IMAGE_SUFFIXES else ".png")
 
     def work() -> str:
@@ -277,9 +277,9 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
         if found.counts is not None:
             with written.writing(outputs["counts"]) as temporary:
                 write_h5ad(temporary, found.counts)
-        if isinstance(found.image, Path):
+        if isinstance(found.image, Path) and not place_packed(found.image, outputs["image"], written):
             place_image(found.image, outputs["image"], context.args.copy, written)
-        elif found.image is not None:
+        elif found.image is not None and not isinstance(found.image, Path):
             with written.writing(outputs["image"]) as temporary:
                 write_picture(temporary, found.image)
         if found.image is not None:
