@@ -33,11 +33,12 @@ def list_layers(form: Form, raw: Path, config: Config) -> dict[str, SampleConfig
 
     Raises DataError if there is none, or if the config names a file that is not there or belongs to no section.
     """
-    samples = files_of.listed(raw, form)
+    there = files_of.sections(raw, form)
+    samples = files_of.listed(there, raw, form)
     for name, one in (config.samples or {}).items():
         if form.mapped:
             for layer, entry in one.raw.items():
-                if files_of.key_of(raw, form, entry) is None:
+                if files_of.section_with(there, raw / entry) is None:
                     raise DataError(raw, f"no section {entry} (samples.{name}.raw.{layer})", form.example,
                                     "correct the name in the config")
         entries = (one.raw if form.mapped else {}) or (samples[name].raw if name in samples else {})
@@ -52,15 +53,24 @@ def list_layers(form: Form, raw: Path, config: Config) -> dict[str, SampleConfig
 def raw_files(form: Form, raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
     """The existing files of a section by kind (counts, location, transformation, image).
 
-    Raises LayerError for two files of one kind.
+    location is the table of counts where its rows and a transformation place the spots. Raises LayerError for two files
+    of one kind.
     """
+    files = _files(form, raw, config, sample, layer)
+    if {"counts", "transformation"} <= set(files):
+        files.setdefault("location", files["counts"])
+    return files
+
+
+def _files(form: Form, raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:
+    """As raw_files; location is a spot file."""
     chosen = chosen_image(raw, config, sample, layer)
     of_config = {"image": chosen} if chosen else {}
     entry = config.samples[sample].raw.get(layer)
     if form.mapped and entry is None:
         return of_config
-    key = files_of.key_of(raw, form, entry) if entry else form.key(sample, layer)
-    section = files_of.sections(raw, form).get(key) if key else None
+    there = files_of.sections(raw, form)
+    section = files_of.section_with(there, raw / entry) if entry else there.get(form.key(sample, layer))
     if section is None and entry:
         raise LayerError(raw / entry, "a name of no section", form.example, "correct samples.<name>.raw")
     if section is None:
@@ -72,7 +82,7 @@ def raw_files(form: Form, raw: Path, config: Config, sample: str, layer: int) ->
 
 def read_positions(form: Form, raw: Path, config: Config, sample: str, layer: int) -> "pd.DataFrame | None":
     """The selected spots, or None. Raises as read_layer."""
-    files = raw_files(form, raw, config, sample, layer)
+    files = _files(form, raw, config, sample, layer)
     if "location" in files:
         return read_spots(files["location"]).location
     if "counts" in files:
@@ -85,7 +95,7 @@ def read_layer(form: Form, raw: Path, config: Config, sample: str, layer: int) -
 
     Raises LayerError if a file cannot be read, lacks a column, spots are missing or nothing is common.
     """
-    files = raw_files(form, raw, config, sample, layer)
+    files = _files(form, raw, config, sample, layer)
     image = files.get("image")
     if "location" not in files and "counts" not in files:
         return RawLayer(None, None, image)

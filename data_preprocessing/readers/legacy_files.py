@@ -70,10 +70,9 @@ def sections(raw: Path, form: Form) -> dict[Key, Section]:
     return {key: section for key, section in found.items() if _is_listed(form, section)}
 
 
-def listed(raw: Path, form: Form) -> dict[str, SampleConfig]:
+def listed(there: dict[Key, Section], raw: Path, form: Form) -> dict[str, SampleConfig]:
     """{sample: layers and, where the form is mapped, the file that stands for each}; samples sorted."""
     samples: dict[str, dict[int, str]] = {}
-    there = sections(raw, form)
     numbers = _numbers(there, form)
     spelling: dict[str, str] = {}
     for key in sorted(there, key=lambda key: (key[0], numbers[key])):
@@ -84,12 +83,12 @@ def listed(raw: Path, form: Form) -> dict[str, SampleConfig]:
             for name, entries in sorted(samples.items())}
 
 
-def key_of(raw: Path, form: Form, entry: str) -> Key | None:
-    """The section that an entry of samples.<name>.raw belongs to, or None."""
-    for key, section in sections(raw, form).items():
+def section_with(there: dict[Key, Section], path: Path) -> Section | None:
+    """The section that a file belongs to, or None."""
+    for section in there.values():
         for candidates in section.files.values():
-            if any(path == raw / entry for _, path in candidates):
-                return key
+            if any(other == path for _, other in candidates):
+                return section
     return None
 
 
@@ -109,7 +108,11 @@ def chosen_files(section: Section, beside: Path | None) -> dict[str, Path]:
             raise _several(section, kind, sorted(paths))
         files[kind] = next(iter(paths))
     coords = files.pop("coords", None)
-    return files if coords is None else {"location": coords, **files}
+    if coords is not None:
+        files.setdefault("location", coords)
+    if "location" in files or "counts" not in files:
+        files.pop("transformation", None)
+    return files
 
 
 def nothing_found(raw: Path, form: Form) -> DataError:
@@ -132,15 +135,13 @@ def why_not(raw: Path, form: Form, path: Path) -> str | None:
     match = taken_by(form, relative)
     if match is not None:
         return _why_not_chosen(raw, form, path, match)
+    if set(map(str.lower, Path(relative).parts[:-1])) & {role.lower() for role in form.roles}:
+        return form.rule
     other = form_of(relative)
     if other is not None and other is not form:
         return f"a file of the form {other.name}; fix: convert it with --format {other.name}"
-    if form.roles:
-        folders = {part.lower() for part in Path(relative).parts[:-1]}
-        is_input = bool(folders & {role.lower() for role in form.roles})
-    else:
-        plain = Path(name[:-3]) if name.lower().endswith(".gz") else Path(name)
-        is_input = plain.suffix.lower() in (*TABLE_SUFFIXES, *IMAGE_SUFFIXES)
+    plain = Path(name[:-3]) if name.lower().endswith(".gz") else path
+    is_input = not form.roles and plain.suffix.lower() in (*TABLE_SUFFIXES, *IMAGE_SUFFIXES)
     return form.rule if is_input else None
 
 
@@ -216,19 +217,17 @@ def _fix(raw: Path, form: Form, names: list[str]) -> str:
 
 def _why_not_chosen(raw: Path, form: Form, path: Path, match: Match) -> str | None:
     """The reason for a file whose name fits the form."""
-    for section in sections(raw, form).values():
-        candidates = {kind: [one for _, one in found] for kind, found in section.files.items()}
-        kinds = [kind for kind, found in candidates.items() if path in found]
-        if not kinds:
-            continue
+    section = section_with(sections(raw, form), path)
+    if section is not None:
+        kind = next(kind for kind, found in section.files.items() if path in [one for _, one in found])
         try:
             files = chosen_files(section, section.first().parent)
         except LayerError as error:
             return str(error.args[1])
-        kind = "location" if kinds[0] == "coords" else kinds[0]
-        if files.get(kind) not in (None, path):
-            return f"{files[kind].name} of the same section is read"
-        return None
+        if kind == "coords" or kind == "transformation" and kind not in files:
+            kind = "location"
+        other = files.get(kind)
+        return None if other in (None, path) else f"{other.name} of the same section is read"
     if match.kind in ("coords", "transformation"):
         return "no counts, spots or picture of a section of this name"
     if not match.sample:

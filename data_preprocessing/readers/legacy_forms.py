@@ -132,8 +132,12 @@ BY_NAME = {form.name: form for form in FORMS}
 
 
 def form_of(path: str) -> Form | None:
-    """The first form that has a meaning for this path under the raw folder."""
-    return next((form for form in FORMS if form.match(path)), None)
+    """The first form that has a meaning for this path under the raw folder, whatever lies beside it."""
+    for form in FORMS:
+        match = form.match(path)
+        if match is not None and (form.numbered or re.fullmatch(form.sure, match.section)):
+            return form
+    return None
 
 
 def taken_by(form: Form, path: str) -> Match | None:
