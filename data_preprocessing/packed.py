@@ -65,4 +65,4 @@ def _unpack(source: Path, target: Path) -> None:
             shutil.copyfileobj(packed, plain, 2**20)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise LayerError(source, f"a packed picture that cannot be unpacked ({error})", "a whole gzip file",
-                         "copy it again") from None
+                         "copy it again; if it is not packed, remove .gz from its name") from None

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import load_script
+from conftest import ROOT, load_script
 from legacy_folders import (
     PITCH,
     aligned,
@@ -21,7 +21,7 @@ from legacy_folders import (
 )
 from PIL import Image
 
-from common.config import load_config
+from common.config import SampleConfig, load_config
 from common.io import read_h5ad, read_location
 from common.layout import Layout
 from data_preprocessing.readers import cscc, her2st, stahl, stnet
@@ -237,6 +237,18 @@ def test_the_reason_for_a_file_that_is_not_read(tmp_path, reader, read, file, re
     path = write(tmp_path / file, "x")
     found = reader.why_not(tmp_path, path)
     assert found is None if reason is None else re.search(reason, found), found
+
+
+def test_drawings_and_copies_are_no_pictures_of_a_section(tmp_path):
+    for file in ("count-matrices/C2.tsv", "HE_BC1_C1.jpg"):
+        write(tmp_path / "raw" / file, counts_text())
+    for file in ("images/HE/C2.jpg", "images/annotation/C2.jpg", "D1.jpg", "HE_BC1_C1(1).jpg"):
+        write(tmp_path / "raw" / file, JPG)
+    config = load_config(ROOT / "configs/her2st.yaml")
+    assert {name: one.layers for name, one in her2st.list_layers(tmp_path / "raw", config).items()} == {"C": [2]}
+    files = her2st.raw_files(tmp_path / "raw", config.model_copy(update={"samples": {"C": SampleConfig()}}), "C", 2)
+    assert files["image"] == tmp_path / "raw/images/HE/C2.jpg"
+    assert {name: one.layers for name, one in stnet.list_layers(tmp_path / "raw", config).items()} == {"BC1": [1]}
 
 
 def test_labels_of_a_tumour_and_a_transformation_give_way_to_spots(tmp_path):

@@ -34,6 +34,8 @@ AS_TEXT = {
     "R writes no corner": counts_text().removeprefix("\t"),
     "floats": counts_text(counts=values().astype(float)),
     "whole floats as positions": counts_text(names("{}.0x{}.0")),
+    "tabs at the ends of lines": counts_text().replace("\n", "\t\n"),
+    "tabs at the ends of rows": counts_text().replace("\n", "\t\n").replace("\t\n", "\n", 1),
     "genes in rows": turned(),
     "genes in rows, commas": turned(","),
     "genes in rows by R": turned().replace("\t3x", "\tX3x")}
@@ -50,6 +52,12 @@ def test_every_form_of_a_table_gives_the_same_counts(tmp_path, text, end):
     assert ("turned" in found.note) == text.startswith("gene"), "a turned table is named"
 
 
+def test_the_content_states_whether_a_table_is_packed(tmp_path):
+    packed, plain = write(tmp_path / "a.tsv.gz", counts_text()), write(tmp_path / "b.tsv", counts_text())
+    for source, name in ((packed, "C1.tsv"), (plain, "C2.tsv.gz")):
+        assert list(read_counts(source.rename(tmp_path / name)).table.obs_names) == names()
+
+
 @pytest.mark.parametrize("text, found, fix", [
     (counts_text(counts=values() + 0.5), "1.5", "raw table"),
     (counts_text(counts=-values()), "-1", "raw table"),
@@ -57,8 +65,10 @@ def test_every_form_of_a_table_gives_the_same_counts(tmp_path, text, end):
     (counts_text([f"5x{name}" for name in names()]), "5x3x4", "array position"),
     (counts_text(["3x4", *names()[:-1]]), "spot 3x4 twice", "remove one"),
     (counts_text(columns=GENES[:1]), "1 names", "copy it again"),
-    ("", "found ", "copy it again")],
-    ids=["normalised", "negative", "Visium", "merged sections", "twice", "too few names", "empty"])
+    ("", "found ", "copy it again"),
+    ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-lfs", "git lfs pull"),
+    ("<!DOCTYPE html>\n<html><body>404</body></html>\n", "a web page", "download")],
+    ids=["normalised", "negative", "Visium", "merged sections", "twice", "too few names", "empty", "lfs", "web page"])
 def test_a_table_that_is_no_table_of_counts_is_refused(tmp_path, text, found, fix):
     with pytest.raises(LayerError) as error:
         read_counts(write(tmp_path / "C1.tsv", text))
@@ -101,6 +111,9 @@ SPOT_FILES = {
     "Windows": "\ufeff" + spots_text().replace("\n", "\r\n"),
     "column selection": spots_text(["1"] * 25).replace("selected", "selection"),
     "a tab at the end of the header": spots_text().replace("pixel_y\n", "pixel_y\t\n"),
+    "names of rows": "\n".join(f"{k}\t{line}" for k, line in enumerate(spots_text().splitlines())) + "\n",
+    "names of rows by R": "\n".join(f"{k}\t{line}" if k else line for k, line in enumerate(spots_text().splitlines())),
+    "names and X, Y, without header": "".join(f"{x}x{y},{x * PITCH},{y * PITCH}\n" for x, y in array()),
     "size of the image first": spots_text(first="0\t0\t300\t320"),
     "names and X, Y": ",X,Y\n" + "".join(f"{x}x{y},{x * PITCH},{y * PITCH}\n" for x, y in array())}
 
@@ -113,11 +126,12 @@ def test_every_form_of_a_spot_file_gives_the_same_spots(tmp_path, text):
                              "i": [x for x, _ in array()], "j": [y for _, y in array()]})
     pd.testing.assert_frame_equal(spots.location, expected)
     assert spots.image_px == ((300, 320) if text.startswith("0\t0") else None)
-    assert (spots.aligned is None) == ("X,Y" in text)
+    assert (spots.aligned is None) == ("new_x" not in text and text.count("\t") == 0)
 
 
 @pytest.mark.parametrize("text, found", [
-    (spots_text(["maybe"] * 25), "maybe"), ("3\t4\t90\t120\n", "4 columns"), ("x\ty\n3\t4\n", "pixel_x"),
+    (spots_text(["maybe"] * 25), "maybe"), ("3\t4\t90\t120\n", "4 columns"),
+    ("x\ty\tpixel_x\tpixel_y\tselected\n3\t4\t90\t120\n", "5 names"), ("x\ty\n3\t4\n", "pixel_x"),
     ("name,X,Y\n3x4,90,\n", "not a number"), ("x\ty\tpixel_x\tpixel_y\n", "no spot")])
 def test_a_spot_file_without_positions_is_refused(tmp_path, text, found):
     with pytest.raises(LayerError, match=re.escape(found)):

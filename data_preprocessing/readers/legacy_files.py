@@ -21,7 +21,8 @@ from data_preprocessing.readers.legacy_forms import (
 )
 from data_preprocessing.readers.legacy_tables import header_of
 
-LISTED = {"counts", "location", "image"}  # a section is listed for one of these; for coords or a transformation not
+LISTED = {"counts", "location", "image"}  # a section is listed for one of these alone
+SECOND = {"coords": "location", "picture": "image"}  # kinds that stand in for another one
 SPOT_COLUMNS = {"x", "y", "pixel_x", "pixel_y"}
 MAX_NAMES = 4  # names shown in a message
 NOUNS = {"image": "images", "counts": "tables of counts", "transformation": "transformations"}
@@ -100,16 +101,16 @@ def chosen_files(section: Section, beside: Path | None) -> dict[str, Path]:
     files = {}
     for kind, candidates in section.files.items():
         best = min(rank for rank, _ in candidates)
-        paths = {path for rank, path in candidates if rank == best or kind == "image"}
+        paths = {path for rank, path in candidates if rank == best or kind == "image"}  # two images are never alike
         here = {path for path in paths if path.parent == beside}
         paths = here or paths
         paths -= {path for path in paths if path.suffix.lower() == ".gz" and path.with_suffix("") in paths}
         if len(paths) > 1:
             raise _several(section, kind, sorted(paths))
         files[kind] = next(iter(paths))
-    coords = files.pop("coords", None)
-    if coords is not None:
-        files.setdefault("location", coords)
+    for kind, other in SECOND.items():
+        if kind in files:
+            files.setdefault(other, files.pop(kind))
     if "location" in files or "counts" not in files:
         files.pop("transformation", None)
     return files
@@ -224,9 +225,9 @@ def _why_not_chosen(raw: Path, form: Form, path: Path, match: Match) -> str | No
             files = chosen_files(section, section.first().parent)
         except LayerError as error:
             return str(error.args[1])
-        if kind == "coords" or kind == "transformation" and kind not in files:
+        if kind == "transformation" and kind not in files:
             kind = "location"
-        other = files.get(kind)
+        other = files.get(SECOND.get(kind, kind))
         return None if other in (None, path) else f"{other.name} of the same section is read"
     if match.kind in ("coords", "transformation"):
         return "no counts, spots or picture of a section of this name"

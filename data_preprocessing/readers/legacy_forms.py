@@ -2,7 +2,8 @@
 
 A pattern is matched against the path of a file under the raw folder, upper and lower case alike. Its groups: `sample`,
 `section`, and `word` where a picture's name may lack the sample. Kinds: counts, location (spots with px), coords
-(spots whose px may be absent), either (a table whose header decides), transformation (array -> px), image.
+(spots whose px may be absent), either (a table whose header decides), transformation (array -> px), image, picture (an
+image only where the section has other files).
 """
 import re
 from dataclasses import dataclass, field
@@ -74,10 +75,10 @@ HER2ST = Form(
         ("counts", rf"{FOLDERS}(?:ST-cnts|count-matri(?:ces|x))/{_HER2}{TABLE}"),
         ("location", rf"{FOLDERS}(?:ST-spotfiles|spot-selections?)/{_HER2}_selection{TABLE}"),
         ("image", rf"{FOLDERS}ST-imgs/[^/]+/{_HER2}/[^/]+{IMAGE}"),
-        ("image", rf"{FOLDERS}(?:ST-imgs|images|HE)/(?:[^/]+/)?(?:HE_)?{_HER2}{IMAGE}"),
+        ("image", rf"{FOLDERS}(?:ST-imgs/(?:[^/]+/)?|images/|HE/(?:[^/]+/)?)(?:HE_)?{_HER2}{IMAGE}"),
         ("counts", rf"{_HER2}{TABLE}"),  # all files side by side, in the raw folder itself
         ("location", rf"{_HER2}_selection{TABLE}"),
-        ("image", rf"(?:HE_)?{_HER2}{IMAGE}")),
+        ("picture", rf"(?:HE_)?{_HER2}{IMAGE}")),
     mapped=False,
     roles=("ST-cnts", "ST-spotfiles", "ST-imgs", "count-matrices", "spot-selections", "spot-selection", "HE"))
 
@@ -125,7 +126,7 @@ STNET = Form(
         ("either", rf"{_STNET}\.(?:csv|txt)(?:\.gz)?"),
         ("image", rf"HE_{_STNET}{IMAGE}"),
         ("image", rf"{_STNET}{IMAGE}"))),
-    numbered=False, sure=r"[^_.]+")
+    numbered=False, sure=r"[^_.()\s]+")
 
 FORMS = (HER2ST, CSCC, STAHL, STNET)  # from the most special names to the most general
 BY_NAME = {form.name: form for form in FORMS}

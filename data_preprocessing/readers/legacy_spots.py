@@ -1,5 +1,6 @@
 """Spot files and transformations of legacy ST: where the spots lie in the image."""
 import gzip
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WITHOUT_HEADER = ("x", "y", "new_x", "new_y", "pixel_x", "pixel_y", "selected")  # ST Spot Detector
+NAMED_SPOT = ("name", "X", "Y")  # ST-Data
 SELECTED = ("selected", "selection")
 YES_NO = {"1": True, "1.0": True, "true": True, "t": True, "yes": True,
           "0": False, "0.0": False, "false": False, "f": False, "no": False}
@@ -69,24 +71,39 @@ def _spot_table(path: Path) -> tuple["pd.DataFrame", tuple[int, int] | None]:
     """(the table with its columns named, (width, height) of the image if the file states it)."""
     import pandas as pd
     with opened(path) as stream:
-        separator, first = cells(stream.readline())
-        image_px = None
-        if len(first) == 4 and first[:2] == ["0", "0"] and all(map(_is_number, first)):
-            image_px = int(float(first[2])), int(float(first[3]))
-            separator, first = cells(stream.readline())
-        has_header = not all(map(_is_number, first))
-        if has_header:
-            names = [name.strip() for name in first]
-            table = pd.read_csv(stream, sep=separator, header=None, dtype=str, index_col=False,
-                                names=[name or f"unnamed {k}" for k, name in enumerate(names)])
-            return table, image_px
-    table = pd.read_csv(path, sep=separator, header=None, dtype=str, encoding="utf-8-sig",
-                        skiprows=1 if image_px else 0)
-    if table.shape[1] not in (len(WITHOUT_HEADER) - 1, len(WITHOUT_HEADER)):
-        raise LayerError(path, f"{table.shape[1]} columns and no line with their names",
-                         f"{', '.join(WITHOUT_HEADER)}", "add a first line with the names of the columns")
-    table.columns = list(WITHOUT_HEADER[:table.shape[1]])
+        lines = stream.read().splitlines()
+    image_px = None
+    separator, first = cells(lines[0])
+    if len(first) == 4 and first[:2] == ["0", "0"] and all(map(_is_number, first)):
+        image_px = int(float(first[2])), int(float(first[3]))
+        lines = lines[1:]
+        separator, first = cells(lines[0]) if lines else ("\t", [])
+    has_header = not all(map(_is_number, first[1:])) or not (first and (_is_number(first[0])
+                                                                        or POSITION.fullmatch(first[0])))
+    rows = lines[1:] if has_header else lines
+    names = [name.strip() for name in first] if has_header else _names_without_header(first, path)
+    if not any(map(str.strip, rows)):
+        return pd.DataFrame(columns=names, dtype=str), image_px
+    table = pd.read_csv(io.StringIO("\n".join(rows)), sep=separator, header=None, dtype=str)
+    if table.shape[1] == len(names) + 1:
+        names = ["", *names]  # R writes no cell above the row names
+    while len(names) > table.shape[1] and names[-1] == "":
+        names.pop()  # a separator at the end of the header
+    if len(names) != table.shape[1]:
+        raise LayerError(path, f"{len(names)} names of columns, rows of {table.shape[1]} values", "a value for each",
+                         "correct the first line")
+    table.columns = [name or f"unnamed {k}" for k, name in enumerate(names)]
     return table, image_px
+
+
+def _names_without_header(first: list[str], path: Path) -> list[str]:
+    """The names of the columns of a file whose first line is a spot."""
+    if len(first) == len(NAMED_SPOT) and not _is_number(first[0]):
+        return list(NAMED_SPOT)
+    if len(first) not in (len(WITHOUT_HEADER) - 1, len(WITHOUT_HEADER)):
+        raise LayerError(path, f"{len(first)} columns and no line with their names",
+                         f"{', '.join(WITHOUT_HEADER)}", "add a first line with the names of the columns")
+    return list(WITHOUT_HEADER[:len(first)])
 
 
 def _is_number(text: str) -> bool:

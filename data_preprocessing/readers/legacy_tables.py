@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
+GZIP_MAGIC = b"\x1f\x8b"
+NO_TABLES = {"version https://git-lfs": ("a pointer of git-lfs", "run git lfs pull where the file is from"),
+             "<!doctype html": ("a web page", "download the file again"),
+             "<html": ("a web page", "download the file again")}
 SEPARATORS = ("\t", ";", ",", " ")
 NUMBER = r"\d+(?:\.\d+)?"
 POSITION = re.compile(rf"X?({NUMBER})[xX_]({NUMBER})")  # R writes an X before a name that begins with a digit
@@ -41,9 +45,17 @@ class Counts:
 
 @contextmanager
 def opened(path: Path):
-    """The text of a table, packed or not."""
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
+    """The text of a table, packed or not, whatever its suffix. Raises LayerError if it holds no table."""
+    with open(path, "rb") as stream:
+        is_packed = stream.read(2) == GZIP_MAGIC
+    with (gzip.open if is_packed else open)(path, "rt", encoding="utf-8-sig", newline="") as stream:
+        start = stream.read(60).lstrip().lower()
+        if not start:
+            raise LayerError(path, "an empty file", "a text table", "copy it again")
+        for mark, (found, fix) in NO_TABLES.items():
+            if start.startswith(mark):
+                raise LayerError(path, found, "a text table", fix)
+        stream.seek(0)
         yield stream
 
 
@@ -124,6 +136,10 @@ def _read(stream: TextIO) -> tuple[list[str], "pd.DataFrame"]:
     separator, first = cells(stream.readline())
     table = pd.read_csv(stream, sep=separator, header=None, index_col=0, dtype={0: str}, keep_default_na=False,
                         na_values=[""])
+    while len(first) > 1 and first[-1] == "":  # a separator at the end of the lines
+        first.pop()
+    while table.shape[1] >= len(first) and table.shape[1] and table.iloc[:, -1].isna().all():
+        table = table.iloc[:, :-1]
     is_shifted = len(first) == table.shape[1]  # R writes no cell above the row names
     return first if is_shifted else first[1:], table
 
