@@ -134,17 +134,20 @@ def test_a_packed_picture_without_a_scale_is_named_with_the_key_to_set(tmp_path,
     assert "P2_ST_rep1.jpg.gz: found an image that states no pixel size" in line and "samples.P2.pixel_size_um" in line
 
 
-def test_the_config_assigns_replicates_to_animals(tmp_path):
+def test_the_config_assigns_replicates_to_animals(tmp_path, capsys):
     for k in (1, 11):
         write(tmp_path / f"raw/Rep{k}_MOB_count_matrix-1.tsv", counts_text(names()))
         write(tmp_path / f"raw/Rep{k}_MOB_transformation.txt", f"{PITCH} 0 0 0 {PITCH} 0 0 0 1")
     write(tmp_path / "raw/HE_Rep1.jpg", JPG)
     write(tmp_path / "raw/HE_Rep2.jpg", JPG)
+    assert run(tmp_path / "raw", tmp_path / "one", "stahl", {"pixel_size_um": 200 / PITCH}) == 0
+    line = "3 sections of MOB are taken as one block; the replicates of the olfactory bulb are of several animals"
+    assert line in capsys.readouterr().out and layers_of(tmp_path / "one") == {"MOB": [1, 2, 11]}
     samples = {"A": {"raw": {1: "Rep1_MOB_count_matrix-1.tsv", 2: "HE_Rep2.jpg"}},
                "E": {"raw": {1: "Rep11_MOB_count_matrix-1.tsv"}}}
     assert run(tmp_path / "raw", tmp_path / "root", "stahl", {"samples": samples, "pixel_size_um": 200 / PITCH}) == 0
     layout = Layout(tmp_path / "root")
-    assert layers_of(tmp_path / "root") == {"A": [1, 2], "E": [1]}
+    assert layers_of(tmp_path / "root") == {"A": [1, 2], "E": [1]} and "one block" not in capsys.readouterr().out
     check_section(tmp_path / "root", "A", 1)
     assert layout.image("A", 1) and layout.image("A", 2) and not layout.image("E", 1)
 

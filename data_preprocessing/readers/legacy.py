@@ -47,6 +47,9 @@ def list_layers(form: Form, raw: Path, config: Config) -> dict[str, SampleConfig
             samples[name] = SampleConfig(layers=sorted(layers | set(one.images)), raw=entries)
     if not samples:
         raise files_of.nothing_found(raw, form)
+    for name in sorted(set(form.blocks) & set(samples)) if config.samples is None else ():
+        print(f"{raw}: {len(samples[name].layers)} sections of {name} are taken as one block; {form.blocks[name]}: "
+              "name those of one animal in samples.<name>.raw of a config")
     return dict(sorted(samples.items()))
 
 

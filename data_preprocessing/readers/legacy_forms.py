@@ -39,7 +39,8 @@ class Form:
     numbered: the name states the section's number; else sections are numbered in the order of their names.
     mapped: samples.<name>.raw assigns files to sections. sure: names of sections that are listed for one file alone;
     others need files of two kinds. samples_of_words: the sample of a picture whose name lacks it, where no table names
-    one. roles: folders whose files are input.
+    one. blocks: {sample: what is known of it} where its sections are not of one block. roles: folders whose files are
+    input.
     """
     name: str
     example: str
@@ -49,6 +50,7 @@ class Form:
     mapped: bool = True
     sure: str = ".*"
     samples_of_words: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
 
     def match(self, path: str) -> Match | None:
@@ -107,7 +109,8 @@ STAHL = Form(
         ("location", rf"{FOLDERS}{GEO}(?:spot_data-(?:selection|all)-)?{_STAHL}(?:_selection)?{TABLE}"),
         ("image", rf"{FOLDERS}{GEO}(?:HE_)?{_STAHL}(?:_HE)?{IMAGE}"),
         ("image", rf"{FOLDERS}{GEO}HE_(?P<word>rep|layer)_?(?P<section>\d+){IMAGE}")),
-    samples_of_words={"rep": "MOB", "layer": "BC"})
+    samples_of_words={"rep": "MOB", "layer": "BC"},
+    blocks={"MOB": "the replicates of the olfactory bulb are of several animals"})
 
 _STNET = r"(?P<sample>[^_/]+)_(?P<section>[^/]+?)"
 STNET = Form(
