@@ -219,7 +219,7 @@ def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str,
         measured = spot_sources(pitches, config.pitch_um, files["location"])
     platform = reader.platform_sources(files) if hasattr(reader, "platform_sources") else []
     images = image_sources(stated_pixel_size_um(image), image) if image else []
-    sources = [*stated, *measured, *platform, *images]
+    sources = [*stated, *(one for one in platform if one.low == one.high), *measured, *platform, *images]
     if not sources:
         if image is None:
             raise LayerError(raw, f"neither spots nor an image of section {sample}/{layer}", "one of them",

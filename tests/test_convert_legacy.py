@@ -78,10 +78,16 @@ def test_the_first_study_is_placed_by_its_transformation(tmp_path, image, sample
     write(raw / f"{prefix}_count_matrix-1.tsv", counts_text(rows))
     write(raw / f"{prefix}_{word}.txt", f"{PITCH} 0 0 0 {PITCH} 0 -{PITCH} -{PITCH} 1")
     write(raw / image, JPG)
-    write(raw / "HE_Rep7.jpg", JPG)  # a section that is only photographed
-    assert run(raw, tmp_path / "root", "stahl", {"pixel_size_um": 200 / PITCH}) == 0
+    write(raw / "HE_Rep7.jpg", JPG)  # a section that is only photographed: its matrix states the scale
+    write(raw / f"Rep7_MOB_{word}.txt", f"{PITCH / 2} 0 -9 0 {PITCH / 2} -9 0 0 1")
+    assert run(raw, tmp_path / "root", "stahl") == 0
     expected = {sample: [5]} if sample == "BC" else {}
     expected["MOB"] = [7] if sample == "BC" else [5, 7]
+    sizes = {}
+    for one in load_config(tmp_path / "root/dataset.yaml").samples.values():
+        sizes |= one.pixel_size_um
+    by_matrix = {5: pytest.approx(200 / PITCH, rel=1e-5), 7: pytest.approx(400 / PITCH, rel=1e-5)}
+    assert sizes == by_matrix, "the spots lie off their array"
     assert layers_of(tmp_path / "root") == expected
     layout = Layout(tmp_path / "root")
     location = read_location(layout.location(sample, 5))

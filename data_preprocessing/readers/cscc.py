@@ -16,3 +16,4 @@ raw_files = partial(legacy.raw_files, CSCC)
 read_positions = partial(legacy.read_positions, CSCC)
 read_layer = partial(legacy.read_layer, CSCC)
 why_not = partial(legacy.why_not, CSCC)
+platform_sources = legacy.platform_sources

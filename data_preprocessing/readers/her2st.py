@@ -18,3 +18,4 @@ raw_files = partial(legacy.raw_files, HER2ST)
 read_positions = partial(legacy.read_positions, HER2ST)
 read_layer = partial(legacy.read_layer, HER2ST)
 why_not = partial(legacy.why_not, HER2ST)
+platform_sources = legacy.platform_sources

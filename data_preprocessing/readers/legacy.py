@@ -1,4 +1,4 @@
-"""The reader of legacy ST. Each format of it is these five functions with the Form of its names (legacy_forms.py).
+"""The reader of legacy ST. Each format of it is these functions with the Form of its names (legacy_forms.py).
 
     counts           rows `XxY` or `X_Y` (array column and row, whole or aligned), columns genes; or turned
     spot file        x, y, new_x, new_y, pixel_x, pixel_y, selected: the spots on tissue and their px
@@ -13,6 +13,7 @@ import numpy as np
 
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
+from common.geometry import Source
 from data_preprocessing.readers import RawLayer, chosen_image, legacy_files as files_of, matched, reading_table
 from data_preprocessing.readers.legacy_forms import Form
 from data_preprocessing.readers.legacy_spots import (
@@ -20,12 +21,15 @@ from data_preprocessing.readers.legacy_spots import (
     check_image_size,
     named_by_spots,
     read_spots,
+    read_transformation,
     spots_by_transformation,
 )
 from data_preprocessing.readers.legacy_tables import cells, opened, positions, read_counts
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PITCH_UM = 200.0  # one step of every array of legacy ST
 
 
 def list_layers(form: Form, raw: Path, config: Config) -> dict[str, SampleConfig]:
@@ -121,6 +125,19 @@ def read_layer(form: Form, raw: Path, config: Config, sample: str, layer: int) -
     location, table, dropped = matched(spots.location, counts.table, files["counts"], positions_of)
     return RawLayer(location, table, image, {"not selected": spots.n_unselected, **dropped},
                     ", ".join(filter(None, notes)))
+
+
+def platform_sources(files: dict[str, Path]) -> list[Source]:
+    """Scale (um per px) that the transformation states: one step of the array is PITCH_UM; empty without one.
+
+    The printed spots lie off their array by up to 0.2 steps, so that their distances state it less well. Raises
+    LayerError as read_transformation.
+    """
+    if "transformation" not in files:
+        return []
+    matrix = read_transformation(files["transformation"])
+    steps = PITCH_UM / np.hypot(*matrix[:2].T)  # um per px along a column and a row
+    return [Source.of(f"the matrix of {files['transformation'].name}", float(f"{steps.mean():.6g}"))]
 
 
 def why_not(form: Form, raw: Path, path: Path) -> str | None:

@@ -111,7 +111,7 @@ def chosen_files(section: Section, beside: Path | None) -> dict[str, Path]:
     for kind, other in SECOND.items():
         if kind in files:
             files.setdefault(other, files.pop(kind))
-    if "location" in files or "counts" not in files:
+    if "location" in files:
         files.pop("transformation", None)
     return files
 

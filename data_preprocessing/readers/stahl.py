@@ -16,3 +16,4 @@ raw_files = partial(legacy.raw_files, STAHL)
 read_positions = partial(legacy.read_positions, STAHL)
 read_layer = partial(legacy.read_layer, STAHL)
 why_not = partial(legacy.why_not, STAHL)
+platform_sources = legacy.platform_sources

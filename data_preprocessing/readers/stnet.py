@@ -20,3 +20,4 @@ raw_files = partial(legacy.raw_files, STNET)
 read_positions = partial(legacy.read_positions, STNET)
 read_layer = partial(legacy.read_layer, STNET)
 why_not = partial(legacy.why_not, STNET)
+platform_sources = legacy.platform_sources
