@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, load_script
+from conftest import ROOT
 from legacy_folders import (
     PITCH,
     aligned,
@@ -19,7 +19,6 @@ from legacy_folders import (
     values,
     write,
 )
-from PIL import Image
 
 from common.config import SampleConfig, load_config
 from common.io import read_h5ad, read_location
@@ -188,16 +187,26 @@ def test_spots_of_another_size_of_the_image_are_named(tmp_path, capsys):
     assert "P2/2: left out" in error and "600 x 640" in error and "300 x 320" in error and "P2/1" not in error
 
 
-def test_spots_on_a_smaller_copy_of_the_image_stop_in_the_check_of_the_tissue(tmp_path, capsys):
-    pixels = np.full((100, 100, 3), 240, np.uint8)
-    pixels[20:60, 20:60] = 160, 60, 140
-    write(tmp_path / "raw/ST-cnts/C2.tsv", counts_text())
-    write(tmp_path / "raw/ST-spotfiles/C2_selection.tsv", spots_text())
-    (tmp_path / "raw/ST-imgs/C/C2").mkdir(parents=True)
-    Image.fromarray(pixels).save(tmp_path / "raw/ST-imgs/C/C2/small.png")
+@pytest.mark.parametrize("factor", [0.9, 0.6, 0.25])
+def test_spots_on_a_smaller_copy_of_the_image_are_named(tmp_path, capsys, factor):
+    width, height = 7 * PITCH + 15, 8 * PITCH + 15  # px; the last column and row are 7 and 8
+    for section, scale in (("C1", 1), ("C2", factor)):
+        write(tmp_path / f"raw/ST-cnts/{section}.tsv", counts_text())
+        write(tmp_path / f"raw/ST-spotfiles/{section}_selection.tsv", spots_text())
+        write(tmp_path / f"raw/ST-imgs/C/{section}/a.jpg", picture(round(width * scale), round(height * scale)))
     assert run(tmp_path / "raw", tmp_path / "root", "her2st") == 0
-    assert load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path / "root")]) == 2
-    assert "full-resolution coordinates on a down-scaled image" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    size = f"a.jpg has {round(width * factor)} x {round(height * factor)} px"
+    assert "C/2: left out" in error and "210 x 240" in error and size in error and "C/1" not in error
+
+
+def test_a_few_spots_outside_the_image_are_counted(tmp_path, capsys):
+    text = spots_text().replace("\t210.0\t240.0", "\t305.0\t240.0")
+    write(tmp_path / "raw/P2_ST_rep1_stdata.tsv", counts_text())
+    write(tmp_path / "raw/spot_data-selection-P2_ST_rep1.tsv", text)
+    write(tmp_path / "raw/P2_ST_rep1.jpg", JPG)
+    assert run(tmp_path / "raw", tmp_path / "root", "cscc") == 0
+    assert "25 spots, 3 genes, image P2_ST_rep1.jpg, 1 spots outside the image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file, form, found, fix", [

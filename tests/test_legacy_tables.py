@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from legacy_folders import GENES, PITCH, aligned, array, counts_text, names, spots_text, values, write
+from PIL import Image
 
 from common.errors import LayerError
 from data_preprocessing.readers.legacy_spots import (
     named_by_spots,
+    picture_size_px,
     read_spots,
     read_transformation,
     spots_by_transformation,
@@ -130,7 +132,8 @@ def test_every_form_of_a_spot_file_gives_the_same_spots(tmp_path, text):
 
 
 @pytest.mark.parametrize("text, found", [
-    (spots_text(["maybe"] * 25), "maybe"), ("3\t4\t90\t120\n", "4 columns"),
+    (spots_text(["maybe"] * 25), "maybe"), (spots_text(["0"] * 25), "none of 25 spots selected"),
+    ("3\t4\t90\t120\n", "4 columns"),
     ("x\ty\tpixel_x\tpixel_y\tselected\n3\t4\t90\t120\n", "5 names"), ("x\ty\n3\t4\n", "pixel_x"),
     ("name,X,Y\n3x4,90,\n", "not a number"), ("x\ty\tpixel_x\tpixel_y\n", "no spot")])
 def test_a_spot_file_without_positions_is_refused(tmp_path, text, found):
@@ -184,6 +187,16 @@ def test_rows_that_round_to_one_spot_are_refused(tmp_path):
     assert list(named_by_spots(rows[:2], np.array([(2.98, 4.01), (4.1, 4)]), spots, tmp_path)) == ["3x4", "4x4"]
     with pytest.raises(LayerError, match=r"4\.1x4 and 3\.7x4\.2"):
         named_by_spots(rows, np.array([(2.98, 4.01), (4.1, 4), (3.7, 4.2)]), spots, tmp_path)
+
+
+@pytest.mark.parametrize("orientation, expected", [(1, (300, 320)), (6, (320, 300))])
+def test_the_size_of_a_picture_follows_its_orientation(tmp_path, orientation, expected):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", (300, 320)).save(tmp_path / "a.jpg", exif=exif)
+    packed = write(tmp_path / "b.jpg.gz", (tmp_path / "a.jpg").read_bytes())
+    assert picture_size_px(tmp_path / "a.jpg") == picture_size_px(packed) == expected
+    assert picture_size_px(write(tmp_path / "c.jpg", "no picture")) is None
 
 
 def test_names_of_spots():

@@ -18,7 +18,7 @@ from data_preprocessing.readers import RawLayer, chosen_image, legacy_files as f
 from data_preprocessing.readers.legacy_forms import Form
 from data_preprocessing.readers.legacy_spots import (
     Spots,
-    check_image_size,
+    check_image,
     named_by_spots,
     read_spots,
     read_transformation,
@@ -108,14 +108,12 @@ def read_layer(form: Form, raw: Path, config: Config, sample: str, layer: int) -
         return RawLayer(None, None, image)
     if "counts" not in files:
         spots = read_spots(files["location"])
-        _check(spots, files)
-        return RawLayer(spots.location, None, image, {"not selected": spots.n_unselected})
+        return RawLayer(spots.location, None, image, {"not selected": spots.n_unselected}, _outside(spots, files))
     counts = read_counts(files["counts"])
     spots = (read_spots(files["location"]) if "location" in files
              else _placed(form, files, counts.table.obs_names))
-    _check(spots, files)
     positions_of = files.get("location", files["counts"])
-    notes = [counts.note]
+    notes = [counts.note, _outside(spots, files)]
     fractions = np.isfinite(counts.xy[:, 0]) & (counts.xy != np.rint(counts.xy)).any(axis=1)
     if "location" in files and fractions.any():
         table = counts.table
@@ -156,9 +154,12 @@ def _placed(form: Form, files: dict[str, Path], names: "pd.Index") -> Spots:
                      "add it; a spot file has x, y, pixel_x, pixel_y")
 
 
-def _check(spots: Spots, files: dict[str, Path]) -> None:
-    if "image" in files and "location" in files:
-        check_image_size(spots, files["location"], files["image"])
+def _outside(spots: Spots, files: dict[str, Path]) -> str:
+    """A remark on spots outside the image, or ''. Raises as check_image."""
+    if "image" not in files:
+        return ""
+    number = check_image(spots, files.get("location", files.get("counts")), files["image"])
+    return f"{number} spots outside the image" if number else ""
 
 
 def _row_names(path: Path) -> "pd.Index":

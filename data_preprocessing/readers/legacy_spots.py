@@ -21,6 +21,8 @@ SELECTED = ("selected", "selection")
 YES_NO = {"1": True, "1.0": True, "true": True, "t": True, "yes": True,
           "0": False, "0.0": False, "false": False, "f": False, "no": False}
 ALIGNED_TOLERANCE = 0.011  # array steps: positions are written with two digits or more
+MAX_OUTSIDE = 0.05  # share of the spots: a few lie on the cut edge of a picture
+EXIF_ORIENTATION = 274  # tag; from 5 on width and height change places
 IDENTITY_ROW = (0.0, 0.0, 1.0)
 
 
@@ -58,6 +60,9 @@ def read_spots(path: Path) -> Spots:
     chosen = _selected(table, path)
     at = table.loc[chosen, pixel].set_axis(["pixel_x", "pixel_y"], axis=1)
     array = np.rint(xy[chosen]).set_axis(["i", "j"], axis=1)
+    if len(table) and not chosen.any():
+        raise LayerError(path, f"none of {len(table)} spots selected", "1 or True for the spots on tissue",
+                         "correct the column, or remove it: then all are taken")
     location = checked_spots(pd.concat([at, array], axis=1).assign(barcode=barcode[chosen]), path)
     aligned = xy
     if {"new_x", "new_y"} <= set(table):
@@ -185,27 +190,41 @@ def named_by_spots(names: "pd.Index", xy: np.ndarray, spots: Spots, counts: Path
     return pd.Index(out, dtype=str)
 
 
-def check_image_size(spots: Spots, file: Path, image: Path) -> None:
-    """Raises LayerError if the spot file states another size of the image than it has."""
-    actual = picture_size_px(image) if spots.image_px is not None else None
-    if actual is not None and actual != spots.image_px:
-        raise LayerError(file, f"positions on an image of {spots.image_px[0]} x {spots.image_px[1]} px, and "
-                         f"{image.name} of {actual[0]} x {actual[1]}", "positions in px of the image that is there",
-                         "take the image they were measured on, or scale the positions and correct the first line")
+def check_image(spots: Spots, file: Path, image: Path) -> int:
+    """The number of spots whose centre lies outside the image.
+
+    Raises LayerError if these are more than MAX_OUTSIDE of all, or if the spot file states another size of the image:
+    the positions were measured on another copy of it.
+    """
+    actual = picture_size_px(image)
+    if actual is None:
+        return 0
+    fix = "take the image they were measured on, or scale the positions"
+    has = f"{image.name} has {actual[0]} x {actual[1]} px"
+    if spots.image_px not in (None, actual):
+        raise LayerError(file, f"positions on an image of {spots.image_px[0]} x {spots.image_px[1]} px, and {has}",
+                         "positions in px of the image that is there", f"{fix} and correct the first line")
+    xy = spots.location[["pixel_x", "pixel_y"]].to_numpy()
+    outside = int(((xy < -0.5) | (xy >= np.array(actual) - 0.5)).any(axis=1).sum())
+    if outside > MAX_OUTSIDE * len(xy):
+        right, bottom = xy.max(axis=0)
+        raise LayerError(file, f"{outside} of {len(xy)} spots outside the image: they reach {right:.0f} x {bottom:.0f} "
+                         f"px, and {has}", "positions in px of the image that is there", fix)
+    return outside
 
 
 def picture_size_px(image: Path) -> tuple[int, int] | None:
     """(width, height) of level 0, nothing decoded; None if it cannot be opened: the step that reads it reports it."""
     import openslide
     from PIL import Image
+    Image.MAX_IMAGE_PIXELS = None  # a section scan is larger than Pillow's guard against decompression bombs
+    is_packed = image.suffix.lower() == ".gz"
     try:
-        if image.suffix.lower() == ".gz":
-            with gzip.open(image) as stream, Image.open(stream) as picture:
-                return picture.size
-        if openslide.OpenSlide.detect_format(str(image)):
+        if not is_packed and openslide.OpenSlide.detect_format(str(image)):
             with openslide.OpenSlide(str(image)) as slide:
                 return slide.dimensions
-        with Image.open(image) as picture:
-            return picture.size
+        with (gzip.open if is_packed else open)(image, "rb") as stream, Image.open(stream) as picture:
+            lies_on_its_side = picture.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            return picture.size[::-1] if lies_on_its_side else picture.size
     except Exception:  # every decoder raises its own
         return None
