@@ -1,18 +1,18 @@
 r"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
-INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders),
-                visium_hd (its binned_outputs, pooled to spots), h5ad
-                (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
+INPUT   --raw_path: a folder in the form --format: her2st, stnet, cscc or stahl (legacy ST), visium (Space Ranger
+                folders), visium_hd (its binned_outputs, pooled to spots), h5ad (AnnData with obsm['spatial'], an
+                image) or asign (the paper's processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
         --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
                 sections
-OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; stnet, visium, h5ad: the
-                                                source of each section, and its um per px where the dataset's keys do
-                                                not state it (measured on its spots, else by its image;
-                                                common/geometry.py). A person's edits stay (common/merge.py).
-                                                With --sample or --layer, or with another --raw_path, earlier
-                                                conversions stay listed too
-        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG from an h5ad
+OUTPUT  <root>/dataset.yaml                     the config with samples and layers listed; the source of each section
+                                                (her2st: none), and its um per px where the dataset's keys do not state
+                                                it (by its spots, else by its image; common/geometry.py). A person's
+                                                edits stay (common/merge.py). With --sample or --layer, or with another
+                                                --raw_path, earlier conversions stay listed too
+        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied; .gz: unpacked), never re-encoded; PNG from
+                                                an h5ad
         <root>/imgs/<sample>/<layer>.geojson    its tissue, if a GeoJSON lies beside the image (names: placing.py)
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
                                                 i, j (array column, row)
@@ -44,15 +44,13 @@ from common.geometry import (
     check_scale,
     config_sources,
     image_sources,
-    no_source,
     pitches_of,
     spot_sources,
     stated_geometry,
 )
-from common.io import write_h5ad, write_picture, write_table
+from common.io import write_h5ad, write_table
 from common.layout import REPOSITORY, Layout
 from common.merge import earlier_config, write_merged
-from common.slide import stated_pixel_size_um
 from common.status import read_status, set_status
 from common.written import Written
 from data_preprocessing import archive
@@ -66,12 +64,24 @@ from data_preprocessing.listing import (
     with_sources_of,
     with_sources_of_a_person,
 )
-from data_preprocessing.placing import make_the_only_image, name_under_root, outline_of, place_image, place_outline
-from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium, visium_hd
+from data_preprocessing.packed import no_source, plain_name, stated_pixel_size_um
+from data_preprocessing.placing import bring_image, make_the_only_image, name_under_root, outline_of, place_outline
+from data_preprocessing.readers import (
+    RawLayer,
+    asign,
+    cscc,
+    h5ad,
+    her2st,
+    spot_pitch_px,
+    stahl,
+    stnet,
+    visium,
+    visium_hd,
+)
 
 STEP = "0_1_convert_raw"
-READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "visium_hd": visium_hd,
-           "h5ad": h5ad}
+READERS = {"asign": asign, "cscc": cscc, "h5ad": h5ad, "her2st": her2st, "stahl": stahl, "stnet": stnet,
+           "visium": visium, "visium_hd": visium_hd}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -273,7 +283,7 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
     files = reader.raw_files(raw, config, sample, layer)
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
-        outputs["image"] = layout.new_image(sample, layer, name_under_root(files["image"]))
+        outputs["image"] = layout.new_image(sample, layer, name_under_root(plain_name(files["image"])))
     outline = outline_of(files["image"]) if "image" in files else None
 
     def work() -> str:
@@ -284,12 +294,8 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
         if found.counts is not None:
             with written.writing(outputs["counts"]) as temporary:
                 write_h5ad(temporary, found.counts)
-        if isinstance(found.image, Path):
-            place_image(found.image, outputs["image"], context.args.copy, written)
-        elif found.image is not None:
-            with written.writing(outputs["image"]) as temporary:
-                write_picture(temporary, found.image)
         if found.image is not None:
+            bring_image(found.image, outputs["image"], context.args.copy, written)
             make_the_only_image(layout, sample, layer, outputs["image"], written)
         place_outline(outline, layout.outline(sample, layer), context.args.copy, written)
         return summary(found) + (f", tissue by {outline.name}" if outline else "")

@@ -18,11 +18,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import LayerError
 from common.image_names import image_stem, image_suffix, is_image_name
+from common.io import write_picture
 from common.layout import Layout
 from common.picture_faults import require_image_file, require_whole
 from common.written import Written, content
+from data_preprocessing.packed import is_packed_picture, unpack
 
 OUTLINE_ENDS = ("", "_contours", "_tissue_contours", "_tissue", ".contours", ".tissue")
 OUTLINE_FOLDERS = ("tissue_seg", "contours_geojson", "trident_processed/contours_geojson")
@@ -76,6 +80,21 @@ def name_under_root(source: Path) -> str:
 
 
 # placing -----------------------------------------------------------------------------------------------
+def bring_image(image: Path | np.ndarray, target: Path, copy: bool, written: Written) -> None:
+    """Bring an image to `target`: a file by link or copy, a packed one unpacked, pixels (h, w, 3) uint8 as PNG.
+
+    Raises as place_image and unpack.
+    """
+    if not isinstance(image, Path):
+        with written.writing(target) as temporary:
+            write_picture(temporary, image)
+    elif is_packed_picture(image):
+        with written.writing(target) as temporary:
+            unpack(image, temporary)
+    else:
+        place_image(image, target, copy, written)
+
+
 def place_image(source: Path, target: Path, copy: bool, written: Written) -> None:
     """Copy or link the image unchanged; our older file or link of that name is replaced, a person's is set aside.
 

@@ -15,8 +15,7 @@ or `<path>#<part>` for one of several sections in one file. Code that two reader
 A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of common/config.py; configs/<format>.yaml
 has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
-import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,15 +26,13 @@ import numpy as np
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
-from common.io import MAX_POSITION, require_columns
+from common.io import MAX_POSITION
 from common.names import natural_key
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
-
-SPOT_COLUMNS = ("x", "y", "pixel_x", "pixel_y")
 
 
 @dataclass(frozen=True)
@@ -164,61 +161,3 @@ def spot_pitch_px(location: "pd.DataFrame", file: Path | str) -> float:
         raise LayerError(file, f"{len(location)} spots whose distance cannot be measured",
                          "two spots or more, at different places", "correct the positions")
     return pitch
-
-
-# legacy ST -------------------------------------------------------------------------------------------
-def read_spots(path: Path) -> tuple["pd.DataFrame", int]:
-    """(location table of the selected spots, number of unselected ones).
-
-    Tab-separated: x, y (array column, row), pixel_x, pixel_y, selected (absent: all are). Raises LayerError for a
-    broken file, a missing column, and as checked_spots.
-    """
-    import pandas as pd
-    with reading_table(path, "spots, tab-separated"):
-        spots = pd.read_csv(path, sep="\t")
-    require_columns(spots, SPOT_COLUMNS, path)
-    selected = spots["selected"] == 1 if "selected" in spots else np.ones(len(spots), bool)
-    numbers = spots.loc[selected, list(SPOT_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    column, row = (numbers[name].map("{:.0f}".format).astype(str) for name in ("x", "y"))
-    barcode = column + "x" + row
-    location = numbers.rename(columns={"x": "i", "y": "j"}).assign(barcode=barcode)
-    return checked_spots(location, path), int(len(spots) - len(location))
-
-
-def read_counts(path: Path) -> "anndata.AnnData":
-    """AnnData (spots, genes) of a tab-separated table of raw counts, rows `XxY`: X CSR float32, unique gene names.
-
-    Raises LayerError.
-    """
-    import anndata
-    import pandas as pd
-    from scipy import sparse
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with reading_table(path, "rows of counts, tab-separated"):
-        with opener(path, "rt") as stream:
-            genes = stream.readline().rstrip("\r\n").split("\t")[1:]
-            table = pd.read_csv(stream, sep="\t", header=None, index_col=0, dtype={0: str})
-        values = table.to_numpy(np.float32)  # (n_spots, n_genes)
-    if not values.size or values.shape[1] != len(genes) or not np.isfinite(values).all() or values.min() < 0:
-        raise LayerError(path, f"{len(genes)} genes, rows of {values.shape[1]} values, or a value that is no count",
-                         "a count >= 0 for every gene, tab-separated", "copy it again")
-    if table.index.has_duplicates:
-        raise LayerError(path, f"spot {table.index[table.index.duplicated()][0]} twice", "one row a spot", "remove one")
-    barcodes, names = table.index.astype(str).rename(None), pd.Index(genes, dtype=str)
-    return anndata.AnnData(sparse.csr_matrix(values), obs=pd.DataFrame(index=barcodes),
-                           var=pd.DataFrame(index=anndata.utils.make_index_unique(names)))
-
-
-def legacy_layer(files: dict[str, Path], read_location: Callable[[Path], tuple["pd.DataFrame", int]]) -> RawLayer:
-    """A layer of spots and counts in separate files, or of only spots, or of neither.
-
-    read_location: as read_spots. Raises as it, read_counts and matched.
-    """
-    image = files.get("image")
-    if "location" not in files:
-        return RawLayer(None, None, image)
-    location, n_unselected = read_location(files["location"])
-    if "counts" not in files:
-        return RawLayer(location, None, image, {"not selected": n_unselected})
-    location, counts, dropped = matched(location, read_counts(files["counts"]), files["counts"], files["location"])
-    return RawLayer(location, counts, image, {"not selected": n_unselected, **dropped})

@@ -19,7 +19,7 @@ import pandas as pd
 
 from common.config import Config, SampleConfig
 from common.errors import LayerError
-from common.layout import IMAGE_SUFFIXES
+from common.image_names import IMAGE_SUFFIXES
 from data_preprocessing.readers import (
     RawLayer,
     checked_spots,

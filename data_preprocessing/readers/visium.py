@@ -46,7 +46,6 @@ from data_preprocessing.readers.visium_images import (
     outside,
     picture_size,
     px_per_fullres_px,
-    readable,
     scaled_kind,
 )
 from data_preprocessing.readers.visium_reasons import nested, no_counts, no_positions, nothing_found, why_not
@@ -129,7 +128,7 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     """
     section = _section(raw, config, sample, layer)
     if section is None:
-        return RawLayer(None, None, readable(chosen_image(raw, config, sample, layer)))
+        return RawLayer(None, None, chosen_image(raw, config, sample, layer))
     files = _required(section, raw_files(raw, config, sample, layer))
     location, off_tissue = _spots(files, config)
     counts, notes = read_matrix(files["counts"]), []
@@ -147,7 +146,7 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
                      else "taken as the full-resolution image: the only picture here")
     dropped = {"off tissue": len(off_tissue), **dropped,
                **{f"features of type {kind}": number for kind, number in left_out.items()}}
-    return RawLayer(location, counts, readable(files.get("image")), dropped, ", ".join(notes))
+    return RawLayer(location, counts, files.get("image"), dropped, ", ".join(notes))
 
 
 def platform_sources(files: dict[str, Path]) -> list[Source]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from common.layout import IMAGE_SUFFIXES
+from common.image_names import IMAGE_SUFFIXES
 from data_preprocessing.readers import in_reading_order, path_and_part
 from data_preprocessing.readers.space_ranger import MEX_PART
 
@@ -29,7 +29,7 @@ HD_FOLDER = re.compile(rf"(?:.*[{SEPARATORS}])?(?:binned_outputs|segmented_outpu
 DRAWN = re.compile(rf"(?:.*[{SEPARATORS}])?(?:cytassist_image|detected_tissue_image|aligned_fiducials|"
                    r"aligned_tissue_image|tissue_fluorescence\w*|spatial_enrichment|registered_\w+|barcode_\w+)"
                    r"\.\w+(\.gz)?", re.I)
-PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".btf")
+PICTURE_SUFFIXES = IMAGE_SUFFIXES
 FILTERED, RAW = "filtered", "raw"
 MAX_DEPTH = 4  # folders below --raw_path that are searched
 

@@ -1,21 +1,16 @@
 """The image of a Visium section: which one is used, its scale, and spots outside it."""
-import re
-import shutil
-import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from common.errors import LayerError
-from common.layout import IMAGE_SUFFIXES
-from common.slide import open_pyramid, open_slide
+from common.image_names import IMAGE_SUFFIXES
+from common.slide import open_pyramid
 from data_preprocessing.readers.space_ranger import read_scale_factors, unpacked
-from data_preprocessing.readers.visium_files import ROLES, Section, picture_suffix
+from data_preprocessing.readers.visium_files import ROLES, Section
 
 SCALED = ("hires", "lowres")
-DECODED = (".png", ".jpg", ".jpeg")  # packed pictures of these forms are decoded at the conversion
 SIZE_TOLERANCE = 0.005  # of the side of an image, beside the rounding of the scaled one
 
 
@@ -97,26 +92,3 @@ def full_resolution(section: Section) -> Path | None:
         return pictures[0] if len(pictures) == 1 else None
     proven = [path for path in pictures if is_full_resolution(path, section)]
     return proven[0] if len(proven) == 1 else None
-
-
-def readable(image: Path | None) -> "Path | np.ndarray | None":
-    """The image as it is, or the pixels (h, w, 3) uint8 of one that is packed by gzip. Raises LayerError.
-
-    A packed slide is refused: it has no random access.
-    """
-    if image is None or not re.search(r"\.gz$", image.name, re.I):
-        return image
-    if picture_suffix(image) not in DECODED:
-        raise LayerError(image, "a packed image", "the image itself", f"gunzip {image}")
-    try:
-        with tempfile.TemporaryDirectory() as folder, unpacked(image) as stream:
-            plain = Path(folder) / f"image{picture_suffix(image)}"
-            with open(plain, "wb") as target:
-                shutil.copyfileobj(stream, target)
-            slide = open_slide(plain)
-            return slide.read(0, 0, *slide.size_px)
-    except LayerError as error:
-        found = error.args[1]
-    except (OSError, EOFError, zlib.error) as error:
-        found = f"an image that cannot be unpacked ({error})"
-    raise LayerError(image, found, "a picture packed by gzip", "copy it again")
