@@ -1,5 +1,6 @@
 """Pictures for visual inspection: a pair before and after registration, and the stack in the middle layer's frame."""
 import textwrap
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -17,21 +18,28 @@ GRID_LINES = 20         # lines of the drawn grid a side
 FRAME_PX = 6
 MAX_LINES = 120         # matches drawn
 MOVING_COLOUR, FIXED_COLOUR = (200, 30, 30), (0, 130, 140)
+ALONE_COLOUR = (240, 140, 0)
 LINE_COLOUR, GRID_COLOUR, TEXT_COLOUR = (40, 120, 40), (185,) * 3, (20,) * 3
 GOOD_COLOUR, BAD_COLOUR = (20, 130, 40), (215, 20, 20)
 WHITE = 255
 
 
 def pair_overlay(moving: Section, fixed: Section, transform: Transform, moving_points: np.ndarray,
-                 fixed_points: np.ndarray, title: str, accepted: bool = True) -> np.ndarray:
+                 fixed_points: np.ndarray, title: str, accepted: bool = True,
+                 alone: tuple[np.ndarray | None, np.ndarray | None] = (None, None)) -> np.ndarray:
     """Before | after | checkerboard of both, in the fixed layer's frame: (h, w, 3) uint8.
 
     transform and points (n, 2): in level-0 px. Before and after: fixed tissue in cyan, moving in red, grey where both
     agree. Before: the matches as lines from the moving to the fixed point. After: a faint grid if the tissue is bent.
+    alone: masks (h, w) bool of the tissue of the moving and of the fixed layer without counterpart, outlined orange.
     The title is green; for a refused pair the title and a frame are red.
     """
     start = Transform(identity())
     before, after = _red_cyan(moving, fixed, start), _red_cyan(moving, fixed, transform)
+    for section, own, mask in ((moving, transform, alone[0]), (fixed, start, alone[1])):
+        if mask is not None:
+            marked = replace(section, mask=mask)
+            _draw_outline(after, marked, own, _canvas(moving, fixed, transform), ALONE_COLOUR, thickness=3)
     to_canvas = _canvas(moving, fixed, start)
     chosen = np.linspace(0, len(moving_points) - 1, min(MAX_LINES, len(moving_points))).astype(int)
     for ends in zip(apply_to_points(to_canvas, moving_points[chosen]),
@@ -142,13 +150,13 @@ def _tissue(section: Section) -> np.ndarray:
 
 
 def _draw_outline(canvas: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray,
-                  colour: tuple[int, int, int]) -> None:
+                  colour: tuple[int, int, int], thickness: int = 1) -> None:
     outlines, _ = cv2.findContours(section.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     drawn = []
     for outline in outlines:
         moved = move(transform, apply_to_points(section.to_level0, outline[:, 0]))
         drawn.append(np.rint(apply_to_points(to_canvas, moved)).astype(np.int32))
-    cv2.polylines(canvas, drawn, True, colour, 1, cv2.LINE_AA)
+    cv2.polylines(canvas, drawn, True, colour, thickness, cv2.LINE_AA)
 
 
 def _write(canvas: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
