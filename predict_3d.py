@@ -99,13 +99,13 @@ def foreign_spots(graph, layout):
         rows = layer == one
         found[rows] = on_foreign_tissue(layout, graph.sample, int(one), graph.pixel[rows])
         if found[rows].any():
-            print(f"predict_3d  {graph.sample}/{one}: WARNING {found[rows].sum()} of {rows.sum()} spots on tissue without "
-                  "counterpart: obs['foreign_tissue']", file=sys.stderr)
+            print(f"predict_3d  {graph.sample}/{one}: WARNING {found[rows].sum()} of {rows.sum()} spots on tissue "
+                  "without counterpart: obs['foreign_tissue']", file=sys.stderr)
     return found
 
 
 def section_in_stack(graph, layer: int, predicted: dict, genes: list[str], known, config, pixel_um: float, depth: float,
-                     n_background: int | None, uns: dict, foreign):
+                     n_background: int | None, uns: dict, foreign=None):
     """One layer as AnnData (evaluation.outputs.layer_anndata), with its place in the stack.
 
     pixel_um: um per px of the registered frame. Raises DataError if a number is not finite.

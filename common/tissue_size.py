@@ -31,8 +31,11 @@ def ratio_of(a: TissueSize, b: TissueSize) -> float:
     return areas[1] / areas[0] if areas[0] > 0 else 1.0
 
 
-def size_warning(a: TissueSize, b: TissueSize) -> str | None:
-    """One line if the areas differ by more than MAX_RATIO: both sections, areas and um per px, and likely causes."""
+def size_warning(a: TissueSize, b: TissueSize, found: str | None = None) -> str | None:
+    """One line if the areas differ by more than MAX_RATIO: both sections, areas and um per px, and likely causes.
+
+    found: the cause, where it is known.
+    """
     ratio = ratio_of(a, b)
     if ratio <= MAX_RATIO:
         return None
@@ -40,7 +43,10 @@ def size_warning(a: TissueSize, b: TissueSize) -> str | None:
     factor = sqrt(ratio)
     in_px = max(small.area_px, large.area_px) / min(small.area_px, large.area_px)
     alike = "; in px both tissues are about as large" if in_px < SAME_IN_PX else ""
+    is_larger = (f"the tissue of {large} is {ratio:.1f} times as large as that of {small}{alike}; "
+                 "is the pixel size right?")
+    if found:
+        return f"{is_larger} {found}"
     other = "" if large.n_pieces == 1 else f"other tissue among the {large.n_pieces} pieces of section {large.layer}, "
-    return (f"the tissue of {large} is {ratio:.1f} times as large as that of {small}{alike}; is the pixel size right? "
-            f"Likely causes: one pixel size wrong by a factor of {factor:.2f}, a scan at another magnification, {other}"
+    return (f"{is_larger} Likely causes: one pixel size wrong by a factor of {factor:.2f}, a scan at another magnification, {other}"
             f"section {small.layer} torn")

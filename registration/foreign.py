@@ -136,8 +136,11 @@ def remark_on_pair(sections: dict[int, Section], transform: Transform,
     renderings = render_pair(rest[moving], rest[fixed], um_per_px, TISSUE_PX)
     rendered = in_frames(transform, *(invert(one.to_level0) for one in renderings))
     dice = judge(*renderings, rendered)["tissue_dice"]
-    texts = [f"{in_words(pieces)} of section {layer}, {sum(piece.share for piece in pieces):.0%} of its tissue, "
-             f"without counterpart in section {fixed if layer == moving else moving}" for layer, pieces in alone.items()]
+    texts = []
+    for layer, pieces in alone.items():
+        share, other = sum(piece.share for piece in pieces), fixed if layer == moving else moving
+        texts.append(f"{in_words(pieces)} of section {layer}, {share:.0%} of its tissue, without counterpart in section "
+                     f"{other}")
     return f"{', '.join(texts)}; tissue Dice without {dice:.2f}", masks
 
 
@@ -171,7 +174,7 @@ def warnings_of(entries: list[dict], sample: str, judged: list[int], measured: C
         share = sum(one["share"] for one in own)
         lines.append(
             f"section {layer}: {len(own)} piece{'s' * (len(own) > 1)} of tissue, {share:.0%} of it, without "
-            f"counterpart in sections {others}{shown}: {places}. Control tissue? To leave it out: samples.{sample}.leave_out: "
-            f"{{{layer}: [{', '.join(points)}]}} in dataset.yaml, then run 0_2 and all that follows again; until then "
-            "its spots are marked in obs['foreign_tissue']")
+            f"counterpart in sections {others}{shown}: {places}. Control tissue? To leave it out: "
+            f"samples.{sample}.leave_out: {{{layer}: [{', '.join(points)}]}} in dataset.yaml, then run 0_2 and all that "
+            "follows again; until then its spots are marked in obs['foreign_tissue']")
     return lines

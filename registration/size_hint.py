@@ -37,8 +37,9 @@ def hint_of_areas(sections: dict[int, Section], um_per_px: tuple[float, float]) 
     if not match.trusted:
         return warning
     factor = sqrt(abs(np.linalg.det(match.matrix[:, :2]))) * um_per_px[1] / um_per_px[0]
-    return (f"{warning}. Taken as equally large, {match.inliers} of {match.matches} matches agree: "
-            f"{right_sizes(list(sections), um_per_px, factor)}")
+    found = (f"Taken as equally large, {match.inliers} of {match.matches} matches agree: "
+             f"{right_sizes(list(sections), um_per_px, factor)}")
+    return size_warning(moving, fixed, found)
 
 
 def hint_of_scale(evidence: Evidence, layers: list[int], um_per_px: tuple[float, float]) -> str | None:
