@@ -48,5 +48,5 @@ def size_warning(a: TissueSize, b: TissueSize, found: str | None = None) -> str 
     if found:
         return f"{is_larger} {found}"
     other = "" if large.n_pieces == 1 else f"other tissue among the {large.n_pieces} pieces of section {large.layer}, "
-    return (f"{is_larger} Likely causes: one pixel size wrong by a factor of {factor:.2f}, a scan at another magnification, {other}"
-            f"section {small.layer} torn")
+    return (f"{is_larger} Likely causes: one pixel size wrong by a factor of {factor:.2f}, a scan at another "
+            f"magnification, {other}section {small.layer} torn")

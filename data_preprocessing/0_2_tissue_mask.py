@@ -115,7 +115,7 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per
             "spots_on_tissue": verdict and verdict.on_tissue, "orientation": verdict and verdict.orientation,
             "thumbnail_sha256": file_digest(layout.thumbnail(sample, layer))}
     write_json(layout.thumbnail_info(sample, layer), info)
-    without = f" without the {len(leave_out)} points of leave_out" if leave_out else ""
+    without = f" without that at {len(leave_out)} points of leave_out" if leave_out else ""
     return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{without}{words(verdict)}"
 
 

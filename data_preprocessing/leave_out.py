@@ -38,8 +38,8 @@ def check_spots(xy: np.ndarray, left_out: np.ndarray, size_px: tuple[int, int], 
     if n_spots:
         raise LayerError(location, f"{n_spots} of {len(xy)} measured spots on tissue that leave_out leaves out",
                          "none: their counts would train the model",
-                         "deselect them in the raw files (in_tissue, selected) and run step 0_1 again, or remove the "
-                         "piece from leave_out")
+                         "deselect them in the raw files (in_tissue, selected) and run step 0_1 again, or remove "
+                         "their rows from location/ and counts/, or the piece from leave_out")
 
 
 def _scale(mask: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:

@@ -139,8 +139,8 @@ def remark_on_pair(sections: dict[int, Section], transform: Transform,
     texts = []
     for layer, pieces in alone.items():
         share, other = sum(piece.share for piece in pieces), fixed if layer == moving else moving
-        texts.append(f"{in_words(pieces)} of section {layer}, {share:.0%} of its tissue, without counterpart in section "
-                     f"{other}")
+        texts.append(f"{in_words(pieces)} of section {layer}, {share:.0%} of its tissue, without counterpart in "
+                     f"section {other}")
     return f"{', '.join(texts)}; tissue Dice without {dice:.2f}", masks
 
 
@@ -175,6 +175,6 @@ def warnings_of(entries: list[dict], sample: str, judged: list[int], measured: C
         lines.append(
             f"section {layer}: {len(own)} piece{'s' * (len(own) > 1)} of tissue, {share:.0%} of it, without "
             f"counterpart in sections {others}{shown}: {places}. Control tissue? To leave it out: "
-            f"samples.{sample}.leave_out: {{{layer}: [{', '.join(points)}]}} in dataset.yaml, then run 0_2 and all that "
-            "follows again; until then its spots are marked in obs['foreign_tissue']")
+            f"samples.{sample}.leave_out: {{{layer}: [{', '.join(points)}]}} in dataset.yaml, then run 0_2 and all "
+            "that follows again; until then its spots are marked in obs['foreign_tissue']")
     return lines
