@@ -24,9 +24,11 @@ def label_pieces(mask: np.ndarray) -> np.ndarray:
 
 def pieces_of(labels: np.ndarray, scale: tuple[float, float] | np.ndarray) -> list[Piece]:
     """Every piece, in the order of its label. labels (h, w); scale: level-0 px per mask px, x and y."""
+    from scipy.ndimage import find_objects
     areas, found = np.bincount(labels.ravel()), []
-    for label in range(1, len(areas)):
-        at = (np.array(_inner_point(labels == label)) + 0.5) * scale - 0.5
+    for label, box in enumerate(find_objects(labels), 1):
+        column, row = _inner_point(labels[box] == label)
+        at = (np.array([column + box[1].start, row + box[0].start]) + 0.5) * scale - 0.5
         point = float(round(at[0])), float(round(at[1]))
         found.append(Piece(label, float(areas[label] / areas[1:].sum()), int(areas[label]), point))
     return found
@@ -34,10 +36,9 @@ def pieces_of(labels: np.ndarray, scale: tuple[float, float] | np.ndarray) -> li
 
 def _inner_point(piece: np.ndarray) -> tuple[int, int]:
     """The px (column, row) of a piece (h, w) bool that lies farthest from its rim."""
-    x, y, width, height = cv2.boundingRect(piece.astype(np.uint8))
-    box = np.pad(piece[y:y + height, x:x + width], 1).astype(np.uint8)
-    row, column = np.unravel_index(cv2.distanceTransform(box, cv2.DIST_L2, 5).argmax(), box.shape)
-    return int(column) - 1 + x, int(row) - 1 + y
+    padded = np.pad(piece, 1).astype(np.uint8)
+    row, column = np.unravel_index(cv2.distanceTransform(padded, cv2.DIST_L2, 5).argmax(), padded.shape)
+    return int(column) - 1, int(row) - 1
 
 
 def piece_at(labels: np.ndarray, scale: tuple[float, float] | np.ndarray, xy: np.ndarray) -> np.ndarray:

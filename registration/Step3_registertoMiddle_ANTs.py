@@ -25,7 +25,8 @@ OUTPUT  registration/<sample>/to_middle/<layer>.json
                        scale_x, scale_y, shear, rotation_deg, determinant, largest_bend_px
             foreign_tissue    pieces of tissue without counterpart in the other sections, or in the measured ones
                        (registration/foreign.py), of sections whose way to the middle is accepted: layer, point [x, y]
-                       on the piece (level-0 px), area_mm2, share of the section's tissue
+                       on the piece (level-0 px), area_mm2, share of the section's tissue, also_in (other sections
+                       with the same tissue)
 
 A chain is one affine and at most one field. A section whose pair is missing is left out with those beyond it; the
 others go on. The registered frame is the middle section's level-0 px (index n // 2). Source: Zhu et al., CVPR 2025.

@@ -47,9 +47,12 @@ class Parts:
         at = np.column_stack([column, row])[order]  # (n, 2)
         return move(self.to_frame, apply_to_points(self.section.to_level0, at)), label[order]
 
-    def under(self, points: np.ndarray) -> np.ndarray:
-        """The label of the piece at or near each point (n, 2) of the common frame; 0: none. (n,) int."""
-        near = nearest_piece(self.labels, MARGIN * np.sqrt(max(int((self.labels > 0).sum()), 1)))
+    def near(self) -> np.ndarray:
+        """The label of the piece at or near every px, 0 where there is none: (h, w) int32."""
+        return nearest_piece(self.labels, MARGIN * np.sqrt(max(int((self.labels > 0).sum()), 1)))
+
+    def under(self, points: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """The label at each point (n, 2) of the common frame, of `near` (h, w); 0 outside the picture. (n,) int."""
         at = apply_to_points(invert(self.section.to_level0), move_back(self.to_frame, points))
         column, row = np.rint(at).astype(int).T
         inside = (column >= 0) & (column < near.shape[1]) & (row >= 0) & (row < near.shape[0])
@@ -58,8 +61,15 @@ class Parts:
         return found
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A piece of tissue without counterpart."""
+    piece: Piece
+    also_in: tuple[int, ...]    # other layers with the same tissue, none of them measured
+
+
 def without_counterpart(sections: dict[int, Section], to_frame: dict[int, Transform],
-                        measured: Collection[int] = ()) -> dict[int, list[Piece]]:
+                        measured: Collection[int] = ()) -> dict[int, list[Alone]]:
     """The pieces without counterpart of every section that has some; empty for fewer than two sections.
 
     sections: by layer; to_frame: level-0 px -> one frame; measured: the layers with counts.
@@ -76,20 +86,29 @@ def without_counterpart(sections: dict[int, Section], to_frame: dict[int, Transf
              if one != main and (len(layers) == 1 or (known and not layers & known))}
     found = {}
     for layer, one in parts.items():
-        pieces = [piece for piece in one.pieces if group[layer, piece.label] in alone and piece.share >= MIN_PIECE]
-        if sum(piece.share for piece in pieces) >= MIN_TOTAL:
-            found[layer] = pieces
+        own = []
+        for piece in one.pieces:
+            number = group[layer, piece.label]
+            if number in alone and piece.share >= MIN_PIECE:
+                own.append(Alone(piece, tuple(sorted(layers_of[number] - {layer}))))
+        if total_share(own) >= MIN_TOTAL:
+            found[layer] = own
     return found
+
+
+def total_share(alone: list[Alone]) -> float:
+    """Of the section's tissue."""
+    return sum(one.piece.share for one in alone)
 
 
 def _links(parts: dict[int, Parts]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Pairs of ((layer, label), (layer, label)) of pieces that overlap."""
-    links = []
-    for layer, one in parts.items():
-        points, labels = one.points()
-        n_points = np.bincount(labels)
-        for other in [other for other in parts if other != layer]:
-            under = parts[other].under(points)
+    links, points_of = [], {layer: one.points() for layer, one in parts.items()}
+    for other in parts:
+        near = parts[other].near()
+        for layer in [layer for layer in parts if layer != other]:
+            points, labels = points_of[layer]
+            n_points, under = np.bincount(labels), parts[other].under(points, near)
             pairs, counts = np.unique(np.column_stack([labels, under]), axis=0, return_counts=True)
             links += [((layer, int(label)), (other, int(partner)))
                       for (label, partner), count in zip(pairs, counts, strict=True)
@@ -131,34 +150,36 @@ def remark_on_pair(sections: dict[int, Section], transform: Transform,
     masks, rest = {}, dict(sections)
     for layer, pieces in alone.items():
         section = sections[layer]
-        masks[layer] = np.isin(label_pieces(section.mask), [piece.label for piece in pieces])
+        masks[layer] = np.isin(label_pieces(section.mask), [one.piece.label for one in pieces])
         rest[layer] = replace(section, mask=section.mask & ~masks[layer])
     renderings = render_pair(rest[moving], rest[fixed], um_per_px, TISSUE_PX)
     rendered = in_frames(transform, *(invert(one.to_level0) for one in renderings))
     dice = judge(*renderings, rendered)["tissue_dice"]
     texts = []
     for layer, pieces in alone.items():
-        share, other = sum(piece.share for piece in pieces), fixed if layer == moving else moving
-        texts.append(f"{in_words(pieces)} of section {layer}, {share:.0%} of its tissue, without counterpart in "
-                     f"section {other}")
+        other = fixed if layer == moving else moving
+        texts.append(f"{in_words(pieces)} of section {layer}, {total_share(pieces):.0%} of its tissue, without "
+                     f"counterpart in section {other}")
     return f"{', '.join(texts)}; tissue Dice without {dice:.2f}", masks
 
 
-def in_words(pieces: list[Piece]) -> str:
+def in_words(pieces: list[Alone]) -> str:
     """'1 piece at [x, y]', '2 pieces at [x, y], [x, y]' (level-0 px)."""
-    at = ", ".join(f"[{piece.point[0]:.0f}, {piece.point[1]:.0f}]" for piece in pieces)
+    at = ", ".join(f"[{one.piece.point[0]:.0f}, {one.piece.point[1]:.0f}]" for one in pieces)
     return f"{len(pieces)} piece{'s' * (len(pieces) > 1)} at {at}"
 
 
 # one sample -------------------------------------------------------------------------------------------
-def entries_of(alone: dict[int, list[Piece]], sections: dict[int, Section],
+def entries_of(alone: dict[int, list[Alone]], sections: dict[int, Section],
                um_per_px: dict[int, float]) -> list[dict]:
-    """One entry a piece for quality.json: layer, point [x, y] (level-0 px), area_mm2, share of the section's tissue."""
+    """One entry a piece for quality.json: layer, point [x, y] (level-0 px), area_mm2, share of the section's tissue,
+    also_in (other layers with the same tissue, none of them measured).
+    """
     found = []
     for layer, pieces in alone.items():
         mm2_per_px = abs(np.linalg.det(sections[layer].to_level0[:, :2])) * (um_per_px[layer] / 1000) ** 2
-        found += [{"layer": layer, "point": list(piece.point), "area_mm2": round(piece.area_px * mm2_per_px, 4),
-                   "share": round(piece.share, 4)} for piece in pieces]
+        found += [{"layer": layer, "point": list(one.piece.point), "area_mm2": round(one.piece.area_px * mm2_per_px, 4),
+                   "share": round(one.piece.share, 4), "also_in": list(one.also_in)} for one in pieces]
     return found
 
 
@@ -169,12 +190,13 @@ def warnings_of(entries: list[dict], sample: str, judged: list[int], measured: C
         own = [one for one in entries if one["layer"] == layer]
         points = [f"[{one['point'][0]:.0f}, {one['point'][1]:.0f}]" for one in own]
         places = ", ".join(f"{one['area_mm2']:.3g} mm2 at {at}" for one, at in zip(own, points, strict=True))
-        others = ", ".join(str(one) for one in judged if one != layer)
-        shown = f" (measured: {', '.join(map(str, sorted(measured)))})" if measured else ""
+        shared = any(one["also_in"] for one in own)
+        lacking = sorted(measured) if shared else [one for one in judged if one != layer]
+        where = f"{'measured ' * shared}section{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))}"
         share = sum(one["share"] for one in own)
         lines.append(
             f"section {layer}: {len(own)} piece{'s' * (len(own) > 1)} of tissue, {share:.0%} of it, without "
-            f"counterpart in sections {others}{shown}: {places}. Control tissue? To leave it out: "
+            f"counterpart in {where}: {places}. Control tissue? To leave it out: "
             f"samples.{sample}.leave_out: {{{layer}: [{', '.join(points)}]}} in dataset.yaml, then run 0_2 and all "
             "that follows again; until then its spots are marked in obs['foreign_tissue']")
     return lines

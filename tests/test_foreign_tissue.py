@@ -20,7 +20,7 @@ from common.layout import Layout
 from common.pieces import label_pieces, nearest_piece, piece_at, pieces_of
 from common.status import read_status
 from registration import transforms as T
-from registration.foreign import without_counterpart
+from registration.foreign import entries_of, warnings_of, without_counterpart
 from registration.foreign_spots import on_foreign_tissue
 from registration.sections import Section
 
@@ -63,7 +63,7 @@ def alone(*sections: Section, measured=()) -> dict[int, list[int]]:
     """{layer: areas (px) of its pieces without counterpart}; layers 1, 2, …"""
     stack = dict(enumerate(sections, 1))
     found = without_counterpart(stack, dict.fromkeys(stack, STILL), measured)
-    return {layer: [piece.area_px for piece in pieces] for layer, pieces in found.items()}
+    return {layer: [one.piece.area_px for one in pieces] for layer, pieces in found.items()}
 
 
 def test_only_a_piece_that_no_other_section_has_is_foreign():
@@ -88,6 +88,12 @@ def test_the_control_of_two_stained_sections_is_foreign_to_the_measured_one():
     assert alone(*stack) == {}, "nothing shows which of the two kinds is the block's"
     assert alone(*stack, measured=[1]) == {2: [1600], 3: [1600]}
     assert alone(*stack, measured=[2]) == {} == alone(*stack, measured=[7])
+    sections = dict(enumerate(stack, 1))
+    found = without_counterpart(sections, dict.fromkeys(sections, STILL), [1])
+    lines = warnings_of(entries_of(found, sections, dict.fromkeys(sections, UM)), "S", [1, 2, 3], [1])
+    assert [one.also_in for one in found[2]] == [(3,)]
+    assert ["section 2:" in lines[0], "section 3:" in lines[1]] == [True, True]
+    assert all("measured section 1:" in line for line in lines), "the other stained section has it"
 
 
 def test_the_largest_tissue_may_be_the_foreign_one():
@@ -101,7 +107,7 @@ def test_the_frame_does_not_matter(degrees, own, mirrored):
     turn = T.compose(T.rotation(degrees, (70, 400)), T.affine(np.diag([-1.0 if mirrored else 1.0, 1.0]), [5, own]))
     stack = {1: tissue(MAIN), 2: tissue(MAIN, OTHER)}
     found = without_counterpart(stack, dict.fromkeys(stack, T.Transform(turn)))
-    assert [(layer, piece.area_px) for layer, pieces in found.items() for piece in pieces] == [(2, 1600)]
+    assert list(found) == [2] and [one.piece.area_px for one in found[2]] == [1600]
 
 
 # through the steps ------------------------------------------------------------------------------------
