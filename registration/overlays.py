@@ -10,7 +10,8 @@ from registration.transforms import Transform, affine, apply_to_points, identity
 
 PAIR_SIDE_PX = 760      # side of one panel of a pair
 STACK_SIDE_PX = 360     # side of one tile of the stack
-BAR_PX = 72             # height of the two title lines above a pair
+BAR_PX = 72             # height of the title above a pair, more for more than two lines
+LINE_PX = 30            # of the title
 TITLE_LETTERS = 165     # of one title line
 MARGIN_SHARE = 0.05     # of the tissue's longer side, left free around it
 CHECKS = 12             # fields of the checkerboard a side
@@ -46,9 +47,10 @@ def pair_overlay(moving: Section, fixed: Section, transform: Transform, moving_p
                     apply_to_points(to_canvas, fixed_points[chosen]), strict=True):
         cv2.line(before, *(tuple(int(v) for v in np.rint(point)) for point in ends), LINE_COLOUR, 1, cv2.LINE_AA)
     picture = np.hstack([before, after, _checkerboard(moving, fixed, transform)])
-    bar = np.full((BAR_PX, picture.shape[1], 3), WHITE, np.uint8)
-    for row, line in zip((30, 60), textwrap.wrap(title, TITLE_LETTERS), strict=False):  # a third line is cut
-        _write(bar, line, (14, row), GOOD_COLOUR if accepted else BAD_COLOUR)
+    lines = textwrap.wrap(title, TITLE_LETTERS)
+    bar = np.full((max(BAR_PX, 12 + LINE_PX * len(lines)), picture.shape[1], 3), WHITE, np.uint8)
+    for number, line in enumerate(lines, 1):
+        _write(bar, line, (14, number * LINE_PX), GOOD_COLOUR if accepted else BAD_COLOUR)
     picture = np.vstack([bar, picture])
     return picture if accepted else _framed(picture)
 
