@@ -12,7 +12,10 @@ OUTPUT  <save_path>/imputed/<sample>/<layer>.h5ad
             var                 gene names; gene_ids where the raw data have them
             obs                 barcode index; sample, layer; known (True: this spot's expression was given and used);
                                 distance_to_known (um, to the nearest known spot in space, z included); confidence
-                                (methods msagnet, gp: share of the prior variance explained, 0 to 1)
+                                (methods msagnet, gp: share of the prior variance explained, 0 to 1);
+                                foreign_tissue (True: the spot lies on a piece of tissue without counterpart in the
+                                other sections, or in the measured ones, such as control tissue (step 3 of the
+                                registration); its confidence is 0 unless it is known)
             obsm['spatial']     (n_spots, 2) level-0 px of the section's own image
             obsm['spatial_3d']  (n_spots, 3) um: registered x, y, and z: `z_um` of the config, else
                                 (layer - lowest layer) x section_thickness_um
@@ -84,8 +87,26 @@ def network_of(checkpoint: dict, path: Path):
     return model.eval()
 
 
+def foreign_spots(graph, layout):
+    """Spots on tissue without counterpart in the stack: (n_spots,) bool. One line on stderr for each section with some.
+
+    Raises LayerError for a file that cannot be read.
+    """
+    import numpy as np
+
+    from registration.foreign_spots import on_foreign_tissue
+    found, layer = np.zeros(graph.n_spots, bool), graph.layer.numpy()
+    for one in np.unique(layer):
+        rows = layer == one
+        found[rows] = on_foreign_tissue(layout, graph.sample, int(one), graph.pixel[rows])
+        if found[rows].any():
+            print(f"predict_3d  {graph.sample}/{one}: WARNING {found[rows].sum()} of {rows.sum()} spots on tissue "
+                  "without counterpart: obs['foreign_tissue']", file=sys.stderr)
+    return found
+
+
 def section_in_stack(graph, layer: int, predicted: dict, genes: list[str], known, config, pixel_um: float, depth: float,
-                     n_background: int | None, uns: dict):
+                     n_background: int | None, uns: dict, foreign=None):
     """One layer as AnnData (evaluation.outputs.layer_anndata), with its place in the stack.
 
     pixel_um: um per px of the registered frame. Raises DataError if a number is not finite.
@@ -97,7 +118,7 @@ def section_in_stack(graph, layer: int, predicted: dict, genes: list[str], known
     z = [z_um[one] for one in graph.layer.tolist()]  # (n,)
     place_um = np.column_stack([graph.registered * pixel_um, z])  # (n, 3)
     return layer_anndata(graph, layer, predicted, genes, uns, depth=depth, n_background=n_background, known=known,
-                         place_um=place_um)
+                         place_um=place_um, foreign=foreign)
 
 
 def whole_sample(layers: list[int], parts: list, uns: dict):
@@ -214,11 +235,11 @@ def predict_sample(trained: TrainedRun, graph, args: argparse.Namespace, context
     layers = [layer for layer in context.config.layers_of(sample) if (graph.layer == layer).any()]
     pixel_um = registered_frame(context, sample).um_per_px
     depth = float(np.median(depths(layout, graph, used, trained.n_background is None)))
-    parts = []
+    parts, foreign = [], foreign_spots(graph, layout)
     for layer in layers:
         own = uns | {"registration_accepted": layer not in refused}
         parts.append(section_in_stack(graph, layer, predicted, trained.genes, used, config, pixel_um, depth,
-                                      trained.n_background, own))
+                                      trained.n_background, own, foreign))
     for layer, adata in zip(layers, parts, strict=True):
         run_folder.write_prediction(trained.layout, sample, trained.layout.imputed(sample, layer), adata)
     if parts:

@@ -22,6 +22,7 @@ from common.strict_yaml import strict_load
 Layer = Annotated[int, Field(ge=0)]
 Layers = Annotated[list[Layer], AfterValidator(each_once)]
 Um = Annotated[float, Field(strict=False)]
+Point = Annotated[list[Annotated[float, Field(strict=False)]], Field(min_length=2, max_length=2)]
 
 
 def _a_name(text: str) -> str:
@@ -74,6 +75,9 @@ class SampleConfig(_Strict):
         default={},
         description="section: um per level-0 px of its own image; "
                     "step 0_1 writes the value that it measured on the spots or read from the slide")
+    leave_out: dict[Layer, list[Point]] = Field(
+        default={},
+        description="section: pieces of tissue that step 0_2 leaves out, each as [x, y] of a point on it, level-0 px")
     pairs: dict[str, PairConfig] = Field(
         default={},
         description="'<moving>_to_<fixed>': landmarks or a transform that replace the automatic registration")

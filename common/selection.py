@@ -36,7 +36,9 @@ def disjoint_folds(folds):
 
 
 def check_layers(sample: str, chosen, file: Path | str) -> None:
-    """Raise DataError if known_layers or z_um of a sample (SampleConfig, sections listed) contradict layers or skip."""
+    """Raise DataError if known_layers, leave_out or z_um of a sample (SampleConfig, sections listed) contradict layers
+    or skip.
+    """
     layers, skipped, known = chosen.layers, sorted(chosen.skip), sorted(chosen.known_layers or [])
     where, both = f"samples.{sample}", sorted(set(known) & set(skipped))
     if not set(known) <= set(layers):
@@ -47,6 +49,10 @@ def check_layers(sample: str, chosen, file: Path | str) -> None:
     if set(layers) <= set(skipped):
         fix = "skip fewer, or remove the sample"
         raise DataError(file, f"{where}.skip {skipped}: every section", f"one of {layers} left", fix)
+    absent = sorted(set(chosen.leave_out) - set(layers))
+    if absent:
+        found = f"{where}.leave_out of sections {absent}"
+        raise DataError(file, found, f"sections among {layers}", "correct the number")
     check_z(where, chosen, file)
 
 

@@ -13,6 +13,11 @@ OUTPUT  tissue/<sample>/<layer>.jpg         thumbnail, RGB uint8, longer side at
                                             spots_on_tissue (0..1) and orientation ("as given", or a better one),
                                             null without spots
 
+Once all sections of a sample are there, one line each gives the area of its tissue (mm2), its pitch (px) and its um per
+px. A warning names sections of one sample whose tissue areas differ by more than 1.5 times.
+`samples.<sample>.leave_out: {<layer>: [[x, y], ...]}` leaves out the piece of tissue under each point (level-0 px),
+such as control tissue on the slide. Registration, spot grid and everything later are then without it.
+
 Later steps (registration, spot grids) read this overview instead of the slide. A section is left out if it cannot be
 read, no source states its scale, two sources contradict each other, it has no tissue, or its spots lie on the tissue
 only after a flip or turn of their coordinates (often swapped x and y). The picture with the outline is always written.
@@ -31,6 +36,7 @@ import numpy as np
 
 from common import cli, jobs
 from common.errors import LayerError
+from common.exit_codes import guarded
 from common.image_names import why_no_image
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
@@ -39,8 +45,10 @@ from common.recipe import file_digest
 from common.slide import open_slide
 from common.written import Written
 from data_preprocessing.grid import measured_location
+from data_preprocessing.leave_out import check_spots, without_pieces
 from data_preprocessing.orientation import Verdict, check
 from data_preprocessing.outline import doubt, outline_mask
+from data_preprocessing.scale_at_a_glance import print_scales
 from data_preprocessing.tissue import drawn, tissue_mask
 
 STEP = "0_2_tissue_mask"
@@ -50,6 +58,7 @@ MAX_SIDE_PX = 2048
 def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
     """Overview of one layer. If it is left out, no overview of an earlier run stays."""
     layout, refuse, um_per_px = context.layout, context.config.refuse_flipped_spots, None
+    points = context.config.listed_samples[sample].leave_out.get(layer, [])
     if layout.image(sample, layer) is not None:
         um_per_px = context.geometry(sample, layer).um_per_px
     outline = layout.outline(sample, layer) if os.path.lexists(layout.outline(sample, layer)) else None
@@ -59,13 +68,14 @@ def layer_job(context: jobs.Context, sample: str, layer: int) -> jobs.Job:
 
     def work() -> str:
         try:
-            return write_overview(layout, sample, layer, refuse, um_per_px)
+            return write_overview(layout, sample, layer, refuse, um_per_px, points)
         except LayerError:
             written_by_us(layout, sample, layer).remove([layout.mask(sample, layer)])
             for path in (layout.thumbnail(sample, layer), layout.thumbnail_info(sample, layer)):
                 path.unlink(missing_ok=True)
             raise
-    return jobs.Job(sample, layer, inputs, outputs, work, {"refuse_flipped_spots": refuse, "um_per_px": um_per_px})
+    settings = {"refuse_flipped_spots": refuse, "um_per_px": um_per_px} | ({"leave_out": points} if points else {})
+    return jobs.Job(sample, layer, inputs, outputs, work, settings)
 
 
 def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
@@ -73,10 +83,12 @@ def written_by_us(layout: Layout, sample: str, layer: int) -> Written:
     return Written(layout.written(STEP, sample, layer), layout.root)
 
 
-def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per_px: float | None) -> str:
-    """Write the overview of one layer; returns one line.
+def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per_px: float | None,
+                   leave_out: list[list[float]]) -> str:
+    """Write the overview of one layer; returns one line. leave_out: points on pieces of tissue, level-0 px.
 
-    Raises LayerError if the image cannot be read, has no tissue or, with `refuse`, is not that of the spots.
+    Raises LayerError if the image cannot be read, has no tissue or, with `refuse`, is not that of the spots; or if a
+    piece to leave out is not there or holds measured spots.
     """
     image = layout.image(sample, layer)
     if image is None:
@@ -99,6 +111,10 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per
                          f"{verdict.fix}; picture: {layout.mask_picture(sample, layer)}; "
                          "if the positions are right: refuse_flipped_spots: false")
     (width, height), (rows, columns) = slide.size_px, mask.shape
+    if leave_out:
+        whole, mask = mask, without_pieces(mask, leave_out, slide.size_px, layout.image(sample, layer))
+        check_spots(xy, whole & ~mask, slide.size_px, layout.location(sample, layer))
+        write_picture(layout.mask_picture(sample, layer), drawn(thumbnail, mask, xy, slide.size_px))
     share = float(mask.mean())
     write_picture(layout.thumbnail(sample, layer), thumbnail)
     with written_by_us(layout, sample, layer).writing(layout.mask(sample, layer)) as temporary:
@@ -108,8 +124,9 @@ def write_overview(layout: Layout, sample: str, layer: int, refuse: bool, um_per
             "spots_on_tissue": verdict and verdict.on_tissue, "orientation": verdict and verdict.orientation,
             "thumbnail_sha256": file_digest(layout.thumbnail(sample, layer))}
     write_json(layout.thumbnail_info(sample, layer), info)
-    return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{words(verdict)}" + \
-        "".join(f"; {remark}" for remark in [*slide.remarks, *remarks])
+    without = f" without that at {len(leave_out)} points of leave_out" if leave_out else ""
+    remarks = "".join(f"; {remark}" for remark in [*slide.remarks, *remarks])
+    return f"{layout.mask(sample, layer)}: {columns} x {rows} px, {share:.0%} tissue{without}{words(verdict)}{remarks}"
 
 
 def mask_of(layout: Layout, sample: str, layer: int, size_px: tuple[int, int],
@@ -146,7 +163,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return jobs.run_layers(STEP, __file__, args, layer_job)
+    code = jobs.run_layers(STEP, __file__, args, layer_job)
+    return code or guarded(lambda: print_scales(jobs.open_context(args), STEP))
 
 
 if __name__ == "__main__":

@@ -50,11 +50,13 @@ def depths(layout: Layout, graph: SampleGraph, rows: np.ndarray, own_background:
 
 def layer_anndata(graph: SampleGraph, layer: int, predicted: dict[str, np.ndarray], genes: list[str], uns: dict, *,
                   depth: float, n_background: int | None, known: np.ndarray | None = None,
-                  place_um: np.ndarray | None = None, genes_of_labels: list[str] | None = None):
+                  place_um: np.ndarray | None = None, genes_of_labels: list[str] | None = None,
+                  foreign: np.ndarray | None = None):
     """One layer as AnnData. n: spots of the graph, G: genes.
 
     predicted: expression (n, G), and sd (n, G) and confidence (n,) if there are; known: (n,) bool, spots whose
     expression was given (2D: none); place_um: (n, 3) in the stack (3D); depth: median of the known or training spots;
+    foreign: (n,) bool, spots on tissue without counterpart in the stack (3D); their confidence is 0 unless known;
     n_background: as in to_log1p; genes_of_labels: genes of the graph's labels, if they may differ from `genes`.
     Raises DataError if a number is not finite.
     """
@@ -75,6 +77,10 @@ def layer_anndata(graph: SampleGraph, layer: int, predicted: dict[str, np.ndarra
     if "sd" in predicted:
         adata.layers["sd"] = predicted["sd"][rows]
         adata.obs["confidence"] = predicted["confidence"][rows]
+    if foreign is not None:
+        adata.obs["foreign_tissue"] = foreign[rows]
+        if "confidence" in adata.obs:
+            adata.obs.loc[foreign[rows] & ~known[rows], "confidence"] = 0
     labelled, own = graph.has_label.numpy()[rows], genes_of_labels or genes
     if labelled.any() and set(own) == set(genes):
         measured = np.where(labelled[:, None], graph.label.numpy()[rows], np.float32(np.nan))

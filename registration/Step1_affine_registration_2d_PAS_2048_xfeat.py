@@ -10,6 +10,7 @@ OUTPUT  registration/<sample>/xfeat/<moving>_to_<fixed>.json
             matches        number of mutual nearest neighbours
             inliers        number of matches that agree with the matrix (step 2 judges whether they are enough)
             moving_points, fixed_points    the inliers, (n, 2) level-0 px
+            size_hint      only where too few matches agree and the tissue of one section is much larger: text
             pieces         of the fixed tissue: share of it, inliers of a fit by its own matches, centre (fixed, level-0
                            px) and the point of the moving section (level-0 px) that this fit maps there, or null
 
@@ -64,20 +65,22 @@ def register_pair(layout: Layout, sample: str, moving: int, fixed: int, sizes_um
                   own: PairConfig | None) -> str:
     from registration.by_hand import read_given
     from registration.matching import TISSUE_PX, register
-    path = layout.pair_coarse(sample, moving, fixed)
+    from registration.size_hint import hint_of_areas
+    path, hint = layout.pair_coarse(sample, moving, fixed), None
     if own:
         match = read_given(layout.root, own)
     else:
-        sections = [read_section(layout, sample, layer) for layer in (moving, fixed)]
-        match = register(*render_pair(*sections, sizes_um, TISSUE_PX))
+        sections = {layer: read_section(layout, sample, layer) for layer in (moving, fixed)}
+        match = register(*render_pair(*sections.values(), sizes_um, TISSUE_PX))
+        hint = None if match.trusted else hint_of_areas(sections, sizes_um)
     write_transform(path, match.matrix, moving, fixed,
                     method=match.method, matches=match.matches, inliers=match.inliers,
                     moving_points=np.round(match.moving_points, 1).tolist(),
                     fixed_points=np.round(match.fixed_points, 1).tolist(),
-                    pieces=[asdict(piece) for piece in match.pieces])
+                    pieces=[asdict(piece) for piece in match.pieces], **({"size_hint": hint} if hint else {}))
     if own:
         return f"{path}: {moving} -> {fixed} by the given {match.method}"
-    too_few = "" if match.trusted else ": too few"
+    too_few = "" if match.trusted else ": too few" + (f"; {hint}" if hint else "")
     return f"{path}: {moving} -> {fixed}, {match.inliers} of {match.matches} matches agree{too_few}"
 
 

@@ -21,7 +21,7 @@ OUTPUT  registration/<sample>/pairs/<moving>_to_<fixed>.json
                         only after SyN: the displacement field, `warp` of the JSON (registration/transforms.py), and the
                         same as ITK fields
         registration/<sample>/overlays/<moving>_to_<fixed>.jpg    before with the matches | after: fixed cyan, moving
-                        red | checkerboard
+                        red, orange outlines: tissue without counterpart in the other section | checkerboard
 
 A refinement that loses tissue Dice or image correlation is dropped; a pair given by hand is not refined. A refused pair
 never stops the sample. Source: Zhu et al., CVPR 2025.
@@ -66,19 +66,21 @@ def refine_pair(layout: Layout, sample: str, moving: int, fixed: int, kind: str,
     from registration.matching import match_of
     from registration.overlays import pair_overlay
     from registration.pairing import TISSUE_PX, settle
+    from registration.remarks import explained
     coarse = layout.pair_coarse(sample, moving, fixed)
     matrix, entry = read_transform(coarse, MADE_BY)
     with reading(coarse, MADE_BY):
         match = match_of(matrix, entry)
-    sections = [read_section(layout, sample, layer) for layer in (moving, fixed)]
-    settled = settle(render_pair(*sections, sizes_um, TISSUE_PX), match, sizes_um, pitch_um, kind)
+    sections = {layer: read_section(layout, sample, layer) for layer in (moving, fixed)}
+    settled = settle(render_pair(*sections.values(), sizes_um, TISSUE_PX), match, sizes_um, pitch_um, kind)
+    settled, alone = explained(settled, match, sections, sizes_um, entry.get("size_hint"))
     write_transform(layout.pair(sample, moving, fixed), settled.transform, moving, fixed,
                     layout.pair_warp(sample, moving, fixed), **entry_of(settled))
     write_itk(layout.pair_itk(sample, moving, fixed), settled.transform.matrix)
     write_itk_warp(*layout.pair_itk_warps(sample, moving, fixed), settled.transform.warp)
     line = verdict_line(settled, moving, fixed)
-    picture = pair_overlay(*sections, settled.transform, match.moving_points, match.fixed_points,
-                           f"{sample}: {line}", settled.accepted)
+    picture = pair_overlay(*sections.values(), settled.transform, match.moving_points, match.fixed_points,
+                           f"{sample}: {line}", settled.accepted, (alone.get(moving), alone.get(fixed)))
     write_picture(layout.overlay(sample, moving, fixed), picture)
     return line
 
@@ -94,9 +96,10 @@ def entry_of(settled: "Settled") -> dict:
 def verdict_line(settled: "Settled", moving: int, fixed: int) -> str:
     """One line for the screen and the picture."""
     if not settled.accepted:
+        fixes = "".join(f"{fix}, or " for fix in settled.fixes)
         return (f"{moving} -> {fixed} REFUSED ({'; '.join(settled.reasons)}): placed by {settled.method}, "
-                f"{changes(settled)}; fix: give landmarks or a transform for pairs: {pair_name(moving, fixed)}, "
-                "or skip the section")
+                f"{changes(settled)}; fix: {fixes}give landmarks or a transform for pairs: "
+                f"{pair_name(moving, fixed)}, or skip the section")
     mirrored = ", mirrored" if settled.evidence.mirrored else ""
     by = f"xfeat {settled.evidence.inliers} inliers" if settled.method == "xfeat" else f"given {settled.method}"
     warned = "".join(f"; WARNING {text}" for text in settled.warnings)

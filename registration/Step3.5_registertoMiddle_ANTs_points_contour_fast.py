@@ -28,6 +28,7 @@ from common.errors import LayerError
 from common.io import read_location, read_npy, write_npy, write_table
 from common.layout import Layout
 from common.status import first_failure, set_status
+from registration.foreign_spots import on_foreign_tissue
 from registration.sections import usable_layers
 from registration.transforms import move, read_bending
 
@@ -66,6 +67,7 @@ def write_registered(context: jobs.Context, sample: str, layers: list[int]) -> s
             print(f"{STEP}  {sample}/{layer}: left out: {error}", file=sys.stderr)
             continue
         set_status(layout, STEP, f"{sample}/{layer}", "ok")
+        say_foreign(layout, sample, layer)
         tables.append(table)
         contours.append(contour)
     if not tables:
@@ -75,6 +77,15 @@ def write_registered(context: jobs.Context, sample: str, layers: list[int]) -> s
     write_table(layout.spot_regist(sample), spots)
     write_npy(layout.spot_regist_contours(sample), np.concatenate(contours))
     return f"{layout.spot_regist(sample)}: {len(spots)} spots of {len(tables)} sections"
+
+
+def say_foreign(layout: Layout, sample: str, layer: int) -> None:
+    """One line on stderr if spots of the layer lie on tissue without counterpart (step 3)."""
+    xy = read_location(layout.location(sample, layer))[["pixel_x", "pixel_y"]].to_numpy()
+    n_foreign = int(on_foreign_tissue(layout, sample, layer, xy).sum())
+    if n_foreign:
+        print(f"{STEP}  {sample}/{layer}: WARNING {n_foreign} of {len(xy)} spots on tissue without counterpart "
+              f"(foreign_tissue of {layout.quality(sample)})", file=sys.stderr)
 
 
 def registered_spots(layout: Layout, sample: str, layer: int) -> tuple[pd.DataFrame, np.ndarray]:

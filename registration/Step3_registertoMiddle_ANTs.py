@@ -23,6 +23,10 @@ OUTPUT  registration/<sample>/to_middle/<layer>.json
             pairs      entries of step 2
             to_middle  of every section: through (the sections on its way), accepted (every pair on its way is),
                        scale_x, scale_y, shear, rotation_deg, determinant, largest_bend_px
+            foreign_tissue    pieces of tissue without counterpart in the other sections, or in the measured ones
+                       (registration/foreign.py), of sections whose way to the middle is accepted: layer, point [x, y]
+                       on the piece (level-0 px), area_mm2, share of the section's tissue, also_in (other sections
+                       with the same tissue)
 
 A chain is one affine and at most one field. A section whose pair is missing is left out with those beyond it; the
 others go on. The registered frame is the middle section's level-0 px (index n // 2). Source: Zhu et al., CVPR 2025.
@@ -43,7 +47,14 @@ from common.errors import LayerError
 from common.io import write_json, write_picture
 from common.layout import Layout
 from common.status import first_failure, read_status, set_status
-from registration.sections import MADE_BY as OVERVIEW_MADE_BY, overview_files, read_section, usable_layers
+from registration.sections import (
+    MADE_BY as OVERVIEW_MADE_BY,
+    Section,
+    overview_files,
+    read_section,
+    um_per_px,
+    usable_layers,
+)
 from registration.transforms import (
     Transform,
     chain_to_middle,
@@ -83,7 +94,7 @@ def sample_job(context: jobs.Context, sample: str) -> jobs.Job:
 
     def work() -> str:
         report_unusable(layout, sample, unusable)
-        return write_chain(layout, sample, layers, broken, chosen)
+        return write_chain(context, sample, layers, broken, chosen)
     return jobs.Job(sample, None, inputs, outputs, work,
                    settings={"layers": layers, "chosen": chosen, "broken": sorted(broken)})
 
@@ -122,9 +133,10 @@ def read_pairs(layout: Layout, sample: str, layers: list[int],
     return transforms, entries
 
 
-def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int, str], chosen: list[int]) -> str:
+def write_chain(context: jobs.Context, sample: str, layers: list[int], broken: dict[int, str],
+                chosen: list[int]) -> str:
     from registration.overlays import stack_view
-    middle = middle_layer(layers)
+    layout, middle = context.layout, middle_layer(layers)
     transforms, pairs = read_pairs(layout, sample, layers, broken)
     to_middle = chain_to_middle(layers, transforms)
     for layer, transform in to_middle.items():
@@ -144,9 +156,28 @@ def write_chain(layout: Layout, sample: str, layers: list[int], broken: dict[int
         "sample": sample, "layers": list(to_middle), "middle": middle,
         "left_out": [layer for layer in chosen if layer not in to_middle],
         "pairs": [without(entry, "maps", "matrix") for entry in pairs.values()],
-        "to_middle": described})
+        "to_middle": described,
+        "foreign_tissue": foreign_tissue(context, sample, sections,
+                                         {layer: to_middle[layer] for layer in to_middle if accepted[layer]})})
     return (f"{layout.quality(sample)}: {len(to_middle)} sections in the frame of section {middle}, "
             f"{verdict(pairs, refused)}")
+
+
+def foreign_tissue(context: jobs.Context, sample: str, sections: dict[int, Section],
+                   to_middle: dict[int, Transform]) -> list[dict]:
+    """Entries of quality.json on tissue without counterpart; one line on stderr for each section that has some.
+
+    to_middle: of the layers whose way to the middle is accepted; the others are not judged.
+    """
+    from registration.foreign import entries_of, warnings_of, without_counterpart
+    judged = sorted(to_middle)
+    measured = [layer for layer in judged if context.layout.counts(sample, layer).is_file()]
+    alone = without_counterpart({layer: sections[layer] for layer in judged}, to_middle, measured)
+    sizes_um = dict(zip(alone, um_per_px(context, sample, *alone), strict=True))
+    entries = entries_of(alone, sections, sizes_um)
+    for line in warnings_of(entries, sample, judged, measured):
+        print(f"{STEP}  {sample}: WARNING {line}", file=sys.stderr)
+    return entries
 
 
 def without(entry: dict, *keys: str) -> dict:

@@ -1,5 +1,6 @@
 """Pictures for visual inspection: a pair before and after registration, and the stack in the middle layer's frame."""
 import textwrap
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,8 @@ from registration.transforms import Transform, affine, apply_to_points, identity
 
 PAIR_SIDE_PX = 760      # side of one panel of a pair
 STACK_SIDE_PX = 360     # side of one tile of the stack
-BAR_PX = 72             # height of the two title lines above a pair
+BAR_PX = 72             # height of the title above a pair, more for more than two lines
+LINE_PX = 30            # of the title
 TITLE_LETTERS = 165     # of one title line
 MARGIN_SHARE = 0.05     # of the tissue's longer side, left free around it
 CHECKS = 12             # fields of the checkerboard a side
@@ -17,30 +19,38 @@ GRID_LINES = 20         # lines of the drawn grid a side
 FRAME_PX = 6
 MAX_LINES = 120         # matches drawn
 MOVING_COLOUR, FIXED_COLOUR = (200, 30, 30), (0, 130, 140)
+ALONE_COLOUR = (240, 140, 0)
 LINE_COLOUR, GRID_COLOUR, TEXT_COLOUR = (40, 120, 40), (185,) * 3, (20,) * 3
 GOOD_COLOUR, BAD_COLOUR = (20, 130, 40), (215, 20, 20)
 WHITE = 255
 
 
 def pair_overlay(moving: Section, fixed: Section, transform: Transform, moving_points: np.ndarray,
-                 fixed_points: np.ndarray, title: str, accepted: bool = True) -> np.ndarray:
+                 fixed_points: np.ndarray, title: str, accepted: bool = True,
+                 alone: tuple[np.ndarray | None, np.ndarray | None] = (None, None)) -> np.ndarray:
     """Before | after | checkerboard of both, in the fixed layer's frame: (h, w, 3) uint8.
 
     transform and points (n, 2): in level-0 px. Before and after: fixed tissue in cyan, moving in red, grey where both
     agree. Before: the matches as lines from the moving to the fixed point. After: a faint grid if the tissue is bent.
+    alone: masks (h, w) bool of the tissue of the moving and of the fixed layer without counterpart, outlined orange.
     The title is green; for a refused pair the title and a frame are red.
     """
     start = Transform(identity())
     before, after = _red_cyan(moving, fixed, start), _red_cyan(moving, fixed, transform)
+    for section, own, mask in ((moving, transform, alone[0]), (fixed, start, alone[1])):
+        if mask is not None:
+            marked = replace(section, mask=mask)
+            _draw_outline(after, marked, own, _canvas(moving, fixed, transform), ALONE_COLOUR, thickness=3)
     to_canvas = _canvas(moving, fixed, start)
     chosen = np.linspace(0, len(moving_points) - 1, min(MAX_LINES, len(moving_points))).astype(int)
     for ends in zip(apply_to_points(to_canvas, moving_points[chosen]),
                     apply_to_points(to_canvas, fixed_points[chosen]), strict=True):
         cv2.line(before, *(tuple(int(v) for v in np.rint(point)) for point in ends), LINE_COLOUR, 1, cv2.LINE_AA)
     picture = np.hstack([before, after, _checkerboard(moving, fixed, transform)])
-    bar = np.full((BAR_PX, picture.shape[1], 3), WHITE, np.uint8)
-    for row, line in zip((30, 60), textwrap.wrap(title, TITLE_LETTERS), strict=False):  # a third line is cut
-        _write(bar, line, (14, row), GOOD_COLOUR if accepted else BAD_COLOUR)
+    lines = textwrap.wrap(title, TITLE_LETTERS)
+    bar = np.full((max(BAR_PX, 12 + LINE_PX * len(lines)), picture.shape[1], 3), WHITE, np.uint8)
+    for number, line in enumerate(lines, 1):
+        _write(bar, line, (14, number * LINE_PX), GOOD_COLOUR if accepted else BAD_COLOUR)
     picture = np.vstack([bar, picture])
     return picture if accepted else _framed(picture)
 
@@ -142,13 +152,13 @@ def _tissue(section: Section) -> np.ndarray:
 
 
 def _draw_outline(canvas: np.ndarray, section: Section, transform: Transform, to_canvas: np.ndarray,
-                  colour: tuple[int, int, int]) -> None:
+                  colour: tuple[int, int, int], thickness: int = 1) -> None:
     outlines, _ = cv2.findContours(section.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     drawn = []
     for outline in outlines:
         moved = move(transform, apply_to_points(section.to_level0, outline[:, 0]))
         drawn.append(np.rint(apply_to_points(to_canvas, moved)).astype(np.int32))
-    cv2.polylines(canvas, drawn, True, colour, 1, cv2.LINE_AA)
+    cv2.polylines(canvas, drawn, True, colour, thickness, cv2.LINE_AA)
 
 
 def _write(canvas: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:

@@ -36,6 +36,7 @@ class Settled:
     before: dict                # tissue_dice and image_correlation, laid on each other by um
     after: dict
     pieces: tuple[dict, ...]
+    fixes: tuple[str, ...] = ()  # of a refused pair, beside those that every refused pair has
 
     @property
     def accepted(self) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import load_script
-from test_expression import GENES, PITCH_PX, square_array, toy_counts, toy_location
+from toy_roots import GENES, PITCH_PX, square_array, toy_counts, toy_location
 from visium_folders import run as convert, two_sections
 
 from common import io, run_folder

@@ -60,7 +60,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234567\n
     (b"", "an empty file", "again"), (LFS, "a git-lfs pointer", "git lfs pull"),
     (b"\n <!DOCTYPE html><html>log in</html>", "a web page", "link"), (b"<HTML>", "a web page", "link"),
     (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "error message of a server", "again"),
-    (gzip.compress(b"II*\0"), "a packed file (gzip)", "gunzip"), (b"PK\x03\x04 zip", "a packed file (zip)", "unzip"),
+    (gzip.compress(b"II*\0", mtime=0), "a packed file (gzip)", "gunzip"),
+    (b"PK\x03\x04 zip", "a packed file (zip)", "unzip"),
     (bytes(500), "a file of zeros", "again")])
 def test_what_is_not_the_image_is_named(tmp_path, suffix, content, found, fix):
     path = tmp_path / f"a{suffix}"
@@ -79,7 +80,7 @@ def _refused_unopened(path) -> tuple[str, str]:
 def test_a_text_a_folder_a_packed_name_and_a_link_to_nothing(tmp_path):
     (tmp_path / "a.png").write_text("404 not found")
     (tmp_path / "b.tif").mkdir()
-    (tmp_path / "c.tif.gz").write_bytes(gzip.compress(b"II*\0"))
+    (tmp_path / "c.tif.gz").write_bytes(gzip.compress(b"II*\0", mtime=0))
     (tmp_path / "d.tif").symlink_to(tmp_path / "moved.tif")
     assert "a text file" in refusal(tmp_path / "a.png")[0] and "404 not found" in refusal(tmp_path / "a.png")[0]
     assert "a folder" in refusal(tmp_path / "b.tif")[0] and "link to nothing" in refusal(tmp_path / "d.tif")[0]
