@@ -215,7 +215,7 @@ def test_the_workflow_keeps_what_a_person_wrote_and_converts_what_is_asked_for_n
     """Snakemake deletes the outputs of a rule before it runs it: dataset.yaml must be none. The first steps, really."""
     layout = Layout(tmp_path / "root")
     for layer in (1, 2):
-        Image.fromarray(np.full((600, 600, 3), 200, np.uint8)).save(raw / f"ST-imgs/C/C{layer}/HE_BT.jpg")
+        Image.fromarray(np.full((2000, 2000, 3), 200, np.uint8)).save(raw / f"ST-imgs/C/C{layer}/HE_BT.jpg")
     command = [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "workflow/profiles/default"),
                "-s", str(ROOT / "workflow/Snakefile"), "--cores", "1"]
 

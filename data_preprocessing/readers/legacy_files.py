@@ -126,7 +126,7 @@ def nothing_found(raw: Path, form: Form) -> DataError:
 
 def why_not(raw: Path, form: Form, path: Path) -> str | None:
     """The reason why a file or folder under the raw folder is not read; None: no special reason."""
-    name, relative = path.name, path.relative_to(raw).as_posix()
+    name, relative = path.name, (path.relative_to(raw) if path.is_relative_to(raw) else Path(path.name)).as_posix()
     if is_archive(name):
         return "a packed archive; fix: unpack it"
     if is_space_ranger(name):
