@@ -1,7 +1,7 @@
 r"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
 INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad
-                (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
+                (AnnData with positions, an image), hest (HEST-1k) or asign (the paper's processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
         --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
                 sections
@@ -66,10 +66,10 @@ from data_preprocessing.listing import (
     with_sources_of,
     with_sources_of_a_person,
 )
-from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
+from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, hest, spot_pitch_px, stnet, visium
 
 STEP = "0_1_convert_raw"
-READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "h5ad": h5ad}
+READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "h5ad": h5ad, "hest": hest}
 
 
 def build_parser() -> argparse.ArgumentParser:

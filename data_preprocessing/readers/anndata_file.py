@@ -1,7 +1,7 @@
 """The parts of an AnnData file (.h5ad) of any version: tables, matrices, positions.
 
-    obs, var, raw/var      a group of columns (anndata 0.7 and later); a compound dataset, its categories in uns (0.6 and
-                           before); a bare group with a dataset '_index' (SeuratDisk)
+    obs, var, raw/var      a group of columns (anndata 0.7 and later); a compound dataset with its categories in uns
+                           (0.6 and before); a bare group with a dataset '_index' (SeuratDisk)
     X, raw/X, layers/<n>   dense; CSR or CSC as anndata, h5sparse or SeuratDisk write it
     raw.X, raw.var         the raw part of anndata 0.6
     obsm                   a group, or one compound dataset (0.6)

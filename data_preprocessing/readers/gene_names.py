@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.errors import LayerError
+from common.errors import DataError, LayerError
 
 SYMBOL_COLUMNS = ("gene_name", "gene_names", "gene_symbols", "gene_symbol", "symbol", "symbols", "feature_name",
                   "feature_names", "hgnc_symbol", "mgi_symbol", "gene_short_name", "genesymbol", "features", "feature",
@@ -28,6 +28,7 @@ ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}G\d{6,}|FBgn\d{7}|WBGene\d{8})(\.\d+)?(_PAR
 NUMBER = re.compile(r"\d+(\.0)?")
 SPECIES = re.compile(r"((?:GRC[a-z]{1,2}\d|hg\d|mm\d|rn\d|mRatBN|Rnor|T2T|BDGP)[A-Za-z0-9.-]*?_+)(?=[^_\s])")
 MOST = 0.9       # a share that decides what kind the names are
+FEW_SHARED = 0.5  # of the genes of the smaller section
 FEW_TWICE = 0.1  # symbols that may occur more than once
 
 
@@ -47,13 +48,13 @@ def gene_names(var: pd.DataFrame, path: Path, where: str, better: Callable[[], p
     none. Raises LayerError for numbers without a column of unique names.
     """
     given = _clean(var.index)
-    ids, id_column = _ids(var)
+    ids = _ids(var)
     names, notes = given, []
     if _share(NUMBER, given) > MOST:
         names, note = _instead_of_numbers(var, path, where, ids, better)
         notes.append(note)
     elif _share(ENSEMBL, given) > MOST:
-        ids, id_column = given, None
+        ids = given
         symbols, column = _symbols(var)
         if symbols is not None:
             names = _with_ids_where_shared(symbols, ids)
@@ -82,6 +83,23 @@ def naming_of(names: Sequence[str]) -> str:
     if capitals > 0.8:
         return "symbols in capitals"
     return "capitalised symbols" if capitalised > 0.6 else "other names"
+
+
+def demand_one_naming(sections: dict[str, Sequence[str]]) -> None:
+    """Raise DataError if sections that share few genes name them in different ways. sections: {name: gene names}."""
+    kinds = {name: naming_of(genes) for name, genes in sections.items()}
+    known = {kind for kind in kinds.values() if kind != "other names"}
+    shared = set.intersection(*(set(genes) for genes in sections.values())) if sections else set()
+    if len(known) < 2 or len(shared) >= FEW_SHARED * min(map(len, sections.values())):
+        return
+    parts = []
+    for kind in sorted(known):
+        of_it = [name for name in kinds if kinds[name] == kind]
+        example = next(iter(sections[of_it[0]]), "")
+        parts.append(f"{kind} in {', '.join(of_it[:5])}{', …' if len(of_it) > 5 else ''} ({example})")
+    raise DataError("counts/", f"genes named in different ways: {'; '.join(parts)}; {len(shared)} names are shared",
+                    "one naming, of one species, in all sections",
+                    "name the genes of the raw files alike and run 0_1_convert_raw.py again, or skip these sections")
 
 
 def _instead_of_numbers(var: pd.DataFrame, path: Path, where: str, ids: np.ndarray | None,
@@ -123,15 +141,15 @@ def _symbols(var: pd.DataFrame) -> tuple[np.ndarray | None, str]:
     return first
 
 
-def _ids(var: pd.DataFrame) -> tuple[np.ndarray | None, str]:
-    """(the column of Ensembl ids, its name), or (None, '')."""
+def _ids(var: pd.DataFrame) -> np.ndarray | None:
+    """The column of Ensembl ids (n_genes,), or None."""
     lower = {str(name).lower(): name for name in var.columns}
     for column in ID_COLUMNS:
         if column in lower:
             values = _clean(var[lower[column]])
             if _share(ENSEMBL, _without_prefix(values)[0]) > MOST:
-                return values, str(lower[column])
-    return None, ""
+                return values
+    return None
 
 
 def _with_ids_where_shared(symbols: np.ndarray, ids: np.ndarray) -> np.ndarray:

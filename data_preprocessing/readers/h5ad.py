@@ -20,7 +20,7 @@ import pandas as pd
 
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
-from common.geometry import image_sources
+from common.geometry import Source, image_sources
 from common.layout import IMAGE_SUFFIXES
 from common.slide import stated_pixel_size_um
 from data_preprocessing.readers import (
@@ -55,7 +55,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
             names.append(path)
             continue
         names += [f"{path}#{part}" for part in sections.parts] if sections.column else [path]
-    if not names and all((raw / folder).is_dir() for folder in HEST_FOLDERS):
+    if not names and config.samples is None and all((raw / folder).is_dir() for folder in HEST_FOLDERS):
         raise DataError(raw, f"the folders {', '.join(HEST_FOLDERS)} of HEST-1k", "*.h5ad files in this folder",
                         "use --format hest")
     if not names and config.samples is None:
@@ -116,9 +116,10 @@ def why_not(raw: Path, path: Path) -> str | None:
 
 
 # one section of a file, also for readers/hest.py -------------------------------------------------------
-def table_layer(path: Path, part: str | None, image: Path | None, config: Config) -> RawLayer:
+def table_layer(path: Path, part: str | None, image: Path | None, config: Config,
+                platform: Source | None = None) -> RawLayer:
     """One section of a file with the image that is used (the .h5ad itself: the stored one). Raises as read_layer."""
-    location, n_off_tissue, notes = spots(path, part, image, config)
+    location, n_off_tissue, notes = spots(path, part, image, config, platform)
     rows, counts = sections_of(path).rows(part, path), raw_counts(path)
     location, table, _ = matched(location, counts.table[rows].copy(), path, path)
     notes += counts.notes
@@ -133,10 +134,12 @@ def table_layer(path: Path, part: str | None, image: Path | None, config: Config
     return RawLayer(location, table, pixels, dropped, ", ".join(dict.fromkeys(notes)))
 
 
-def spots(path: Path, part: str | None, image: Path | None, config: Config) -> tuple[pd.DataFrame, int, list[str]]:
+def spots(path: Path, part: str | None, image: Path | None, config: Config,
+          platform: Source | None = None) -> tuple[pd.DataFrame, int, list[str]]:
     """(location table of the spots on tissue in px of the image, number of spots off it, notes).
 
-    Raises LayerError, and DataError for a config that does not fit the array.
+    platform: um per px of the image by the platform's own file. Raises LayerError, and DataError for a config that does
+    not fit the array.
     """
     sections = sections_of(path)
     rows = sections.rows(part, path)
@@ -151,9 +154,9 @@ def spots(path: Path, part: str | None, image: Path | None, config: Config) -> t
     table = pd.DataFrame({"barcode": chosen["barcode"], "pixel_x": xy[:, 0] * factor, "pixel_y": xy[:, 1] * factor})
     table[["i", "j"]] = _array_positions(positions, chosen, table, config.array, path)
     location = checked_spots(table, path)
-    stated = [] if image in (None, path) else image_sources(stated_pixel_size_um(image), image)
-    um, source = (stated[0].um_per_px, stated[0].name) if stated else (None, "")
-    check_array(location[["pixel_x", "pixel_y"]].to_numpy(), config, path, um, source)
+    if platform is None and image not in (None, path):
+        platform = next(iter(image_sources(stated_pixel_size_um(image), image)), None)
+    check_array(location[["pixel_x", "pixel_y"]].to_numpy(), config, path, platform)
     notes = [*sections.notes, *positions.notes]
     if positions.source != "obsm['spatial']":
         notes.insert(0, f"positions of {positions.source}")

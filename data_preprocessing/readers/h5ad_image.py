@@ -83,7 +83,7 @@ def _as_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _white(pixels: np.ndarray, path: Path) -> float:
-    """The value of white: of the type, if it has 16 bits and they are used; else of the range that the values are in."""
+    """The value of white: that of 16 bits if the values reach beyond 8 bits, else of 8 bits; 1 for floats up to 1."""
     if pixels.dtype.kind == "b":
         return 1.0
     low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))

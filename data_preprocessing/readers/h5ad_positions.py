@@ -44,7 +44,7 @@ MIN_PITCH_PX = 2.0   # spots closer than this are array positions, no pixels
 
 @dataclass(frozen=True)
 class Positions:
-    """table: barcode, x, y (full-resolution px), i, j (array column, row; NaN if unknown), on_tissue; a row of obs each.
+    """table: barcode, x, y (full-resolution px), i, j (array column, row; NaN if unknown), on_tissue; rows as obs.
 
     source: where x, y are from. has_array: i, j are of the file.
     """
@@ -55,7 +55,7 @@ class Positions:
 
 
 def read_all_positions(path: Path) -> Positions:
-    """The positions of all rows of a file. Raises LayerError if it has none, or words for in_tissue that are unknown."""
+    """The positions of all rows of a file. Raises LayerError if it has none, or an unknown word for in_tissue."""
     with opened(path) as file:
         names = column_names(file, "obs")
         wanted = {name for name in names if name.lower() in _wanted()}
@@ -185,4 +185,5 @@ def check_pixels(xy: np.ndarray, source: str, path: Path) -> None:
     pitch = median_spacing_px(xy)
     if 0 < pitch < MIN_PITCH_PX:
         raise LayerError(path, f"spots {pitch:.3g} px apart in {source}: array positions or mm, no pixels",
-                         f"full-resolution px, {MIN_PITCH_PX:g} px apart or more", "put the px in adata.obsm['spatial']")
+                         f"full-resolution px, {MIN_PITCH_PX:g} px apart or more",
+                         "put the px in adata.obsm['spatial']")

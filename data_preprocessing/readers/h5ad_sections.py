@@ -92,13 +92,15 @@ def _sections_of(path: Path, _changed: int) -> Sections:
         return Sections("", {"": everything}, libraries, error=LayerError(
             path, sign, "one section a file, or a column of obs that names the sections",
             "add adata.obs['library_id'], or save adata[adata.obs[…] == section] a file each"))
-    notes = [f"obs['{column}'] has {len(set(values))} values ({', '.join(sorted(set(values))[:3])}): read as one section"
-             for column, values in columns.items()]
+    notes = []
+    for column, values in columns.items():
+        shown = ", ".join(sorted(set(values))[:3])
+        notes.append(f"obs['{column}'] has {len(set(values))} values ({shown}): read as one section")
     return Sections("", {"": everything}, libraries, notes[:1])
 
 
 def libraries_of(file: "h5py.File") -> "dict[str, h5py.Group]":
-    """{name: group} of uns['spatial']: groups with images or scale factors. A name may have slashes; '' in old files."""
+    """{name: group} of uns['spatial']: groups with images or scale factors. Names may have slashes; '' in old files."""
     import h5py
     found = {}
 

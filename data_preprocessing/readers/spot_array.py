@@ -10,7 +10,7 @@ import numpy as np
 
 from common.config import Config
 from common.errors import DataError
-from common.geometry import TOLERANCE, median_spacing_px
+from common.geometry import TOLERANCE, Source, median_spacing_px
 
 MIN_SPOTS = 10       # fewer show no array
 NEAR = (0.7, 1.25)   # pitches: a pair of neighbours
@@ -55,30 +55,31 @@ def several_arrays(xy: np.ndarray) -> bool:
     pairs = tree.query_pairs(REACH * nearest, output_type="ndarray")
     step = (xy[pairs[:, 1]] - xy[pairs[:, 0]]) / nearest  # (n_pairs, 2)
     step = np.concatenate([step, -step])
-    in_rows = abs(np.exp(2j * np.arctan2(*step[np.hypot(*step.T) < NEAR[1]].T)).mean()) > ORDERED and around.mean() > 1.8
+    near = step[np.hypot(*step.T) < NEAR[1]]
+    in_rows = abs(np.exp(2j * np.arctan2(*near.T)).mean()) > ORDERED and around.mean() > 1.8
     some = step[:: max(1, len(step) // N_STEPS)]
     recurring = cKDTree(step).query_ball_point(some, SAME_STEP, return_length=True).max()
     return recurring > RECURS * len(xy) and not in_rows
 
 
-def check_array(xy: np.ndarray, config: Config, file: Path, um_per_px: float | None, source: str) -> None:
+def check_array(xy: np.ndarray, config: Config, file: Path, scale: Source | None) -> None:
     """Hold the array found, and where um per px is known its pitch, against the config. xy (n, 2) px of the image.
 
-    um_per_px, source: the scale by another source than the spots, and its name. Raises DataError if the array is
-    another one, or if array and pitch are those of a platform and the config states another pitch.
+    scale: um per px by another source than the spots, or None. Raises DataError if the array is another one, or if array
+    and pitch are those of a platform and the config states another pitch.
     """
     array, pitch_px = array_of(xy), median_spacing_px(xy)
     if array is None:
         return
-    by_scale = None if um_per_px is None else pitch_px * um_per_px
+    by_scale = None if scale is None else pitch_px * scale.um_per_px
     usual = USUAL_PITCH_UM[array]
     is_usual = by_scale is not None and abs(by_scale / usual - 1) <= 2 * TOLERANCE
     if array == config.array and not (is_usual and abs(config.pitch_um / usual - 1) > 2 * TOLERANCE):
         return
-    measured = "" if by_scale is None else f" = {by_scale:.4g} um at {um_per_px:.4g} um/px by {source}"
+    measured = "" if by_scale is None else f" ({by_scale:.4g} um at {scale})"
     pitch = usual if by_scale is None or is_usual else float(f"{by_scale:.4g}")
     whose = PLATFORMS.get((array, pitch), "")
     raise DataError(
-        file, f"{len(xy)} spots on a {'hexagonal' if array == 'hex' else array} array, {pitch_px:.4g} px{measured} "
-              f"apart, and a config with array: {config.array}, pitch_um: {config.pitch_um:g}",
+        file, f"{len(xy)} spots on a {'hexagonal' if array == 'hex' else array} array, {pitch_px:.4g} px apart{measured}"
+              f", and a config with array: {config.array}, pitch_um: {config.pitch_um:g}",
         f"array: {array}, pitch_um: {pitch:g}" + (f" ({whose})" if whose else ""), "set both in the config")
