@@ -18,7 +18,8 @@ NUMBERED = (  # form, what the number is; the first that fits is used
     (re.compile(r"[ _-](?P<n>\d{1,2})$"), "number"),
     (re.compile(r"[ _-](?P<n>[A-H])$"), "letter"))
 DOUBTS = {
-    "replicate": "replicates may be of other animals or blocks", "number": "the numbers may not be the order of cutting",
+    "replicate": "replicates may be of other animals or blocks",
+    "number": "the numbers may not be the order of cutting",
     "place on the chip": "ordered by the place on the chip, which may not be the order of cutting",
     "letter": "the letters may be animals or blocks, not sections"}
 PATIENT = re.compile(r"(?i)(?:patient|donor|mouse|animal)[ _-]?\w+")
@@ -28,7 +29,7 @@ ARRAYS = {"spatial transcriptomics": ("square", 200.0), "visium": ("hex", 100.0)
 
 @dataclass(frozen=True)
 class Stack:
-    """{layer: id} in the proposed z order, and what is uncertain. Layers are the numbers of the table, if it has some."""
+    """{layer: id} in the proposed z order, and what is uncertain. Layers are numbers of the table, if it has some."""
     name: str
     title: str
     technology: str

@@ -88,12 +88,12 @@ def naming_of(names: Sequence[str]) -> str:
 def demand_one_naming(sections: dict[str, Sequence[str]]) -> None:
     """Raise DataError if sections that share few genes name them in different ways. sections: {name: gene names}."""
     kinds = {name: naming_of(genes) for name, genes in sections.items()}
-    known = {kind for kind in kinds.values() if kind != "other names"}
+    known = [kind for kind in dict.fromkeys(kinds.values()) if kind != "other names"]
     shared = set.intersection(*(set(genes) for genes in sections.values())) if sections else set()
     if len(known) < 2 or len(shared) >= FEW_SHARED * min(map(len, sections.values())):
         return
     parts = []
-    for kind in sorted(known):
+    for kind in known:
         of_it = [name for name in kinds if kinds[name] == kind]
         example = next(iter(sections[of_it[0]]), "")
         parts.append(f"{kind} in {', '.join(of_it[:5])}{', …' if len(of_it) > 5 else ''} ({example})")

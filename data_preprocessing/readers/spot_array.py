@@ -65,8 +65,8 @@ def several_arrays(xy: np.ndarray) -> bool:
 def check_array(xy: np.ndarray, config: Config, file: Path, scale: Source | None) -> None:
     """Hold the array found, and where um per px is known its pitch, against the config. xy (n, 2) px of the image.
 
-    scale: um per px by another source than the spots, or None. Raises DataError if the array is another one, or if array
-    and pitch are those of a platform and the config states another pitch.
+    scale: um per px by another source than the spots, or None. Raises DataError if the array is another one, or if
+    array and pitch are those of a platform and the config states another pitch.
     """
     array, pitch_px = array_of(xy), median_spacing_px(xy)
     if array is None:
@@ -78,8 +78,8 @@ def check_array(xy: np.ndarray, config: Config, file: Path, scale: Source | None
         return
     measured = "" if by_scale is None else f" ({by_scale:.4g} um at {scale})"
     pitch = usual if by_scale is None or is_usual else float(f"{by_scale:.4g}")
-    whose = PLATFORMS.get((array, pitch), "")
+    whose, name = PLATFORMS.get((array, pitch), ""), {"hex": "hexagonal"}.get(array, array)
     raise DataError(
-        file, f"{len(xy)} spots on a {'hexagonal' if array == 'hex' else array} array, {pitch_px:.4g} px apart{measured}"
-              f", and a config with array: {config.array}, pitch_um: {config.pitch_um:g}",
+        file, f"{len(xy)} spots on a {name} array, {pitch_px:.4g} px apart{measured}, "
+              f"and a config with array: {config.array}, pitch_um: {config.pitch_um:g}",
         f"array: {array}, pitch_um: {pitch:g}" + (f" ({whose})" if whose else ""), "set both in the config")
