@@ -107,7 +107,10 @@ def why_not(raw: Path, path: Path) -> str | None:
         return None
     table = path.with_suffix(".h5ad")
     if table.is_file():
-        parts = sections_of(table).parts
+        try:
+            parts = sections_of(table).parts
+        except LayerError:
+            return None  # the line of that section says why
         if len(parts) > 1:
             return (f"one image beside a table of {len(parts)} sections: name it in samples.<name>.images, or name it "
                     f"{table.stem}_{next(iter(parts))}{path.suffix}")
