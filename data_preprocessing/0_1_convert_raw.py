@@ -1,8 +1,8 @@
 r"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
 INPUT   --raw_path: a folder in the form --format: her2st, stnet, cscc or stahl (legacy ST), visium (Space Ranger
-                folders), visium_hd (its binned_outputs, pooled to spots), h5ad (AnnData with obsm['spatial'], an
-                image) or asign (the paper's processed archives);
+                folders), visium_hd (its binned_outputs, pooled to spots), h5ad (AnnData with positions, an image),
+                hest (HEST-1k) or asign (the paper's processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
         --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
                 sections
@@ -72,6 +72,7 @@ from data_preprocessing.readers import (
     cscc,
     h5ad,
     her2st,
+    hest,
     spot_pitch_px,
     stahl,
     stnet,
@@ -80,7 +81,7 @@ from data_preprocessing.readers import (
 )
 
 STEP = "0_1_convert_raw"
-READERS = {"asign": asign, "cscc": cscc, "h5ad": h5ad, "her2st": her2st, "stahl": stahl, "stnet": stnet,
+READERS = {"asign": asign, "cscc": cscc, "h5ad": h5ad, "her2st": her2st, "hest": hest, "stahl": stahl, "stnet": stnet,
            "visium": visium, "visium_hd": visium_hd}
 
 

@@ -33,6 +33,7 @@ from common.known_layers import known_layers
 from common.layout import background_beside
 from common.status import set_status
 from data_preprocessing import expression
+from data_preprocessing.readers.gene_names import demand_one_naming
 
 STEP = "5_1_find_high_expression"
 N_NAMED = 5  # genes left out that are named
@@ -84,6 +85,7 @@ class Choice:
 
 def choose_genes(layers: dict, config) -> Choice:
     """The gene list and its background, from {(sample, layer): counts}. Raises DataError if nothing is eligible."""
+    demand_one_naming({f"{sample}/{layer}": adata.var_names.tolist() for (sample, layer), adata in layers.items()})
     shared = expression.shared_genes([adata.var_names.tolist() for adata in layers.values()])
     eligible = expression.shared_genes([shared], config.exclude_prefixes)
     if not eligible:

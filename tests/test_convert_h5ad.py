@@ -120,7 +120,7 @@ def test_config_maps_files_and_images(raw, tmp_path):
     layout = Layout(tmp_path / "root")
     location = read_location(layout.location("m", 1))
     assert len(location) == N_SPOTS and layout.image("m", 1).resolve() == raw / "scan.png"
-    assert location[["i", "j"]].iloc[:2].to_numpy().tolist() == [[2, 2], [4, 2]]  # pixel position in half pitches
+    assert location[["i", "j"]].iloc[:2].to_numpy().tolist() == [[2, 1], [4, 1]]  # pixel position in steps of the array
     assert load_config(layout.config).samples["m"].pixel_size_um == pytest.approx({1: 1.25, 2: 5.0}, rel=1e-5)
 
 

@@ -147,7 +147,8 @@ def test_broken_counts_are_one_line(tmp_path, how, found):
 
 
 @pytest.mark.parametrize("content, fact", [
-    (b"", "empty"), (gzip.compress(b"", mtime=0), "empty"), (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs"),
+    (b"", "empty"), (gzip.compress(b"", mtime=0), "empty"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs"),
     (b"\n<!DOCTYPE html>", "web page")])
 def test_files_without_content_are_named_as_such(tmp_path, content, fact):
     for name, read in (("filtered_feature_bc_matrix.h5", read_matrix), ("tissue_positions.csv", read_positions_table)):

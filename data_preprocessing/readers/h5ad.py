@@ -1,25 +1,28 @@
-"""Raw data as AnnData files (scanpy, squidpy, Seurat exports): one file a layer.
+"""Raw data as AnnData files (scanpy, squidpy, Seurat exports; anndata 0.6 and later): one file a layer, or several.
 
-    layers['counts'], else raw, else X       raw counts: the first of them with whole numbers >= 0
-    obsm['spatial']                          x, y of the spot centres, full-resolution px
-    obs['array_col'], obs['array_row']       array position; absent: the pixel position in half pitches
-    obs['in_tissue']                         1 on tissue; absent: all are
-    uns['spatial'][<library>]                images/hires (or lowres), scalefactors/tissue_hires_scalef (or lowres)
+    layers['counts'], …, raw, X              raw counts: whole numbers >= 0            readers/h5ad_counts.py
+    var                                      gene names, var['gene_ids']               readers/gene_names.py
+    obsm['spatial'], …, or obs               x, y of the spot centres, full-resolution px; array position; in_tissue
+                                                                                       readers/h5ad_positions.py
+    obs['library_id' | 'batch' | …]          the sections of a file with several       readers/h5ad_sections.py
+    uns['spatial'][<library>]                the stored image and its scale            readers/h5ad_image.py
 
-The image is the one that the config names (samples.<name>.images), else a file of the same name beside the table (both
-full resolution), else the one stored in the table; spot positions are in px of that image. samples.<name>.raw assigns
-files to layers; without it the sorted *.h5ad are layers 1, 2, ... of one sample.
+A section of several in one file is the entry '<file>#<value of the column>'. The image is the one that the config names
+(samples.<name>.images), else a file beside the table with the name of the table, or of the section (both full
+resolution), else the one stored in the table; spot positions are in px of that image. samples.<name>.raw assigns files
+to layers; without it the sections in natural order are layers 1, 2, ... of one sample. The array and, where an image
+states its um per px, the pitch are held against the config.
 """
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from common.config import Config, SampleConfig
-from common.errors import LayerError
+from common.errors import DataError, LayerError
+from common.geometry import Source, image_sources
 from common.image_names import IMAGE_SUFFIXES
+from common.image_scale import stated_pixel_size_um
 from data_preprocessing.readers import (
     RawLayer,
     checked_spots,
@@ -27,19 +30,37 @@ from data_preprocessing.readers import (
     in_reading_order,
     listed_samples,
     matched,
+    path_and_part,
     spot_pitch_px,
 )
+from data_preprocessing.readers.h5ad_counts import raw_counts
+from data_preprocessing.readers.h5ad_image import StoredImage, read_pixels, stored_image
+from data_preprocessing.readers.h5ad_positions import Positions, check_pixels, read_all_positions
+from data_preprocessing.readers.h5ad_sections import library_of, sections_of
+from data_preprocessing.readers.spot_array import check_array
 
-if TYPE_CHECKING:
-    import anndata
-    import h5py
-
-STORED_IMAGES = ("hires", "lowres")
+HEST_FOLDERS = ("st", "wsis", "metadata")
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
-    """The samples with every layer's file. Raises DataError if there is none or one that the config names is absent."""
-    names = in_reading_order([path.name for path in raw.glob("*.h5ad")])
+    """The samples with every section's file. Raises DataError if there is none or one that the config names is absent.
+
+    A file that cannot be read, or that holds several sections which no column names, keeps its number.
+    """
+    names = []
+    for path in in_reading_order([one.name for one in raw.glob("*.h5ad") if not one.name.startswith(".")]):
+        try:
+            sections = sections_of(raw / path)
+        except LayerError:
+            names.append(path)
+            continue
+        names += [f"{path}#{part}" for part in sections.parts] if sections.column else [path]
+    if not names and config.samples is None and all((raw / folder).is_dir() for folder in HEST_FOLDERS):
+        raise DataError(raw, f"the folders {', '.join(HEST_FOLDERS)} of HEST-1k", "*.h5ad files in this folder",
+                        "use --format hest")
+    if not names and config.samples is None:
+        there = ", ".join(sorted(one.name for one in raw.iterdir() if not one.name.startswith("."))[:8]) or "nothing"
+        raise DataError(raw, f"no *.h5ad file (there is {there})", "one *.h5ad file a section", "correct --raw_path")
     return listed_samples(raw, config, names, "*.h5ad file")
 
 
@@ -50,144 +71,124 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
     """
     image, name = chosen_image(raw, config, sample, layer), config.samples[sample].raw.get(layer)
     if name is None:
-        return {"image": image}
-    path = raw / name
-    beside = sorted(other for other in path.parent.glob("*")
-                    if other.stem == path.stem and other.suffix.lower() in IMAGE_SUFFIXES)
-    if image is None and len(beside) > 1:
-        raise LayerError(path, f"{len(beside)} images beside it", "one",
-                         "move the others away, or name it in samples.<name>.images")
-    image = image or next(iter(beside), None)
-    if image is None and path.is_file():
-        with _opened(path) as file:
-            image = path if _stored_image(file, path) else None
+        return {} if image is None else {"image": image}
+    path, part = path_and_part(raw, name)
+    image = image or image_beside(path, part)
+    if image is None and path.is_file() and stored(path, part) is not None:
+        image = path
     files = {"counts": path, "location": path, "image": image}
     return {kind: file for kind, file in files.items() if file is not None and file.is_file()}
 
 
 def read_positions(raw: Path, config: Config, sample: str, layer: int) -> pd.DataFrame | None:
-    """The spots on tissue, in px of the image that is used; None for an image-only layer. Raises LayerError."""
-    return _spots(raw, config, sample, layer)[0] if layer in config.samples[sample].raw else None
+    """The spots on tissue, in px of the image that is used; None for an image-only layer.
+
+    Raises LayerError, and DataError for a config that does not fit the array.
+    """
+    if layer not in config.samples[sample].raw:
+        return None
+    path, part = path_and_part(raw, config.samples[sample].raw[layer])
+    location = spots(path, part, raw_files(raw, config, sample, layer).get("image"), config)[0]
+    return location
 
 
 def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     """The rows on tissue of one layer. Raises LayerError if the file is unreadable or lacks raw counts or positions."""
     files = raw_files(raw, config, sample, layer)
-    if "counts" not in files:
+    if "counts" not in files and layer not in config.samples[sample].raw:
         return RawLayer(None, None, files.get("image"))
-    path, image, note = files["counts"], files.get("image"), ""
-    location, n_off_tissue = _spots(raw, config, sample, layer)
-    location, counts, _ = matched(location, _raw_counts(path), path, path)
+    path, part = path_and_part(raw, config.samples[sample].raw[layer])
+    return table_layer(path, part, files.get("image"), config)
+
+
+def why_not(raw: Path, path: Path) -> str | None:
+    """Why a picture beside tables is not taken: its name fits none, or the one of several sections."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    table = path.with_suffix(".h5ad")
+    if table.is_file():
+        try:
+            parts = sections_of(table).parts
+        except LayerError:
+            return None  # the line of that section says why
+        if len(parts) > 1:
+            return (f"one image beside a table of {len(parts)} sections: name it in samples.<name>.images, or name it "
+                    f"{table.stem}_{next(iter(parts))}{path.suffix}")
+        return None
+    return "no *.h5ad of its name: name it in samples.<name>.images"
+
+
+# one section of a file, also for readers/hest.py -------------------------------------------------------
+def table_layer(path: Path, part: str | None, image: Path | None, config: Config,
+                platform: Source | None = None) -> RawLayer:
+    """One section of a file with the image that is used (the .h5ad itself: the stored one). Raises as read_layer."""
+    location, n_off_tissue, notes = spots(path, part, image, config, platform)
+    rows, counts = sections_of(path).rows(part, path), raw_counts(path)
+    location, table, _ = matched(location, counts.table[rows].copy(), path, path)
+    notes += counts.notes
+    if part is not None and image in (None, path) and (whole := image_beside(path, None)) is not None:
+        notes.append(f"not {whole.name}: one image, {len(sections_of(path).parts)} sections; name it in samples.images")
+    pixels: Path | np.ndarray | None = image
     if image == path:
-        with _opened(path) as file:
-            name, group = _stored_image(file, path)
-            image, note = _as_uint8(group["images"][name][:], path), f"stored in {path.name}: {name}"
-    return RawLayer(location, counts, image, {"off tissue": n_off_tissue}, note)
+        found = stored(path, part)
+        pixels = read_pixels(path, found)
+        notes.insert(0, f"stored in {path.name}: {found.name}")
+    dropped = {"off tissue": n_off_tissue, "genes without a name": counts.n_unnamed}
+    return RawLayer(location, table, pixels, dropped, ", ".join(dict.fromkeys(notes)))
 
 
-@contextmanager
-def _opened(path: Path):
-    """The HDF5 file; every error of h5py and anndata on a broken one becomes a LayerError."""
-    import h5py
-    if not path.is_file():
-        raise LayerError(path, "no file", "a table (.h5ad)", "copy it there")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except LayerError:
-        raise
-    except Exception as error:  # h5py and anndata each raise their own
-        raise LayerError(path, f"a table that cannot be read ({error})", "an AnnData file (.h5ad)",
-                         "copy it again") from None
+def spots(path: Path, part: str | None, image: Path | None, config: Config,
+          platform: Source | None = None) -> tuple[pd.DataFrame, int, list[str]]:
+    """(location table of the spots on tissue in px of the image, number of spots off it, notes).
 
-
-def _stored_image(file: "h5py.File", path: Path) -> tuple[str, "h5py.Group"] | None:
-    """(hires or lowres, uns['spatial'][<library>]) of the image in the table, or None.
-
-    Raises LayerError for several sections.
+    platform: um per px of the image by the platform's own file. Raises LayerError, and DataError for a config that does
+    not fit the array.
     """
-    import h5py
-    libraries = sorted(name for name, group in file.get("uns/spatial", {}).items()
-                       if isinstance(group, h5py.Group) and "images" in group)
-    if len(libraries) > 1:
-        raise LayerError(path, f"{len(libraries)} sections in one table ({', '.join(libraries)})",
-                         "one section a file", "save adata[adata.obs[...] == section] a file each")
-    for library in libraries:
-        group = file["uns/spatial"][library]
-        for name in STORED_IMAGES:
-            if name in group["images"]:
-                return name, group
-    return None
+    sections = sections_of(path)
+    rows = sections.rows(part, path)
+    positions = read_all_positions(path)
+    inside = positions.table[rows]
+    chosen = inside[inside["on_tissue"]]
+    if chosen.empty:
+        raise LayerError(path, f"no spot on tissue in section {part}", "spots on tissue", "leave the section out")
+    xy = chosen[["x", "y"]].to_numpy()
+    check_pixels(xy, positions.source, path)
+    factor = stored(path, part).factor if image == path else 1.0
+    table = pd.DataFrame({"barcode": chosen["barcode"], "pixel_x": xy[:, 0] * factor, "pixel_y": xy[:, 1] * factor})
+    table[["i", "j"]] = _array_positions(positions, chosen, table, config.array, path)
+    location = checked_spots(table, path)
+    if platform is None and image not in (None, path):
+        platform = next(iter(image_sources(stated_pixel_size_um(image), image)), None)
+    check_array(location[["pixel_x", "pixel_y"]].to_numpy(), config, path, platform)
+    notes = [*sections.notes, *positions.notes]
+    if positions.source != "obsm['spatial']":
+        notes.insert(0, f"positions of {positions.source}")
+    return location, int(len(inside) - len(chosen)), notes
 
 
-def _spots(raw: Path, config: Config, sample: str, layer: int) -> tuple[pd.DataFrame, int]:
-    """(location table of the spots on tissue in px of the image, number of spots off it)."""
-    from anndata.io import read_elem
-    path = raw / config.samples[sample].raw[layer]
-    stored = raw_files(raw, config, sample, layer).get("image") == path
-    with _opened(path) as file:
-        if "obsm" not in file or "spatial" not in file["obsm"]:
-            raise LayerError(path, f"no obsm['spatial'] (obsm: {', '.join(sorted(file.get('obsm', []))) or 'empty'})",
-                             "spot centres x, y in full-resolution px", "add adata.obsm['spatial']")
-        obs = read_elem(file["obs"])
-        xy = np.asarray(read_elem(file["obsm"]["spatial"]), np.float64)  # (n_obs, 2)
-        factor = _px_per_fullres_px(*_stored_image(file, path), path) if stored else 1.0
-    if xy.ndim != 2 or xy.shape[1] < 2 or not np.isfinite(xy[:, :2]).all():
-        raise LayerError(path, f"obsm['spatial'] of shape {xy.shape} or with a value that is no number",
-                         "x, y of every spot", "correct it")
-    table = pd.DataFrame({"barcode": obs.index.astype(str),
-                          "pixel_x": xy[:, 0] * factor, "pixel_y": xy[:, 1] * factor})
-    if {"array_col", "array_row"} <= set(obs):
-        table["i"], table["j"] = obs["array_col"].to_numpy(), obs["array_row"].to_numpy()
-    else:
-        table[["i", "j"]] = np.rint(table[["pixel_x", "pixel_y"]] / (spot_pitch_px(table, path) / 2))
-    given = obs["in_tissue"].astype(object) if "in_tissue" in obs else pd.Series(1, index=obs.index)
-    on_tissue = pd.to_numeric(given, errors="coerce").to_numpy() == 1
-    if not on_tissue.any():
-        raise LayerError(path, "no spot on tissue (obs['in_tissue'])", "1 for a spot on tissue",
-                         "correct or remove the column")
-    return checked_spots(table[on_tissue], path), int((~on_tissue).sum())
+def _array_positions(positions: Positions, chosen: pd.DataFrame, table: pd.DataFrame, array: str,
+                     path: Path) -> np.ndarray:
+    """Array column and row (n, 2): of the file, else the pixel position in steps of the array."""
+    if positions.has_array:
+        return chosen[["i", "j"]].to_numpy()
+    pitch = spot_pitch_px(table, path)
+    step = np.array([pitch / 2, pitch * np.sqrt(0.75)]) if array == "hex" else np.array([pitch, pitch])
+    return np.rint(table[["pixel_x", "pixel_y"]].to_numpy() / step)
 
 
-def _px_per_fullres_px(name: str, group: "h5py.Group", path: Path) -> float:
-    """Scale of the stored image. Raises LayerError if the table does not state it."""
-    key = f"tissue_{name}_scalef"
-    factor = float(group["scalefactors"][key][()]) if key in group.get("scalefactors", {}) else 0.0
-    if not factor > 0:
-        raise LayerError(path, f"no {key} in uns['spatial']", f"the scale of the stored image '{name}'",
-                         "add it, or put the full-resolution image beside the table")
-    return factor
+def stored(path: Path, part: str | None) -> StoredImage | None:
+    """The stored image of a section of a file, or None. Raises LayerError."""
+    sections = sections_of(path)
+    sections.rows(part, path)
+    return stored_image(path, library_of(sections, part))
 
 
-def _raw_counts(path: Path) -> "anndata.AnnData":
-    """Raw counts (spots, genes): X CSR float32, gene names made unique. Raises LayerError if the table holds none."""
-    import anndata
-    from anndata.io import read_elem
-    from scipy import sparse
-    with _opened(path) as file:
-        obs_names, sources = read_elem(file["obs"]).index.astype(str), []
-        for matrix, var in (("layers/counts", "var"), ("raw/X", "raw/var"), ("X", "var")):
-            if matrix not in file:
-                continue
-            values = sparse.csr_matrix(read_elem(file[matrix]), dtype=np.float32)  # (n_obs, n_genes)
-            stored = values.data
-            if np.isfinite(stored).all() and (stored >= 0).all() and (stored == np.floor(stored)).all():
-                genes = anndata.utils.make_index_unique(pd.Index(read_elem(file[var]).index, dtype=str))
-                return anndata.AnnData(values, obs=pd.DataFrame(index=obs_names), var=pd.DataFrame(index=genes))
-            sources.append(matrix)
-    where = " and ".join(sources) or "no matrix at all"
-    raise LayerError(path, f"values that are no counts, such as log-normalised ones, in {where}",
-                     "raw counts in X, layers['counts'] or raw",
-                     "save the counts with the table: adata.layers['counts']")
-
-
-def _as_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """A stored image as uint8 (h, w, 3): scanpy stores floats of 0..1."""
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
-        raise LayerError(path, f"a stored image of shape {pixels.shape}", "(height, width, 3)",
-                         "put the image beside the table")
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(np.clip(pixels * (255 if pixels.max() <= 1 else 1), 0, 255)).astype(np.uint8)
-    return np.ascontiguousarray(pixels[..., :3])
+def image_beside(path: Path, part: str | None) -> Path | None:
+    """The image beside a table with its name, or of a part: with that of the part. Raises LayerError for several."""
+    stems = {path.stem} if part is None else {part, *(f"{path.stem}{mark}{part}" for mark in "_-#. ")}
+    beside = sorted(other for other in path.parent.glob("*")
+                    if other.stem in stems and other.suffix.lower() in IMAGE_SUFFIXES)
+    if len(beside) > 1:
+        raise LayerError(path, f"{len(beside)} images beside it ({', '.join(one.name for one in beside)})", "one",
+                         "move the others away, or name it in samples.<name>.images")
+    return beside[0] if beside else None
