@@ -28,18 +28,20 @@ from data_preprocessing.readers import (
     listed_samples,
     matched,
     spot_pitch_px,
+    visible,
 )
 
 if TYPE_CHECKING:
     import anndata
     import h5py
 
+FORMS = ("<section>.h5ad", "<section>.jpg, or another picture or slide, beside it")
 STORED_IMAGES = ("hires", "lowres")
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     """The samples with every layer's file. Raises DataError if there is none or one that the config names is absent."""
-    names = in_reading_order([path.name for path in raw.glob("*.h5ad")])
+    names = in_reading_order([path.name for path in visible(raw, "*.h5ad")])
     return listed_samples(raw, config, names, "*.h5ad file")
 
 
@@ -52,7 +54,7 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
     if name is None:
         return {"image": image}
     path = raw / name
-    beside = sorted(other for other in path.parent.glob("*")
+    beside = sorted(other for other in visible(path.parent)
                     if other.stem == path.stem and other.suffix.lower() in IMAGE_SUFFIXES)
     if image is None and len(beside) > 1:
         raise LayerError(path, f"{len(beside)} images beside it", "one",

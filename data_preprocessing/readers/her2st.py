@@ -13,7 +13,10 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.layout import IMAGE_SUFFIXES
-from data_preprocessing.readers import RawLayer, chosen_image, legacy_layer, read_spots
+from data_preprocessing.readers import RawLayer, chosen_image, legacy_layer, read_spots, visible
+
+FORMS = ("ST-cnts/<sample><number>.tsv.gz", "ST-spotfiles/<sample><number>_selection.tsv",
+         "ST-imgs/<sample>/<sample><number>/<any name>.jpg")
 
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
@@ -21,8 +24,8 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
 
     Raises DataError if there is none.
     """
-    names = [path.name.split(".")[0] for path in raw.glob("ST-cnts/*.tsv*")]
-    names += [path.parent.name for path in raw.glob("ST-imgs/*/*/*")]
+    names = [path.name.split(".")[0] for path in visible(raw, "ST-cnts/*.tsv*")]
+    names += [path.parent.name for path in visible(raw, "ST-imgs/*/*/*")]
     found: dict[str, set[int]] = {}
     for match in filter(None, (re.fullmatch(r"(\D+)(\d+)", name) for name in names)):
         found.setdefault(match[1], set()).add(int(match[2]))
@@ -39,7 +42,7 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
     """The existing files of a layer by kind (counts, location, image). Raises LayerError for several images."""
     name, chosen = f"{sample}{layer}", chosen_image(raw, config, sample, layer)
     folder = raw / "ST-imgs" / sample / name
-    beside = (path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    beside = (path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     images = [chosen] if chosen else sorted(beside)
     if len(images) > 1:
         raise LayerError(images[0].parent, f"{len(images)} images", "one", "move the others away")

@@ -26,8 +26,12 @@ from data_preprocessing.readers import (
     legacy_layer,
     read_spots,
     reading_table,
+    visible,
 )
 
+FORMS = ("<patient>_<section>.tsv.gz or …_stdata.tsv.gz",
+         "<patient>_<section>.spots.txt, …_Coords.tsv or spots_<patient>_<section>.csv",
+         "<patient>_<section>.jpg or HE_<patient>_<section>.jpg")
 IMAGE_ENDS = "|".join(map(re.escape, IMAGE_SUFFIXES))
 SECTION = re.compile(rf"(?:HE_)?([^_]+)_([^_.]+)(?:(?:_stdata)?\.tsv(?:\.gz)?|{IMAGE_ENDS})", re.IGNORECASE)
 
@@ -39,7 +43,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     """
     sections: dict[str, dict[str, str]] = {}
     spelling: dict[str, str] = {}
-    for path in sorted(raw.glob("**/*")):
+    for path in sorted(visible(raw, "**/*")):
         match = SECTION.fullmatch(path.name)
         if match and path.is_file():
             patient, section = spelling.setdefault(match[1].lower(), match[1]), match[2].lower()
@@ -70,7 +74,7 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
     entry, chosen = config.samples[sample].raw.get(layer), chosen_image(raw, config, sample, layer)
     if entry is None:
         return {"image": chosen}
-    siblings = sorted((raw / entry).parent.iterdir(), reverse=True)
+    siblings = sorted(visible((raw / entry).parent), reverse=True)
     beside = {path.name.lower(): path for path in siblings if path.is_file()}
     name = "_".join(SECTION.fullmatch(Path(entry).name).groups())
     images = [f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]

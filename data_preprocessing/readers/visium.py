@@ -35,12 +35,14 @@ from data_preprocessing.readers import (
     listed_samples,
     matched,
     reading_table,
+    visible,
 )
 
 if TYPE_CHECKING:
     import anndata
 
 MATRIX = "filtered_feature_bc_matrix.h5"
+FORMS = (f"<section>/{MATRIX} and <section>/spatial/", f"<section>/outs/{MATRIX} and <section>/outs/spatial/")
 POSITIONS = ("tissue_positions.csv", "tissue_positions.parquet", "tissue_positions_list.csv")
 COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y",
@@ -52,7 +54,7 @@ SPOT_DIAMETER_UM = (65.0, 30.0, 150.0)  # likely, smallest, largest: see platfor
 
 def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     """The samples with every layer's folder. Raises DataError if there is none, or one of the config is absent."""
-    folders = [path.name for path in raw.glob("*") if _is_folder(path)]
+    folders = [path.name for path in visible(raw) if _is_folder(path)]
     names = ["."] if _is_folder(raw) else in_reading_order(folders)
     return listed_samples(raw, config, names, f"folder with {MATRIX} and spatial/")
 
