@@ -15,6 +15,7 @@ OUTPUT  <root>/dataset.yaml                     the config with samples and laye
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
                                                 i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
+        <root>/not_taken.csv                    path, reason: what looks like input and is not taken
         asign: instead of imgs/ and counts/, the output of steps 5_1 to 7 and of all 3D steps (a 2D archive: up to
         step 7), ready for training
 

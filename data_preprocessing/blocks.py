@@ -15,7 +15,7 @@ from common.errors import DataError, LayerError
 from common.names import is_name
 from data_preprocessing.families import bare_name, doubt_of_order, families, family_name, numbers_of
 from data_preprocessing.gene_panels import Genes, read_genes
-from data_preprocessing.readers import folder_name, shown
+from data_preprocessing.readers import asign, folder_name, shown
 
 LEAST_OVERLAP = 0.5      # of the genes of two sections of one block
 UNLIKE_AREA = 3.0        # times the area of another section of the block
@@ -31,6 +31,8 @@ def grouped(found: dict[str, SampleConfig], reader: ModuleType, raw: Path, confi
     file: the config. Prints how they were grouped. Raises DataError for sections of one sample whose genes exclude
     that they are of one block.
     """
+    if reader is asign:  # an archive states its samples and their sections
+        return found
     given = config.samples or {}
     assumed = [name for name, one in found.items() if one.raw and not (name in given and given[name].raw)]
     split = False

@@ -17,8 +17,8 @@ from common.config import Config
 from common.errors import DataError, LayerError
 from common.io import write_table
 from common.layout import IMAGE_SUFFIXES, Layout
-from common.names import visible
-from data_preprocessing.readers import path_and_part, shown
+from common.names import natural_key, visible
+from data_preprocessing.readers import asign, path_and_part, shown
 
 PICTURES = (*IMAGE_SUFFIXES, ".btf", ".jp2", ".j2k", ".dcm", ".czi", ".vsi", ".lif", ".qptiff", ".svslide", ".bmp",
             ".nd2", ".zvi", ".vmu", ".ndpis")
@@ -69,8 +69,6 @@ def report_not_taken(raw: Path, listed: Config, reader: ModuleType, form: str, l
 
     listed: the config with all sections of the raw data. stated: the config lists the samples, not the raw data.
     """
-    if not hasattr(reader, "raw_files"):  # processed archives: archive.py names what it leaves out
-        return
     found = not_taken(raw, listed, reader, form, layout.root.resolve(), stated)
     table = pd.DataFrame([(str(path), reason) for path, reason in found], columns=["path", "reason"])
     layout.root.mkdir(parents=True, exist_ok=True)
@@ -107,19 +105,23 @@ def not_taken(raw: Path, listed: Config, reader: ModuleType, form: str, root: Pa
         for folder in sorted(taken.folders - {os.path.normpath(raw)}):
             inside = [path for path in (*visible(Path(folder)), *visible(Path(folder), "*/*")) if not taken.has(path)]
             out += [(path, own) for path in inside if (own := why_not(raw, path))]
-    return sorted(out)
+    return sorted(out, key=lambda one: natural_key(one[0].as_posix()))
 
 
 def taken_of(raw: Path, listed: Config, reader: ModuleType) -> Taken:
     """What is taken of the raw data for the sections of this config."""
     taken = Taken()
+    if reader is asign:
+        taken.add(asign.picture_folder(raw, ""))
     for name, one in (listed.samples or {}).items():
+        for path in asign.sample_files(raw, name) if reader is asign else ():
+            taken.add(path)
         for layer in one.layers or []:
-            if layer in one.raw:
+            if layer in one.raw and reader is not asign:
                 entry = path_and_part(raw, one.raw[layer])[0]
                 taken.add(entry)
             try:
-                files = reader.raw_files(raw, listed, name, layer)
+                files = {} if reader is asign else reader.raw_files(raw, listed, name, layer)
             except (LayerError, DataError, OSError):  # the section's own line names it
                 files = {}
                 if layer in one.raw:
@@ -216,15 +218,16 @@ def general_reason(raw: Path, path: Path, form: str) -> str:
 
 
 def as_lines(found: list[tuple[Path, str]], raw: Path) -> Iterator[str]:
-    """A line a path; more than a few files of one folder with one reason are one line."""
-    alike: dict[tuple[Path, str], list[Path]] = {}
+    """A line a path; more than a few files, or folders, of one folder with one reason are one line."""
+    alike: dict[tuple[Path, str, str], list[Path]] = {}
     for path, reason in found:
-        alike.setdefault((path.parent, reason.partition(":")[0]), []).append(path)
+        what = "folders" if path.is_dir() else "files"
+        alike.setdefault((path.parent, reason.partition(":")[0], what), []).append(path)
     reasons = dict(found)
-    for (folder, _), paths in alike.items():
+    for (folder, _, what), paths in alike.items():
         if len(paths) > MOST_ALIKE:
             place = "" if folder == raw else f"{folder.relative_to(raw).as_posix()}/: "
-            yield f"{place}{len(paths)} files ({shown((path.name for path in paths), 3)}): {reasons[paths[0]]}"
+            yield f"{place}{len(paths)} {what} ({shown((path.name for path in paths), 3)}): {reasons[paths[0]]}"
         else:
             for path in paths:
                 slash = "/" if path.is_dir() else ""
