@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from common.image_names import IMAGE_SUFFIXES, image_stem, is_image_name
-from common.names import is_name
+from common.names import is_name, visible
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZES = SPOT, REGION, GLOBAL = 224, 512, 1024  # nominal side of spot, region and global patches, px
@@ -48,6 +48,11 @@ class Layout:
     def status(self) -> Path:
         return self.root / "status.json"
 
+    @property
+    def not_taken(self) -> Path:
+        """What the last conversion did not take of its raw data: path, reason."""
+        return self.root / "not_taken.csv"
+
     def recipe(self, step: str, sample: str | None, layer: int | None) -> Path:
         name = "_".join(str(part) for part in (sample, layer) if part is not None) or "dataset"
         return self.root / ".recipes" / step / f"{name}.json"
@@ -86,7 +91,7 @@ class Layout:
 
     def images(self, sample: str, layer: int) -> list[Path]:
         """Every `imgs/<sample>/<layer>.<known suffix>`, sorted; the first is the section's image, more are a fault."""
-        named = (self.root / "imgs" / sample).glob(f"{layer}.*")
+        named = visible(self.root / "imgs" / sample, f"{layer}.*")
         return sorted(path for path in named if is_image_name(path) and image_stem(path) == str(layer))
 
     def outline(self, sample: str, layer: int) -> Path:
@@ -109,7 +114,7 @@ class Layout:
     def layer_files(self) -> Iterator[tuple[str, str, int, Path]]:
         """(folder, sample, layer, path) of every image, location file and counts file; sorted within a folder."""
         for folder, suffixes in (("imgs", IMAGE_SUFFIXES), ("location", (".csv",)), ("counts", (".h5ad",))):
-            for path in sorted((self.root / folder).glob("*/*")):
+            for path in sorted(visible(self.root / folder, "*/*")):
                 stem = image_stem(path) if folder == "imgs" else path.stem
                 if path.suffix.lower() in suffixes and re.fullmatch(r"\d+", stem):
                     yield folder, path.parent.name, int(stem), path

@@ -1,5 +1,6 @@
 """Names of data sets and samples. They become names of folders: a name cannot lead out of its folder."""
 import re
+from pathlib import Path
 
 NAME_FORM = "a name of letters, digits, _, and inside it also -, . and spaces"
 _NAME = re.compile(r"\w([\w .-]*[\w-])?")
@@ -13,3 +14,16 @@ def is_name(text: str) -> bool:
 def natural_key(name: str) -> list[str | int]:
     """Sorts 'block/2' before 'block/10'."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files and folders under `folder` that match the pattern, in natural order, without the hidden ones.
+
+    A name that begins with '.' is hidden, and so is all that lies in such a folder: macOS leaves '._x' beside each x.
+    """
+    found = []
+    for path in folder.glob(pattern):
+        parts = path.relative_to(folder).parts
+        if not any(part.startswith(".") for part in parts):
+            found.append(path)
+    return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))

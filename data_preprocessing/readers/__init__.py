@@ -1,7 +1,8 @@
-"""Readers of raw data, one format a file. A reader is a module with four functions, and a fifth that is optional:
+"""Readers of raw data, one format a file. A reader is a module with four functions, and three more that are optional:
 
     list_layers(raw, config) -> {sample: SampleConfig}            layers and their sources; DataError if there is none
-    raw_files(raw, config, sample, layer) -> {kind: path}         the files that exist: counts, location, image
+    raw_files(raw, config, sample, layer) -> {kind: path}         every file and folder that is read and exists: counts,
+                                                                  location, image, …
     read_positions(raw, config, sample, layer) -> table | None    positions of its spots, without the counts: quick
     read_layer(raw, config, sample, layer) -> RawLayer            LayerError for a bad layer, DataError for a config
                                                                   that does not fit the data
@@ -9,13 +10,18 @@
                                                                   (common/geometry.py)
     settings(config) -> dict                                      optional: keys of the config that its output depends
                                                                   on; a change converts again
+    why_not(raw, path) -> str | None                              optional: why a file or folder that looks like input
+                                                                  is not taken (data_preprocessing/not_taken.py)
+    FORMS                                                         optional: its file names, as a person is shown them
 
+A section that is there and cannot be read is listed, so that it keeps its place in z: reading it raises LayerError.
+Hidden files are no input: folders are listed by visible(), never by glob.
 `config.samples[…].raw` and `.images` assign folders and files to layers. An entry of `raw` is a path relative to `raw`,
 or `<path>#<part>` for one of several sections in one file. Code that two readers share is in this file.
 A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of common/config.py; configs/<format>.yaml
 has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +33,15 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
 from common.io import MAX_POSITION
-from common.names import natural_key
+from common.names import natural_key, visible
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
+__all__ = ["RawLayer", "checked_spots", "chosen_image", "folder_name", "in_reading_order",
+           "listed_samples", "matched", "path_and_part", "reading_table", "shown",
+           "spot_pitch_px", "visible"]
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,24 @@ def in_reading_order(names: list[str]) -> list[str]:
     return sorted(names, key=natural_key)
 
 
+def shown(names: Iterable[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
+
+
 def path_and_part(raw: Path, entry: str) -> tuple[Path, str | None]:
     """The path of an entry of `raw` and the section in it: 'block.h5ad#C2' is (raw / 'block.h5ad', 'C2')."""
     if (raw / entry).exists() or "#" not in entry:
         return raw / entry, None
     name, part = entry.rsplit("#", 1)
     return raw / name, part
+
+
+def folder_name(raw: Path) -> str:
+    """The sample of all sections of a folder whose names state none: the folder, or the one above a bare 'outs'."""
+    return (raw.parent if raw.name == "outs" else raw).name
 
 
 def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> dict[str, SampleConfig]:
@@ -74,21 +95,20 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
     if config.samples is None:
         if not found:
             raise DataError(raw, f"no {what}", f"one {what} a section", "correct --raw_path")
-        folder = raw.parent if raw.name == "outs" else raw
-        return {folder.name: SampleConfig(layers=list(everything), raw=everything)}
+        return {folder_name(raw): SampleConfig(layers=list(everything), raw=everything)}
     samples = {}
     for name, one in config.samples.items():
         named = one.raw or ({} if len(config.samples) > 1 else everything)
         for layer, entry in named.items():
             if not path_and_part(raw, entry)[0].exists():
                 raise DataError(raw, f"no {entry} (samples.{name}.raw.{layer})",
-                                f"one of {', '.join(found) or 'none'}",
+                                f"one of {shown(found)}",
                                 "correct the name in the config, or --raw_path")
         layers = sorted({*named, *one.images})
         if not layers:
             raise DataError(raw, f"no entry that states where sample {name} is",
                             f"samples.{name}.raw: {{<layer>: <{what}>}}",
-                            f"add it; there are {', '.join(found) or 'none'}")
+                            f"add it; there are {shown(found)}")
         samples[name] = one.model_copy(update={"layers": layers, "raw": named})
     return samples
 

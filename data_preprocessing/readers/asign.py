@@ -27,12 +27,14 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.layout import GLOBAL, REGION
-from data_preprocessing.readers import in_reading_order
+from data_preprocessing.readers import in_reading_order, visible
 from data_preprocessing.readers.safe_pickle import read_hetero_data, read_spot_dicts
 
 if TYPE_CHECKING:
     from scipy import sparse
 
+FORMS = ("npy_information/<sample>/<layer>.npy", "3D_npy_information/<sample>.npy", "graph_data/<sample>/<layer>.pt",
+         "3D_graph_data/<sample>.pt", "3D_combined_information/<sample>.csv")
 N_HEAVIEST = 12          # pairs of a spot that are kept of the dense weights
 BLOCK_ROWS = 256         # rows of the dense weights read at a time
 
@@ -48,9 +50,9 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     config that is not there, or for a pickle that asks for anything to be run.
     """
     names, unreadable, given = {}, set(), config.samples or {}
-    for path in sorted(raw.glob("npy_information/*/*.npy")):
+    for path in visible(raw, "npy_information/*/*.npy"):
         names.setdefault(path.parent.name, set()).add(path.stem)
-    for path in sorted(raw.glob("3D_npy_information/*.npy")):
+    for path in visible(raw, "3D_npy_information/*.npy"):
         there = names.setdefault(path.stem, set())
         try:
             there.update(layer for layer, _ in Stack(path).names)
@@ -99,7 +101,7 @@ def sample_files(raw: Path, sample: str) -> list[Path]:
     """Every file of a sample's labels, features and graphs."""
     files = []
     for folder in ("npy_information", "graph_data"):
-        files += sorted((raw / folder / sample).glob("*"))
+        files += sorted(visible(raw / folder / sample))
     whole = [stack_file(raw, sample), raw / "3D_graph_data" / f"{sample}.pt",
              raw / "3D_combined_information" / f"{sample}.csv"]
     return files + [path for path in whole if path.is_file()]
@@ -168,7 +170,7 @@ def read_layers(raw: Path, sample: str, names: dict[int, str], stack: Stack) -> 
 
     Raises DataError, LayerError.
     """
-    own = {path.stem: path for path in (raw / "npy_information" / sample).glob("*.npy")}
+    own = {path.stem: path for path in visible(raw / "npy_information" / sample, "*.npy")}
     layers = {}
     if not set(names.values()) <= set(own):
         stack_feature = spot_features(raw / "3D_graph_data" / f"{sample}.pt", len(stack.spots))

@@ -11,6 +11,7 @@ from functools import partial
 from data_preprocessing.readers import legacy
 from data_preprocessing.readers.legacy_forms import CSCC
 
+FORMS = (CSCC.example,)
 list_layers = partial(legacy.list_layers, CSCC)
 raw_files = partial(legacy.raw_files, CSCC)
 read_positions = partial(legacy.read_positions, CSCC)

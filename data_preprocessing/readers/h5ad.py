@@ -21,7 +21,7 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import Source, image_sources
-from common.image_names import IMAGE_SUFFIXES
+from common.image_names import image_stem, image_suffix, is_image_name
 from common.image_scale import stated_pixel_size_um
 from data_preprocessing.readers import (
     RawLayer,
@@ -31,7 +31,9 @@ from data_preprocessing.readers import (
     listed_samples,
     matched,
     path_and_part,
+    shown,
     spot_pitch_px,
+    visible,
 )
 from data_preprocessing.readers.h5ad_counts import raw_counts
 from data_preprocessing.readers.h5ad_image import StoredImage, read_pixels, stored_image
@@ -39,6 +41,7 @@ from data_preprocessing.readers.h5ad_positions import Positions, check_pixels, r
 from data_preprocessing.readers.h5ad_sections import library_of, sections_of
 from data_preprocessing.readers.spot_array import check_array
 
+FORMS = ("<section>.h5ad", "<section>.jpg, or another picture or slide, beside it")
 HEST_FOLDERS = ("st", "wsis", "metadata")
 
 
@@ -48,7 +51,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     A file that cannot be read, or that holds several sections which no column names, keeps its number.
     """
     names = []
-    for path in in_reading_order([one.name for one in raw.glob("*.h5ad") if not one.name.startswith(".")]):
+    for path in in_reading_order([one.name for one in visible(raw, "*.h5ad")]):
         try:
             sections = sections_of(raw / path)
         except LayerError:
@@ -59,7 +62,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
         raise DataError(raw, f"the folders {', '.join(HEST_FOLDERS)} of HEST-1k", "*.h5ad files in this folder",
                         "use --format hest")
     if not names and config.samples is None:
-        there = ", ".join(sorted(one.name for one in raw.iterdir() if not one.name.startswith("."))[:8]) or "nothing"
+        there = shown(one.name for one in visible(raw))
         raise DataError(raw, f"no *.h5ad file (there is {there})", "one *.h5ad file a section", "correct --raw_path")
     return listed_samples(raw, config, names, "*.h5ad file")
 
@@ -103,9 +106,9 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
 
 def why_not(raw: Path, path: Path) -> str | None:
     """Why a picture beside tables is not taken: its name fits none, or the one of several sections."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    if not is_image_name(path):
         return None
-    table = path.with_suffix(".h5ad")
+    table = path.with_name(f"{image_stem(path)}.h5ad")
     if table.is_file():
         try:
             parts = sections_of(table).parts
@@ -113,7 +116,7 @@ def why_not(raw: Path, path: Path) -> str | None:
             return None  # the line of that section says why
         if len(parts) > 1:
             return (f"one image beside a table of {len(parts)} sections: name it in samples.<name>.images, or name it "
-                    f"{table.stem}_{next(iter(parts))}{path.suffix}")
+                    f"{table.stem}_{next(iter(parts))}{image_suffix(path)}")
         return None
     return "no *.h5ad of its name: name it in samples.<name>.images"
 
@@ -186,8 +189,7 @@ def stored(path: Path, part: str | None) -> StoredImage | None:
 def image_beside(path: Path, part: str | None) -> Path | None:
     """The image beside a table with its name, or of a part: with that of the part. Raises LayerError for several."""
     stems = {path.stem} if part is None else {part, *(f"{path.stem}{mark}{part}" for mark in "_-#. ")}
-    beside = sorted(other for other in path.parent.glob("*")
-                    if other.stem in stems and other.suffix.lower() in IMAGE_SUFFIXES)
+    beside = [other for other in visible(path.parent) if is_image_name(other) and image_stem(other) in stems]
     if len(beside) > 1:
         raise LayerError(path, f"{len(beside)} images beside it ({', '.join(one.name for one in beside)})", "one",
                          "move the others away, or name it in samples.<name>.images")

@@ -13,6 +13,7 @@ from functools import partial
 from data_preprocessing.readers import legacy
 from data_preprocessing.readers.legacy_forms import HER2ST
 
+FORMS = (HER2ST.example,)
 list_layers = partial(legacy.list_layers, HER2ST)
 raw_files = partial(legacy.raw_files, HER2ST)
 read_positions = partial(legacy.read_positions, HER2ST)

@@ -22,9 +22,10 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import BELIEVED_UM, TOLERANCE, Source, median_spacing_px
-from data_preprocessing.readers import RawLayer, chosen_image, in_reading_order
+from data_preprocessing.readers import RawLayer, chosen_image, in_reading_order, shown, visible
 from data_preprocessing.readers.h5ad import spots, stored, table_layer
 
+FORMS = ("st/<id>.h5ad", "wsis/<id>.tif", "metadata/<id>.json")
 SLIDE_SUFFIXES = (".tif", ".tiff", ".ome.tif", ".svs")
 POOLED = ("visium hd", "xenium")
 ESTIMATED, EMBEDDED = "pixel_size_um_estimated", "pixel_size_um_embedded"
@@ -32,7 +33,7 @@ NOT_READ = {  # folder of HEST: why it is not taken
     "patches": "patches of HEST's own size: steps 1 and 4 cut theirs from the slide",
     "patches_vis": "pictures of HEST's patches", "spatial_plots": "pictures of the spots",
     "thumbnails": "small copies of the slides", "pixel_size_vis": "pictures of the pixel size",
-    "tissue_seg": "HEST's tissue contours: step 0_2 finds the tissue itself",
+    "tissue_seg": "tissue contours of another id: <id>_contours.geojson beside its slide's folder is used",
     "cellvit_seg": "outlines of nuclei", "xenium_seg": "outlines of cells", "transcripts": "single transcripts: "
     "st/<id>.h5ad has the counts of the spots"}
 
@@ -41,7 +42,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     """The samples with every section's file. Raises DataError if there is none, or several and no table of samples."""
     ids = _ids(raw)
     if not ids:
-        there = ", ".join(sorted(one.name for one in raw.iterdir() if not one.name.startswith("."))[:8]) or "nothing"
+        there = shown(one.name for one in visible(raw))
         raise DataError(raw, f"no st/<id>.h5ad and no wsis/<id>.tif (there is {there})",
                         "the folders st, wsis and metadata of HEST-1k", "correct --raw_path")
     if config.samples is None:
@@ -76,7 +77,7 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
     if entry is not None:
         table, name = raw / entry, _id_of(entry)
         metadata = raw / "metadata" / f"{name}.json"
-        tables = [one for one in sorted(raw.glob("HEST_v*.csv")) if not metadata.is_file()]
+        tables = [one for one in visible(raw, "HEST_v*.csv") if not metadata.is_file()]
         files = {"counts": table, "location": table} if table.suffix == ".h5ad" else {}
         image = image or _slide(raw, name)
         if image is None and "counts" in files and stored(table, None) is not None:
@@ -134,9 +135,9 @@ def why_not(raw: Path, path: Path) -> str | None:
 # ids and metadata ----------------------------------------------------------------------------------------
 def _ids(raw: Path) -> list[str]:
     """The ids in natural order: those with a table or a slide."""
-    found = {path.stem for path in raw.glob("st/*.h5ad") if not path.name.startswith(".")}
-    slides = [path for path in raw.glob("wsis/*") if path.name.lower().endswith(SLIDE_SUFFIXES)]
-    return in_reading_order(list(found | {_id_of(one.name) for one in slides if not one.name.startswith(".")}))
+    found = {path.stem for path in visible(raw, "st/*.h5ad")}
+    slides = [path for path in visible(raw, "wsis/*") if path.name.lower().endswith(SLIDE_SUFFIXES)]
+    return in_reading_order(list(found | {_id_of(one.name) for one in slides}))
 
 
 def _entry(raw: Path, given: str) -> str | None:

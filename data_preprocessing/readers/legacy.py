@@ -14,7 +14,14 @@ import numpy as np
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import Source
-from data_preprocessing.readers import RawLayer, chosen_image, legacy_files as files_of, matched, reading_table
+from data_preprocessing.readers import (
+    RawLayer,
+    chosen_image,
+    legacy_files as files_of,
+    matched,
+    reading_table,
+    visible,
+)
 from data_preprocessing.readers.legacy_forms import Form
 from data_preprocessing.readers.legacy_spots import (
     Spots,
@@ -147,7 +154,7 @@ def _placed(form: Form, files: dict[str, Path], names: "pd.Index") -> Spots:
     """The spots of a section without a spot file, by the transformation. Raises LayerError if that is missing too."""
     if "transformation" in files:
         return spots_by_transformation(names, files["transformation"], files["counts"])
-    beside = sorted(path.name for path in files["counts"].parent.iterdir() if not path.name.startswith("."))
+    beside = [path.name for path in visible(files["counts"].parent)]
     shown = ", ".join(beside[:files_of.MAX_NAMES]) + (", …" if len(beside) > files_of.MAX_NAMES else "")
     raise LayerError(files["counts"], f"no spots beside it (there: {shown})",
                      f"a spot file or a transformation of the same section, as in {form.example}",

@@ -23,7 +23,7 @@ import pandas as pd
 
 from common.errors import LayerError
 from common.io import require_columns
-from data_preprocessing.readers import reading_table
+from data_preprocessing.readers import reading_table, shown, visible
 
 if TYPE_CHECKING:
     import anndata
@@ -148,15 +148,15 @@ def mex_files(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         folder, prefix = path.parent, MEX_PART.fullmatch(path.name)["prefix"]
     found: dict[str, dict[str, Path]] = {}
-    for one in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for one in visible(folder):
         match = MEX_PART.fullmatch(one.name)
-        if match and not one.name.startswith(".") and prefix in (None, match["prefix"]):
+        if match and prefix in (None, match["prefix"]):
             kind = match["part"].lower().partition(".")[0].replace("genes", "features")
             found.setdefault(kind, {}).setdefault(match["prefix"], one)
     missing = [kind for kind in ("matrix", "features", "barcodes") if kind not in found]
     if missing:
-        there = ", ".join(sorted(one.name for one in folder.iterdir())[:8]) if folder.is_dir() else ""
-        raise LayerError(path, f"no {' and no '.join(missing)} among {there or 'no file'}",
+        there = shown(one.name for one in visible(folder))
+        raise LayerError(path, f"no {' and no '.join(missing)} among {there}",
                          "matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, or their .gz", "copy all three")
     if len(set(chain.from_iterable(found.values()))) > 1:
         raise LayerError(path, f"several matrices: {', '.join(one.name for one in found['matrix'].values())}",

@@ -11,6 +11,7 @@ from functools import partial
 from data_preprocessing.readers import legacy
 from data_preprocessing.readers.legacy_forms import STAHL
 
+FORMS = (STAHL.example,)
 list_layers = partial(legacy.list_layers, STAHL)
 raw_files = partial(legacy.raw_files, STAHL)
 read_positions = partial(legacy.read_positions, STAHL)

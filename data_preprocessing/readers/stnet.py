@@ -15,6 +15,7 @@ from functools import partial
 from data_preprocessing.readers import legacy
 from data_preprocessing.readers.legacy_forms import STNET
 
+FORMS = (STNET.example,)
 list_layers = partial(legacy.list_layers, STNET)
 raw_files = partial(legacy.raw_files, STNET)
 read_positions = partial(legacy.read_positions, STNET)

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 __all__ = ["list_layers", "platform_sources", "raw_files", "read_layer", "read_positions", "why_not"]
 
+FORMS = ("<section>/filtered_feature_bc_matrix.h5 (or its folder) and <section>/spatial/, with or without outs/",
+         "the same files side by side: <section>_filtered_feature_bc_matrix.h5, <section>_tissue_positions.csv, …")
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y",
                   "array_col": "i", "array_row": "j"}
 VISIUM_PITCH_UM = 100.0

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from common.image_names import IMAGE_SUFFIXES
-from data_preprocessing.readers import in_reading_order, path_and_part
+from data_preprocessing.readers import in_reading_order, path_and_part, visible
 from data_preprocessing.readers.space_ranger import MEX_PART
 
 SEPARATORS = "_. -"  # between a prefix and the name of Space Ranger
@@ -63,11 +63,6 @@ class Section:
     def is_raw(self, path: Path) -> bool:
         """True for a matrix of all spots, on and off the tissue."""
         return any(one.path == path and one.rank[0] == 1 for one in self.found)
-
-
-def visible(folder: Path) -> list[Path]:
-    """What is in a folder, without hidden files; sorted. [] if there is no such folder."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
 
 def bare(prefix: str | None) -> str:

@@ -44,6 +44,7 @@ from data_preprocessing.readers.visium_hd_folders import (
 if TYPE_CHECKING:
     import anndata
 
+FORMS = ("<section>/outs/binned_outputs/square_<um>um/", "<section>/outs/spatial/")
 DEFAULT_BIN_UM = 8.0
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y",
                   "array_col": "i", "array_row": "j"}
