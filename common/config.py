@@ -61,7 +61,8 @@ class SampleConfig(_Strict):
     skip: Layers = Field(default=[], description="sections to leave out; the registration chain bridges them")
     raw: dict[Layer, str] = Field(
         default={},
-        description="section: its raw folder (visium), file (stnet, h5ad) or name (asign), relative to raw_path")
+        description="section: its raw folder (visium), file (stnet, h5ad), store (spatialdata) or name (asign), "
+                    "relative to raw_path")
     images: dict[Layer, str] = Field(
         default={},
         description="section: its full-resolution image, relative to raw_path; default: the one beside the spots")
@@ -89,7 +90,7 @@ class Config(_Strict):
     dataset: Name = Field(description="name of the dataset")
     samples: dict[Name, SampleConfig] | None = Field(
         default=None, description="the sections of each sample; default: all found")
-    raw_format: Literal["her2st", "stnet", "visium", "h5ad", "asign"] | None = Field(
+    raw_format: Literal["her2st", "stnet", "visium", "h5ad", "spatialdata", "asign"] | None = Field(
         default=None, description="form of the raw files that step 0_1 reads")
     raw_path: str | None = Field(default=None, description="folder of the raw files (--raw_path wins)")
 

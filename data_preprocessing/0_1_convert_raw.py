@@ -1,7 +1,8 @@
 r"""Step 0_1: bring raw data into the form of the data contract; create the dataset root.
 
 INPUT   --raw_path: a folder in the form --format: her2st or stnet (legacy ST), visium (Space Ranger folders), h5ad
-                (AnnData with obsm['spatial'], an image) or asign (the paper's processed archives);
+                (AnnData with obsm['spatial'], an image), spatialdata (.zarr stores) or asign (the paper's
+                processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
         --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
                 sections
@@ -11,7 +12,8 @@ OUTPUT  <root>/dataset.yaml                     the config with samples and laye
                                                 common/geometry.py). A person's edits stay (common/merge.py).
                                                 With --sample or --layer, or with another --raw_path, earlier
                                                 conversions stay listed too
-        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG from an h5ad
+        <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied), never re-encoded; PNG from an h5ad,
+                                                tiled TIFF from a .zarr
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
                                                 i, j (array column, row)
         <root>/counts/<sample>/<layer>.h5ad     raw counts (n_spots, n_genes) CSR float32, rows as in location
@@ -33,6 +35,7 @@ import argparse
 import os
 import shutil
 from collections.abc import Container
+from itertools import chain
 from types import ModuleType
 
 from common import cli, jobs, locks
@@ -66,10 +69,21 @@ from data_preprocessing.listing import (
     with_sources_of,
     with_sources_of_a_person,
 )
-from data_preprocessing.readers import RawLayer, asign, h5ad, her2st, spot_pitch_px, stnet, visium
+from data_preprocessing.readers import (
+    RawLayer,
+    asign,
+    files_in,
+    h5ad,
+    her2st,
+    spatialdata_zarr,
+    spot_pitch_px,
+    stnet,
+    visium,
+)
 
 STEP = "0_1_convert_raw"
-READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "h5ad": h5ad}
+READERS = {"asign": asign, "her2st": her2st, "stnet": stnet, "visium": visium, "h5ad": h5ad,
+           "spatialdata": spatialdata_zarr}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -267,7 +281,8 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
         suffix = files["image"].suffix.lower()
-        outputs["image"] = layout.new_image(sample, layer, suffix if suffix in IMAGE_SUFFIXES else ".png")
+        stored = getattr(reader, "STORED_IMAGE_SUFFIX", ".png")
+        outputs["image"] = layout.new_image(sample, layer, suffix if suffix in IMAGE_SUFFIXES else stored)
 
     def work() -> str:
         found = reader.read_layer(raw, config, sample, layer)
@@ -281,12 +296,12 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
             place_image(found.image, outputs["image"], context.args.copy, written)
         elif found.image is not None:
             with written.writing(outputs["image"]) as temporary:
-                write_picture(temporary, found.image)
+                found.image(temporary) if callable(found.image) else write_picture(temporary, found.image)
         if found.image is not None:
             make_the_only_image(layout, sample, layer, outputs["image"], written)
         return summary(found)
 
-    return jobs.Job(sample, layer, inputs=list(files.values()),
+    return jobs.Job(sample, layer, inputs=list(chain.from_iterable(map(files_in, files.values()))),
                    outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
                    settings={"format": config.raw_format, "copy": context.args.copy})
 

@@ -42,12 +42,12 @@ class RawLayer:
 
     location: barcode, pixel_x, pixel_y (level-0 px of the spot centre), i, j (array column, row), or None.
     counts: raw counts, CSR float32, rows as in `location`, or None. image: the H&E file, or its pixels (h, w, 3) uint8
-    where it is stored inside another file, or None. dropped: {reason: number of entries left out}. note: a further
-    remark for the step's line.
+    where it is stored inside another file, or a function that writes it to a path, or None. dropped: {reason: number
+    of entries left out}. note: a further remark for the step's line.
     """
     location: "pd.DataFrame | None"
     counts: "anndata.AnnData | None"
-    image: "Path | np.ndarray | None"
+    image: "Path | np.ndarray | Callable[[Path], None] | None"
     dropped: dict[str, int] = field(default_factory=dict)
     note: str = ""
 
@@ -92,6 +92,13 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
                             f"add it; there are {', '.join(found) or 'none'}")
         samples[name] = one.model_copy(update={"layers": layers, "raw": named})
     return samples
+
+
+def files_in(path: Path) -> list[Path]:
+    """The file itself; of a folder, such as a part of a .zarr, all its files but those that macOS hides there."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith(("._", ".DS_Store")))
 
 
 def chosen_image(raw: Path, config: Config, sample: str, layer: int) -> Path | None:
