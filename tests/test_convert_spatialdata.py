@@ -151,6 +151,40 @@ def test_images_that_could_be_the_sections_are_named(tmp_path, capsys):
     assert "image ihc_image by the system downscaled_hires" in capsys.readouterr().out
 
 
+def test_images_of_other_names_in_one_system_are_not_guessed(tmp_path, capsys):
+    import spatialdata
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import Identity
+    raw, (xy, col_row) = tmp_path / "raw", stores.hex_centres()
+    raw.mkdir()
+    images = {name: stores.parsed_image(stores.picture(640, 480), {"global": Identity()}) for name in ("x_he", "y_he")}
+    shapes = {"S": ShapesModel.parse(xy, geometry=0, radius=stores.RADIUS)}
+    table = stores.parsed_table(stores.table_of("S", col_row, len(xy)), "S")
+    stores.write(spatialdata.SpatialData(images=images, shapes=shapes, tables={"t": table}), raw / "S.zarr")
+    assert run(raw, tmp_path / "root") == 2
+    assert "x_he, y_he" in (said := capsys.readouterr().err) and "S.zarr#S@x_he" in said
+    assert run(raw, tmp_path / "root", samples={"M": {"raw": {1: "S.zarr#S@y_he"}}}) == 0
+    assert "image y_he" in capsys.readouterr().out
+
+
+def test_two_tables_of_counts_of_one_region_are_not_guessed(tmp_path, capsys):
+    import spatialdata
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    stores.visium(raw / "S.zarr", "S")
+    data = spatialdata.read_zarr(raw / "S.zarr")
+    logged = data.tables["table"].copy()
+    logged.X = np.log1p(logged.X)
+    data.tables["logged"] = logged
+    stores.write(data, raw / "T.zarr")
+    data.tables["again"] = data.tables["table"].copy()
+    stores.write(data, raw / "U.zarr")
+    assert run(raw, tmp_path / "root") == 0
+    said = capsys.readouterr()
+    assert said.out.count("table table") == 2 and "raw/3: left out" in said.err and "U.zarr#again/S" in said.err
+    assert Layout(tmp_path / "root").layers_on_disk() == {"raw": [1, 2]}
+
+
 def test_an_image_alone_points_and_positions_in_obsm(tmp_path):
     import spatialdata
     from spatialdata.models import PointsModel, TableModel

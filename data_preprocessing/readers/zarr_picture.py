@@ -35,7 +35,7 @@ class StorePicture:
         return len(self.channels) == 3 or len(self.channels) == 4 and self.channels[3].lower() in ("a", "alpha", "3")
 
     def __call__(self, target: Path) -> None:
-        """Write the picture; memory holds a row of tiles. Raises LayerError for pixels that cannot be read."""
+        """Write the picture; memory holds a row of the stored chunks. Raises LayerError for unreadable pixels."""
         import tifffile
         levels, factor = self.levels, _factor(self)
         with tifffile.TiffWriter(target, bigtiff=True) as tiff:
@@ -80,17 +80,22 @@ def _factor(picture: StorePicture) -> float:
 
 
 def _tiles(picture: StorePicture, level, factor: float):
-    """The tiles of a level, row by row: (TILE, TILE, 3) uint8, padded white."""
+    """The tiles of a level, row by row: (TILE, TILE, 3) uint8, padded white.
+
+    A row of the stored chunks is decoded at a time, and once.
+    """
     _, height, width = level.shape
-    for top in range(0, height, TILE):
+    step = TILE * -(-level.chunks[1][0] // TILE)
+    for start in range(0, height, step):
         with reading_store(picture.path):
-            strip = np.asarray(level[:, top:top + TILE].compute())  # (c, h, width)
-        pixels = _rgb(strip, picture.channels, factor)
-        for left in range(0, width, TILE):
-            piece = pixels[:, left:left + TILE]
-            tile = np.full((TILE, TILE, 3), 255, np.uint8)
-            tile[:piece.shape[0], :piece.shape[1]] = piece
-            yield tile
+            strip = np.asarray(level[:, start:start + step].compute())  # (c, h, width)
+        for top in range(0, strip.shape[1], TILE):
+            pixels = _rgb(strip[:, top:top + TILE], picture.channels, factor)
+            for left in range(0, width, TILE):
+                piece = pixels[:, left:left + TILE]
+                tile = np.full((TILE, TILE, 3), 255, np.uint8)
+                tile[:piece.shape[0], :piece.shape[1]] = piece
+                yield tile
 
 
 def _rgb(strip: np.ndarray, channels: tuple[str, ...], factor: float) -> np.ndarray:
