@@ -36,7 +36,7 @@ from data_preprocessing.readers import (
     zarr_tables as tables,
 )
 from data_preprocessing.readers.zarr_picture import SUFFIX, picture_of
-from data_preprocessing.readers.zarr_sections import Section, parts_of, readable, section_of
+from data_preprocessing.readers.zarr_sections import Section, of_region, parts_of, readable, section_of
 from data_preprocessing.readers.zarr_store import (
     BINS,
     HALF_PX,
@@ -186,6 +186,7 @@ def _note(section: Section, image: Path | None) -> str:
         parts.append(f"table {section.table}" + (f", spots {section.region}" if section.region else ""))
     if image is None and section.image is not None:
         parts.append(f"image {section.image}" + (f" by the system {section.system}" if section.system else ""))
-    others = [name for name in names_of(section.store, "images") if name != section.image]
+    own = of_region(names_of(section.store, "images"), section.region or "")
+    others = [name for name in own if name != section.image]
     parts += [f"not taken: images {', '.join(others)}"] if others else []
     return "; ".join(parts)

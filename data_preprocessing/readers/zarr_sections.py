@@ -104,10 +104,10 @@ def _image_of(store: Path, region: str | None, kind: str | None,
     if unreadable and (not named or named in unreadable):
         raise LayerError(folder_of(store, "images", unreadable[0]), "an image that cannot be read",
                          "a complete image of SpatialData", "copy the whole store again")
-    names = [named] if named else _of_region([name for name in there.images if _may_be_he(store, name)], region or "")
+    names = [named] if named else of_region([name for name in there.images if _may_be_he(store, name)], region or "")
     found = {}
     for name in sorted(names):
-        placed = _placed(store, name, spots, systems(there.images[name]))
+        placed = _placed(store, name, spots, systems(there.images[name]), _start(region or ""))
         if placed is not None:
             found[name] = placed
     if not found:
@@ -133,10 +133,15 @@ def _may_be_he(store: Path, name: str) -> bool:
     return not is_other and picture_of(folder_of(store, "images", name), elements(store).images[name]).is_rgb
 
 
-def _of_region(names: list[str], region: str) -> list[str]:
-    """The images whose names begin like the region: of several sections in one system, those of this one."""
+def _start(region: str) -> str:
+    """What the names of a section's parts begin with."""
     found = BINS.fullmatch(region)
-    start = (found["name"] or "") if found else region.removesuffix("_spots")
+    return (found["name"] or "") if found else region.removesuffix("_spots")
+
+
+def of_region(names: list[str], region: str) -> list[str]:
+    """The images whose names begin like the region: of several sections in one system, those of this one."""
+    start = _start(region)
     own = [name for name in names if start and (name == start or name.startswith((f"{start}_", f"{start}-")))]
     return own or names
 
@@ -150,12 +155,14 @@ def _stem(name: str) -> str:
 
 
 def _placed(store: Path, name: str, spots: dict[str, np.ndarray],
-            image: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
-    """(system, spots -> px) by a system that both have, `global` first; None if they share none.
+            image: dict[str, np.ndarray], start: str) -> tuple[str, np.ndarray] | None:
+    """(system, spots -> px) by a system that both have; None if they share none.
+
+    `global` comes first, then those whose names begin like the section's, then the others.
 
     Raises LayerError if two systems place the spots differently.
     """
-    shared = sorted(set(spots) & set(image), key=lambda system: (system != "global", system))
+    shared = sorted(set(spots) & set(image), key=lambda one: (one != "global", not one.startswith(start), one))
     if not shared:
         return None
     with reading_store(folder_of(store, "images", name)):  # a transformation without an inverse
