@@ -62,7 +62,8 @@ class SampleConfig(_Strict):
     skip: Layers = Field(default=[], description="sections to leave out; the registration chain bridges them")
     raw: dict[Layer, str] = Field(
         default={},
-        description="section: its raw folder (visium), file (stnet, cscc, stahl, h5ad), id (hest) or name (asign), "
+        description="section: its raw folder (visium), file (stnet, cscc, stahl, h5ad), store (spatialdata), id (hest) "
+                    "or name (asign), "
                     "relative to raw_path")
     images: dict[Layer, str] = Field(
         default={},
@@ -94,7 +95,7 @@ class Config(_Strict):
     dataset: Name = Field(description="name of the dataset")
     samples: dict[Name, SampleConfig] | None = Field(
         default=None, description="the sections of each sample; default: all found")
-    raw_format: Literal["asign", "cscc", "h5ad", "her2st", "hest", "stahl", "stnet", "visium",
+    raw_format: Literal["asign", "cscc", "h5ad", "her2st", "hest", "spatialdata", "stahl", "stnet", "visium",
                         "visium_hd"] | None = Field(
         default=None, description="form of the raw files that step 0_1 reads")
     raw_path: str | None = Field(default=None, description="folder of the raw files (--raw_path wins)")

@@ -140,8 +140,8 @@ def spatialdata() -> Finding:
         found = metadata.version("spatialdata")
     except metadata.PackageNotFoundError:
         found = None
-    return optional("spatialdata", found, "to use results in SpatialData; no script needs it",
-                    "pip install spatialdata")
+    return optional("spatialdata", found, "for --format spatialdata and export_spatialdata.py",
+                    "pip install -r requirements-spatialdata.txt")
 
 
 def hub_weights() -> Finding:

@@ -121,3 +121,15 @@ def reading(path: Path, made_by: str) -> Iterator[None]:
     except Exception as error:  # decoders differ in what they raise, up to MemoryError for a header of wrong sizes
         raise LayerError(path, f"a file that cannot be read ({type(error).__name__}: {error})",
                          f"the output of {made_by}", f"run {made_by} again") from None
+
+
+def files_in(path: Path) -> list[Path]:
+    """The file itself; of a folder, such as a part of a .zarr, all its files but those that macOS hides there."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith(("._", ".DS_Store")))
+
+
+def newest_ns(folder: Path) -> int:
+    """The time of the last change of a folder or of what is directly in it, ns."""
+    return max((path.stat().st_mtime_ns for path in (folder, *folder.glob("*"))), default=0)

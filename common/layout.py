@@ -324,6 +324,10 @@ class RunLayout:
         """All sections of a sample in one."""
         return self.imputed_folder(sample) / "sample.h5ad"
 
+    def spatialdata(self, sample: str) -> Path:
+        """The export of a sample (export_spatialdata.py)."""
+        return self.root / "spatialdata" / f"{sample}.zarr"
+
     @property
     def metrics_json(self) -> Path:
         return self.root / "metrics.json"

@@ -2,7 +2,7 @@ r"""Step 0_1: bring raw data into the form of the data contract; create the data
 
 INPUT   --raw_path: a folder in the form --format: her2st, stnet, cscc or stahl (legacy ST), visium (Space Ranger
                 folders), visium_hd (its binned_outputs, pooled to spots), h5ad (AnnData with positions, an image),
-                hest (HEST-1k) or asign (the paper's processed archives);
+                hest (HEST-1k), spatialdata (.zarr stores) or asign (the paper's processed archives);
                 data_preprocessing/readers/<format>.py lists the files that are read
         --config: YAML of the dataset (default configs/<format>.yaml); samples.<name>.raw assigns folders or files to
                 sections
@@ -12,7 +12,7 @@ OUTPUT  <root>/dataset.yaml                     the config with samples and laye
                                                 edits stay (common/merge.py). With --sample or --layer, or with another
                                                 --raw_path, earlier conversions stay listed too
         <root>/imgs/<sample>/<layer>.<ext>      H&E, linked (--copy: copied; .gz: unpacked), never re-encoded; PNG from
-                                                an h5ad
+                                                an h5ad, tiled TIFF from a .zarr
         <root>/imgs/<sample>/<layer>.geojson    its tissue, if a GeoJSON lies beside the image (names: placing.py)
         <root>/location/<sample>/<layer>.csv    barcode, pixel_x, pixel_y (level-0 px, spot centres),
                                                 i, j (array column, row)
@@ -33,10 +33,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
+from itertools import chain
 
 from common import cli, jobs
 from common.errors import LayerError
 from common.exit_codes import guarded
+from common.files import files_in
 from common.io import write_h5ad, write_table
 from common.names import visible
 from common.status import read_status, set_status
@@ -46,10 +48,22 @@ from data_preprocessing.listing import units_of
 from data_preprocessing.packed import plain_name
 from data_preprocessing.placing import bring_image, make_the_only_image, name_under_root, outline_of, place_outline
 from data_preprocessing.raw_sources import STEP, open_raw
-from data_preprocessing.readers import RawLayer, asign, cscc, h5ad, her2st, hest, stahl, stnet, visium, visium_hd
+from data_preprocessing.readers import (
+    RawLayer,
+    asign,
+    cscc,
+    h5ad,
+    her2st,
+    hest,
+    spatialdata_zarr,
+    stahl,
+    stnet,
+    visium,
+    visium_hd,
+)
 
-READERS = {"asign": asign, "cscc": cscc, "h5ad": h5ad, "her2st": her2st, "hest": hest, "stahl": stahl, "stnet": stnet,
-           "visium": visium, "visium_hd": visium_hd}
+READERS = {"asign": asign, "cscc": cscc, "h5ad": h5ad, "her2st": her2st, "hest": hest, "spatialdata": spatialdata_zarr,
+           "stahl": stahl, "stnet": stnet, "visium": visium, "visium_hd": visium_hd}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,7 +104,8 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
     files = reader.raw_files(raw, config, sample, layer)
     outputs = {"location": layout.location(sample, layer), "counts": layout.counts(sample, layer)}
     if "image" in files:
-        outputs["image"] = layout.new_image(sample, layer, name_under_root(plain_name(files["image"])))
+        stored = getattr(reader, "STORED_IMAGE_SUFFIX", ".png")
+        outputs["image"] = layout.new_image(sample, layer, name_under_root(plain_name(files["image"]), stored))
     outline = outline_of(files["image"]) if "image" in files else None
 
     def work() -> str:
@@ -107,7 +122,8 @@ def layer_job(context: jobs.Context, raw: Path, sample: str, layer: int, wrong: 
         place_outline(outline, layout.outline(sample, layer), context.args.copy, written)
         return summary(found) + (f", tissue by {outline.name}" if outline else "")
 
-    return jobs.Job(sample, layer, inputs=[*files.values(), *([outline] if outline else [])],
+    inputs = [*chain.from_iterable(map(files_in, files.values())), *([outline] if outline else [])]
+    return jobs.Job(sample, layer, inputs,
                    outputs=[outputs[kind] for kind in files if kind in outputs], work=work,
                    settings={"format": config.raw_format, "copy": context.args.copy,
                              **(reader.settings(config) if hasattr(reader, "settings") else {})})

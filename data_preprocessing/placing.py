@@ -16,6 +16,7 @@ beside it or beside its folder.
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,18 +75,21 @@ def goes_with(image: Path) -> list[Path]:
     return [*companions(image), *([outline] if outline else [])]
 
 
-def name_under_root(source: Path) -> str:
-    """The suffix of an image under the root: '.tif' for 's1.ome.TIF'; '.png' for pixels stored inside another file."""
-    return image_suffix(source).lower().removeprefix(".ome") or ".png"
+def name_under_root(source: Path, stored: str) -> str:
+    """The suffix of an image under the root: '.tif' for 's1.ome.TIF'; `stored` for pixels inside another file."""
+    return image_suffix(source).lower().removeprefix(".ome") or stored
 
 
 # placing -----------------------------------------------------------------------------------------------
-def bring_image(image: Path | np.ndarray, target: Path, copy: bool, written: Written) -> None:
+def bring_image(image: Path | np.ndarray | Callable[[Path], None], target: Path, copy: bool, written: Written) -> None:
     """Bring an image to `target`: a file by link or copy, a packed one unpacked, pixels (h, w, 3) uint8 as PNG.
 
-    Raises as place_image and unpack.
+    A function writes the image to the path that it is given. Raises as place_image and unpack.
     """
-    if not isinstance(image, Path):
+    if callable(image):
+        with written.writing(target) as temporary:
+            image(temporary)
+    elif not isinstance(image, Path):
         with written.writing(target) as temporary:
             write_picture(temporary, image)
     elif is_packed_picture(image):

@@ -16,7 +16,7 @@ FLOORS = (  # a file may import from its own room and from any room on a lower f
     ("training",),
     ("evaluation",),
     ("report_parts",),
-    ("main", "main_3d", "predict_3d", "report"),
+    ("main", "main_3d", "predict_3d", "report", "export_spatialdata"),
     ("benchmarks",))
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 STEPS = ("data_preprocessing", "registration", "data_preprocessing_3d")
@@ -62,7 +62,7 @@ def test_networks_training_and_scores_use_no_numbered_step():
 
 
 def test_no_script_imports_a_script():
-    scripts = {"main", "main_3d", "predict_3d", "report"}
+    scripts = {"main", "main_3d", "predict_3d", "report", "export_spatialdata"}
     for folder in STEPS:
         stems = [path.stem for path in (ROOT / folder).glob("*.py")]
         scripts |= {stem for stem in stems if stem[0].isdecimal() or stem.startswith("Step")}

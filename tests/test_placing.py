@@ -68,7 +68,7 @@ def test_the_files_of_a_dicom_slide_stay_together(tmp_path, written, copy):
 
 def test_names_under_the_root():
     names = {"a.ome.tif": ".tif", "a.OME.TIFF": ".tiff", "a.JPG": ".jpg", "a.svs": ".svs", "a.h5ad": ".png"}
-    assert {name: name_under_root(name) for name in names} == names
+    assert {name: name_under_root(name, ".png") for name in names} == names
 
 
 def test_the_outline_is_found_under_its_usual_names(tmp_path):

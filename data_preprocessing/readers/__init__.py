@@ -21,7 +21,7 @@ or `<path>#<part>` for one of several sections in one file. Code that two reader
 A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of common/config.py; configs/<format>.yaml
 has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,12 +50,12 @@ class RawLayer:
 
     location: barcode, pixel_x, pixel_y (level-0 px of the spot centre), i, j (array column, row), or None.
     counts: raw counts, CSR float32, rows as in `location`, or None. image: the H&E file, or its pixels (h, w, 3) uint8
-    where it is stored inside another file, or None. dropped: {reason: number of entries left out}. note: a further
-    remark for the step's line.
+    where it is stored inside another file, or a function that writes it to a path, or None. dropped: {reason: number
+    of entries left out}. note: a further remark for the step's line.
     """
     location: "pd.DataFrame | None"
     counts: "anndata.AnnData | None"
-    image: "Path | np.ndarray | None"
+    image: "Path | np.ndarray | Callable[[Path], None] | None"
     dropped: dict[str, int] = field(default_factory=dict)
     note: str = ""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import LayerError
 from data_preprocessing.readers import in_reading_order, path_and_part
 from data_preprocessing.readers.space_ranger import MEX_PART, mex_files, read_scale_factors
-from data_preprocessing.readers.visium_files import ROLES, Section, sections_in as files_in, visible
+from data_preprocessing.readers.visium_files import ROLES, Section, sections_in as files_of_sections, visible
 
 SQUARE = re.compile(r"(?:(?P<prefix>.+?)[_. -])?square_(?P<um>\d{3,})um", re.I)
 PACKED = re.compile(r"(?P<name>.*?)[_. -]?(binned_outputs|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", re.I)
@@ -54,7 +54,7 @@ def sections_in(raw: Path) -> tuple[list[str], list[str]]:
 
 def bin_folders(folder: Path, depth: int = DEPTH) -> list[BinFolder]:
     """All folders of bins: `folder` itself, or those in it."""
-    name, here = SQUARE.fullmatch(folder.name), files_in(folder)
+    name, here = SQUARE.fullmatch(folder.name), files_of_sections(folder)
     if name:
         section = here[0] if len(here) == 1 else Section(folder, "", ())
         return [BinFolder(folder, name["prefix"] or "", float(name["um"]), section)]
@@ -131,7 +131,7 @@ def is_of_space_ranger(path: Path) -> bool:
         return False
     names = [one.name for one in [*visible(path), *visible(path / "outs")]]
     named = any(OF_SPACE_RANGER.fullmatch(name) or PACKED.fullmatch(name) for name in names)
-    return named or any(one.counts() for one in files_in(path))
+    return named or any(one.counts() for one in files_of_sections(path))
 
 
 def why_without_bins(path: Path) -> tuple[str, str, str]:
@@ -142,7 +142,7 @@ def why_without_bins(path: Path) -> tuple[str, str, str]:
     packed = [one.name for one in inside if PACKED.fullmatch(one.name)]
     if packed:
         return f"{packed[0]}, which is packed", f"the folder {expected}", f"unpack it: tar -xf {packed[0]}"
-    if path.is_dir() and any(one.counts() for folder in (path, *inside) for one in files_in(folder)):
+    if path.is_dir() and any(one.counts() for folder in (path, *inside) for one in files_of_sections(folder)):
         return "spots of Visium, and no bins", expected, "convert it by --format visium"
     cells = [one.name for one in inside if "segmented_outputs" in one.name]
     if cells:
