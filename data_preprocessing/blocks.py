@@ -34,6 +34,8 @@ def grouped(found: dict[str, SampleConfig], reader: ModuleType, raw: Path, confi
     if reader is asign:  # an archive states its samples and their sections
         return found
     given = config.samples or {}
+    if given:
+        found = {name: one for name, one in found.items() if name in given}
     assumed = [name for name, one in found.items() if one.raw and not (name in given and given[name].raw)]
     split = False
     if config.samples is None and assumed == [folder_name(raw)]:
@@ -42,7 +44,8 @@ def grouped(found: dict[str, SampleConfig], reader: ModuleType, raw: Path, confi
     groups = {name: found[name].raw for name in assumed if len(found[name].raw) > 1}
     for name, entries in groups.items():
         require_one_block(name, entries, reader, raw, config.model_copy(update={"samples": found}), file)
-    for line in statement(found, assumed, raw, file, split):
+    doubts = reader.doubts(found) if config.samples is None and hasattr(reader, "doubts") else []
+    for line in [*statement(found, assumed, raw, file, split), *doubts]:
         print(f"{step}  {line}")
     return found
 
@@ -141,7 +144,7 @@ def _order_of(name: str, entries: dict[int, str], file: Path) -> str:
     order, proposed = "in the order of the numbers in their names", entries
     if doubt:
         order = f"ordered by name, which is assumed to be the order in z ({doubt}: state samples.{name}.raw)"
-    elif numbers and numbers[-1] - numbers[0] >= len(numbers):
+    elif numbers and list(entries) != numbers and numbers[-1] - numbers[0] >= len(numbers):
         order += (f"; {shown(map(str, numbers))} have gaps, the sections are 1 to {len(numbers)} without a gap in z")
         proposed = dict(zip(numbers, entries.values(), strict=True))
     return f"one block '{name}': {', '.join(entries.values())}, {order}; otherwise: " + _how(file, {name: proposed})

@@ -103,7 +103,8 @@ def not_taken(raw: Path, listed: Config, reader: ModuleType, form: str, root: Pa
         out.append((path, reason(path)))
     if why_not:
         for folder in sorted(taken.folders - {os.path.normpath(raw)}):
-            inside = [path for path in (*visible(Path(folder)), *visible(Path(folder), "*/*")) if not taken.has(path)]
+            inside = [path for path in (*visible(Path(folder)), *visible(Path(folder), "*/*"))
+                      if not (taken.has(path) or BY_PRODUCTS.fullmatch(path.name))]
             out += [(path, own) for path in inside if (own := why_not(raw, path))]
     return sorted(out, key=lambda one: natural_key(one[0].as_posix()))
 

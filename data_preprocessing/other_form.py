@@ -20,15 +20,25 @@ def list_sections(readers: dict[str, ModuleType], form: str, raw: Path, config: 
     Raises DataError; where there is no section it names what is there, and the format or the folder that fits.
     """
     try:
-        return readers[form].list_layers(raw, config)
+        found = readers[form].list_layers(raw, config)
+        if config.samples is None and raw.name in INSIDE:
+            _require_whole(readers[form], form, raw, config)
+        return found
     except DataError as error:
         file, found, expected, fix = error.args
-        if file != raw or not found.startswith("no "):
+        if config.samples is not None or file != raw or not found.startswith("no "):
             raise
         if "there is" not in found and "there are" not in found:
             found = f"{found} (there is {_there(raw)})"
         better = "; or ".join(_better(readers, form, raw, config))
         raise DataError(file, found, expected, better or fix) from None
+
+
+def _require_whole(reader: ModuleType, form: str, raw: Path, config: Config) -> None:
+    """Raise DataError for a folder inside a section, such as `spatial`, whose counts lie beside it."""
+    if not has_sections(reader, form, raw, config) and has_sections(reader, form, raw.parent, config):
+        raise DataError(raw, f"a part of a section: its counts lie in {raw.parent}", "the folder of the section",
+                        f"--raw_path {raw.parent}")
 
 
 def _there(raw: Path) -> str:

@@ -36,9 +36,10 @@ def test_an_anndata_folder_given_as_visium(tmp_path, capsys):
 
 
 def test_a_folder_too_high_or_too_low(tmp_path, capsys):
-    raw = two_sections(tmp_path / "study" / "block")
-    assert convert("visium", tmp_path / "study", tmp_path / "root") == 2
-    assert f"--raw_path {raw};" in capsys.readouterr().err.replace("\n", ";")
+    write_section(tmp_path / "study" / "tables" / "A_rep01.h5ad")
+    assert convert("h5ad", tmp_path / "study", tmp_path / "root") == 2
+    assert f"--raw_path {tmp_path / 'study' / 'tables'};" in capsys.readouterr().err.replace("\n", ";")
+    raw = two_sections(tmp_path / "block")
     assert convert("visium", raw / "section2" / "spatial", tmp_path / "root") == 2
     assert f"--raw_path {raw / 'section2'};" in capsys.readouterr().err.replace("\n", ";")
 

@@ -11,7 +11,7 @@ from visium_folders import add_folder
 
 from common.config import load_config
 from data_preprocessing import not_taken as module
-from data_preprocessing.not_taken import companions, looks_like_input
+from data_preprocessing.not_taken import looks_like_input
 from data_preprocessing.readers import asign, h5ad, visium
 
 
@@ -39,7 +39,7 @@ def test_a_folder_that_is_not_taken_is_one_line_and_by_products_are_none(tmp_pat
     assert convert("visium", raw, root) == 0
     lines = said(capsys)
     named = sorted(line.partition(": ")[0] for line in lines)
-    assert named == ["he.tif.gz", "more.tar.gz", "notes.csv", "other.h5ad", "scan.svs", "section2/", "section3/"]
+    assert named == ["he.tif.gz", "more.tar.gz", "notes.csv", "other.h5ad", "scan.svs", "section2/"]
     reasons = table(root)
     assert "images" in reasons["scan.svs"] and "'scan.svs'" in reasons["scan.svs"]
     assert "unpack" in reasons["more.tar.gz"] and "unpack" in reasons["he.tif.gz"]
@@ -96,17 +96,17 @@ def test_the_reason_of_the_reader_comes_first(tmp_path, capsys, monkeypatch):
 def test_a_reader_speaks_of_what_lies_in_a_folder_that_is_taken(tmp_path, capsys):
     raw = tmp_path / "block"
     add_folder(raw / "section1")
-    touch(raw / "section1" / "segmented_outputs" / "cells.h5")
+    touch(raw / "section1" / "extra_outputs" / "cells.h5")
 
     def why_not(raw: Path, path: Path) -> str | None:
-        return "not used" if path.name == "segmented_outputs" else None
+        return "not used" if path.name == "extra_outputs" else None
 
     own = ModuleType("reader")
     own.__dict__.update(vars(visium), why_not=why_not)
     config = load_config(ROOT / "configs/visium.yaml")
     listed = config.model_copy(update={"samples": own.list_layers(raw, config)})
     found = module.not_taken(raw, listed, own, "visium", tmp_path / "root")
-    assert found == [(raw / "section1" / "segmented_outputs", "not used")]
+    assert found == [(raw / "section1" / "extra_outputs", "not used")]
 
 
 def test_many_lines_are_counted(tmp_path, capsys):
@@ -121,17 +121,10 @@ def test_many_lines_are_counted(tmp_path, capsys):
     assert len(lines) <= module.MOST_LINES + 1
 
 
-def test_files_that_belong_to_a_slide(tmp_path):
-    touch(tmp_path / "a.mrxs", tmp_path / "a" / "Slidedat.ini", tmp_path / "b.vms", tmp_path / "b-macro.jpg",
-          tmp_path / "d" / "1.dcm", tmp_path / "d" / "2.dcm")
-    assert companions(tmp_path / "a.mrxs") == [tmp_path / "a"]
-    assert companions(tmp_path / "b.vms") == [tmp_path / "b-macro.jpg"]
-    assert tmp_path / "d" / "2.dcm" in companions(tmp_path / "d" / "1.dcm")
-
-
 @pytest.mark.parametrize("name, expected", [
     ("x.tsv.gz", True), ("x.ome.tif", True), ("x.czi", True), ("x.RDS", True), ("P1_molecule_info.h5", False),
-    ("README.txt", False), ("x.bam", False), ("GSM1_scalefactors_json.json.gz", False), ("x.pdf", False)])
+    ("README.txt", False), ("x.bam", False), ("GSM1_scalefactors_json.json.gz", False), ("x.pdf", True),
+    ("x.doc", False)])
 def test_what_looks_like_input(name, expected):
     assert looks_like_input(Path(name)) == expected
 

@@ -54,8 +54,9 @@ def test_prefixed_and_renamed_folders(tmp_path, options):
         shutil.copytree(block / "section_c", block / hidden)
     (block / "GSM2_square_008um/spatial/._tissue_positions.parquet").write_bytes(b"mac")
     assert run(block, tmp_path / "root", *options) == 0
-    listed = load_config(tmp_path / "root/dataset.yaml").samples["block"].raw
-    assert listed == {1: ".#GSM1", 2: ".#GSM2", 3: "section_c"}
+    listed = load_config(tmp_path / "root/dataset.yaml").samples
+    assert {name: one.raw for name, one in listed.items()} == {"GSM": {1: ".#GSM1", 2: ".#GSM2"},
+                                                               "section_c": {1: "section_c"}}
     assert set(status_of(tmp_path / "root").values()) == {"ok"}
     own = own_config(tmp_path / "d.yaml", samples={"x": {"raw": {4: ".#GSM2", 7: "section_c"}}})
     assert run(block, tmp_path / "mapped", *own) == 0

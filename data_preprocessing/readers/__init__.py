@@ -1,4 +1,4 @@
-"""Readers of raw data, one format a file. A reader is a module with four functions, and three more that are optional:
+"""Readers of raw data, one format a file. A reader is a module with four functions, and more that are optional:
 
     list_layers(raw, config) -> {sample: SampleConfig}            layers and their sources; DataError if there is none
     raw_files(raw, config, sample, layer) -> {kind: path}         every file and folder that is read and exists: counts,
@@ -12,6 +12,8 @@
                                                                   on; a change converts again
     why_not(raw, path) -> str | None                              optional: why a file or folder that looks like input
                                                                   is not taken (data_preprocessing/not_taken.py)
+    doubts(samples) -> [line]                                     optional: why sections of these samples may not be of
+                                                                  one block
     FORMS                                                         optional: its file names, as a person is shown them
 
 A section that is there and cannot be read is listed, so that it keeps its place in z: reading it raises LayerError.

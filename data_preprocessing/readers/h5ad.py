@@ -31,7 +31,6 @@ from data_preprocessing.readers import (
     listed_samples,
     matched,
     path_and_part,
-    shown,
     spot_pitch_px,
     visible,
 )
@@ -61,9 +60,6 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     if not names and config.samples is None and all((raw / folder).is_dir() for folder in HEST_FOLDERS):
         raise DataError(raw, f"the folders {', '.join(HEST_FOLDERS)} of HEST-1k", "*.h5ad files in this folder",
                         "use --format hest")
-    if not names and config.samples is None:
-        there = shown(one.name for one in visible(raw))
-        raise DataError(raw, f"no *.h5ad file (there is {there})", "one *.h5ad file a section", "correct --raw_path")
     return listed_samples(raw, config, names, "*.h5ad file")
 
 

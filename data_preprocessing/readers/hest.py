@@ -22,7 +22,7 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import BELIEVED_UM, TOLERANCE, Source, median_spacing_px
-from data_preprocessing.readers import RawLayer, chosen_image, in_reading_order, shown, visible
+from data_preprocessing.readers import RawLayer, chosen_image, in_reading_order, visible
 from data_preprocessing.readers.h5ad import spots, stored, table_layer
 
 FORMS = ("st/<id>.h5ad", "wsis/<id>.tif", "metadata/<id>.json")
@@ -42,8 +42,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     """The samples with every section's file. Raises DataError if there is none, or several and no table of samples."""
     ids = _ids(raw)
     if not ids:
-        there = shown(one.name for one in visible(raw))
-        raise DataError(raw, f"no st/<id>.h5ad and no wsis/<id>.tif (there is {there})",
+        raise DataError(raw, "no st/<id>.h5ad and no wsis/<id>.tif",
                         "the folders st, wsis and metadata of HEST-1k", "correct --raw_path")
     if config.samples is None:
         if len(ids) > 1:

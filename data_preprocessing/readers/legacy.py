@@ -58,10 +58,13 @@ def list_layers(form: Form, raw: Path, config: Config) -> dict[str, SampleConfig
             samples[name] = SampleConfig(layers=sorted(layers | set(one.images)), raw=entries)
     if not samples:
         raise files_of.nothing_found(raw, form)
-    for name in sorted(set(form.blocks) & set(samples)) if config.samples is None else ():
-        print(f"{raw}: {len(samples[name].layers)} sections of {name} are taken as one block; {form.blocks[name]}: "
-              "name those of one animal in samples.<name>.raw of a config")
     return dict(sorted(samples.items()))
+
+
+def doubts(form: Form, samples: dict[str, SampleConfig]) -> list[str]:
+    """A line for each sample whose sections are known to be of several blocks."""
+    return [f"{len(samples[name].layers)} sections of {name} are taken as one block; {form.blocks[name]}: name those "
+            "of one animal in samples.<name>.raw of a config" for name in sorted(set(form.blocks) & set(samples))]
 
 
 def raw_files(form: Form, raw: Path, config: Config, sample: str, layer: int) -> dict[str, Path]:

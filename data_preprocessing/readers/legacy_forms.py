@@ -54,7 +54,12 @@ class Form:
     roles: tuple[str, ...] = ()
 
     def match(self, path: str) -> Match | None:
-        """The meaning of a path under the raw folder, or None. The first pattern that fits decides."""
+        """The meaning of a path under the raw folder, or None. The first pattern that fits decides.
+
+        Files of Space Ranger are none: 'tissue_positions.csv' is no section 'positions' of a sample 'tissue'.
+        """
+        if SPACE_RANGER.fullmatch(PurePosixPath(path).name):
+            return None
         for rank, (kind, pattern) in enumerate(self.patterns):
             found = re.fullmatch(pattern, path, re.IGNORECASE)
             if found:

@@ -13,6 +13,7 @@ from data_preprocessing.readers.legacy_forms import STAHL
 
 FORMS = (STAHL.example,)
 list_layers = partial(legacy.list_layers, STAHL)
+doubts = partial(legacy.doubts, STAHL)
 raw_files = partial(legacy.raw_files, STAHL)
 read_positions = partial(legacy.read_positions, STAHL)
 read_layer = partial(legacy.read_layer, STAHL)
