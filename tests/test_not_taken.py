@@ -41,8 +41,8 @@ def test_a_folder_that_is_not_taken_is_one_line_and_by_products_are_none(tmp_pat
     named = sorted(line.partition(": ")[0] for line in lines)
     assert named == ["he.tif.gz", "more.tar.gz", "notes.csv", "other.h5ad", "scan.svs", "section2/"]
     reasons = table(root)
-    assert "images" in reasons["scan.svs"] and "'scan.svs'" in reasons["scan.svs"]
-    assert "unpack" in reasons["more.tar.gz"] and "unpack" in reasons["he.tif.gz"]
+    assert "samples.<name>.images" in reasons["scan.svs"]
+    assert "tar xf more.tar.gz" in reasons["more.tar.gz"] and "gunzip" in reasons["he.tif.gz"]
     assert "--format h5ad" in reasons["other.h5ad"] and "part0.tsv.gz" in reasons["section2"]
     assert "visium" in reasons["notes.csv"]
 
