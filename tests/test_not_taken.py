@@ -42,7 +42,7 @@ def test_a_folder_that_is_not_taken_is_one_line_and_by_products_are_none(tmp_pat
     assert named == ["he.tif.gz", "more.tar.gz", "notes.csv", "other.h5ad", "scan.svs", "section2/"]
     reasons = table(root)
     assert "samples.<name>.images" in reasons["scan.svs"]
-    assert "tar xf more.tar.gz" in reasons["more.tar.gz"] and "gunzip" in reasons["he.tif.gz"]
+    assert "tar xf more.tar.gz" in reasons["more.tar.gz"] and ".images" in reasons["he.tif.gz"]
     assert "--format h5ad" in reasons["other.h5ad"] and "part0.tsv.gz" in reasons["section2"]
     assert "visium" in reasons["notes.csv"]
 
