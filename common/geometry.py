@@ -230,7 +230,7 @@ def _geometry(config: Config, um_per_px: float, source: str, of_dataset: bool) -
 
 
 # sources -----------------------------------------------------------------------------------------------
-_DATASET = "pixel_size_um, or pitch_um / pitch_px of dataset.yaml"
+_DATASET = "pixel_size_um or pitch_px of dataset.yaml"
 
 
 def config_sources(config: Config, sample: str, layer: int) -> list[Source]:

@@ -187,7 +187,7 @@ def test_spots_are_compared_with_dataset_yaml_and_image(tmp_path, array):
     assert section_geometry(stack(pitch_um=100, pitch_px=51, array=array), layout, "A", 1).pitch_px == 51
     with pytest.raises(
         LayerError,
-        match="pitch_um / pitch_px of dataset.yaml, but 2 um/px by the spots of 1.csv, 50 px apart",
+        match="pixel_size_um or pitch_px of dataset.yaml, but 2 um/px by the spots of 1.csv, 50 px apart",
     ):
         section_geometry(stack(pitch_um=100, pitch_px=60, array=array), layout, "A", 1)
     put_tiff(layout, 1, 1.0)

@@ -101,7 +101,9 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
 
 
 def why_not(raw: Path, path: Path) -> str | None:
-    """Why a picture beside tables is not taken: its name fits none, or the one of several sections."""
+    """Why a picture beside tables is not taken (its name fits none, or it is one of several sections), or a folder."""
+    if path.is_dir() and visible(path, "*.h5ad"):
+        return f"a folder of other sections: --raw_path {path}"
     if not is_image_name(path):
         return None
     table = path.with_name(f"{image_stem(path)}.h5ad")
@@ -126,7 +128,8 @@ def table_layer(path: Path, part: str | None, image: Path | None, config: Config
     location, table, _ = matched(location, counts.table[rows].copy(), path, path)
     notes += counts.notes
     if part is not None and image in (None, path) and (whole := image_beside(path, None)) is not None:
-        notes.append(f"not {whole.name}: one image, {len(sections_of(path).parts)} sections; name it in samples.images")
+        notes.append(f"not {whole.name}: one image, {len(sections_of(path).parts)} sections; "
+                     "name it in samples.<name>.images")
     pixels: Path | np.ndarray | None = image
     if image == path:
         found = stored(path, part)

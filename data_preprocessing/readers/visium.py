@@ -242,8 +242,6 @@ def _picture_notes(location: pd.DataFrame, files: dict[str, Path]) -> list[str]:
     if image is None:
         return notes
     size = picture_size(image)
-    if image.suffix.lower() == ".gz":
-        notes.append(f"from {image.name}")
     if scaled_kind(image) == "lowres":
         notes.append("low resolution: no tissue_hires_image.png")
     beyond = location["barcode"][outside(location, size)] if size else location["barcode"][:0]

@@ -36,7 +36,8 @@ def nothing_found(raw: Path, hd: list[str]) -> DataError:
     """The error of a folder without a section of Visium."""
     expected = "filtered_feature_bc_matrix.h5 (or its MEX folder) and spatial/, in one folder or prefix a section"
     if hd:
-        return DataError(raw, f"Visium HD in {', '.join(hd)}", expected, "--format visium_hd")
+        names = [raw.name if name == "." else name for name in hd]
+        return DataError(raw, f"Visium HD in {', '.join(names)}", expected, "--format visium_hd")
     archives = [path.name for path in visible(raw) if ARCHIVE.fullmatch(path.name)]
     fix = f"unpack it first (tar xf {archives[0]})" if archives else "correct --raw_path"
     return DataError(raw, f"no section of Space Ranger among {shown(raw)}", expected, fix)
