@@ -261,7 +261,7 @@ def export(args: argparse.Namespace) -> int:
         import spatialdata  # noqa: F401
     except ImportError as error:
         raise DataError("spatialdata", f"not installed ({error})", "the library that writes these stores",
-                        "pip install -r requirements-spatialdata.txt") from None
+                        "pip install -r requirements-spatialdata.txt -c constraints.txt") from None
     context = jobs.open_context(args)
     run = run_folder.find(context.layout, args.save_path)
     locks.hold(run.root)

@@ -141,7 +141,7 @@ def spatialdata() -> Finding:
     except metadata.PackageNotFoundError:
         found = None
     return optional("spatialdata", found, "for --format spatialdata and export_spatialdata.py",
-                    "pip install -r requirements-spatialdata.txt")
+                    "pip install -r requirements-spatialdata.txt -c constraints.txt")
 
 
 def hub_weights() -> Finding:

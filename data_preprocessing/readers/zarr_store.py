@@ -20,7 +20,7 @@ HALF_PX = 0.5  # the centre of the first pixel, as SpatialData counts
 METADATA = (".zgroup", "zarr.json")
 KINDS = ("images", "labels", "points", "shapes", "tables", "table")  # table: before SpatialData 0.1
 BINS = re.compile(r"(?:(?P<name>.+)_)?square_(?P<um>\d{3})um")  # a bin size of Visium HD
-INSTALL = "pip install -r requirements-spatialdata.txt"
+INSTALL = "pip install -r requirements-spatialdata.txt -c constraints.txt"
 UM_OF_UNIT = {"nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0, "microns": 1.0, "um": 1.0, "µm": 1.0,
               "μm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4, "cm": 1e4, "meter": 1e6, "m": 1e6}
 UM_NAME = re.compile(r"(?:.*[_\W])?(?:um|µm|μm|microns?|micromet(?:er|re)s?)", re.IGNORECASE)
