@@ -89,7 +89,7 @@ def choose_genes(layers: dict, config) -> Choice:
     shared = expression.shared_genes([adata.var_names.tolist() for adata in layers.values()])
     eligible = expression.shared_genes([shared], config.exclude_prefixes)
     if not eligible:
-        raise DataError("counts/", f"no eligible gene in all {len(layers)} layers",
+        raise DataError("counts/", f"no eligible gene in all {len(layers)} sections",
                         "gene names that the sections share",
                         "use one naming (symbols or Ensembl), or fewer exclude_prefixes")
     mean = np.mean([expression.layer_mean(adata, eligible) for adata in layers.values()], axis=0)  # (n_eligible,)
@@ -176,8 +176,8 @@ def dataset_job(context: jobs.Context) -> jobs.Job:
         names = ", ".join(f"{sample}/{layer}" for sample, layer in layers)
         chosen_by = choice.genes["chosen_by"][0]
         remarks = left_out_line(choice.left_out) + mixed_line(choice.mixed)
-        return (f"{layout.genes}: {len(choice.genes)} genes ({chosen_by}, from {config.genes_from} layers) "
-                f"of the {choice.n_shared} that all {len(layers)} layers share ({names}); "
+        return (f"{layout.genes}: {len(choice.genes)} genes ({chosen_by}, from {config.genes_from} sections) "
+                f"of the {choice.n_shared} that all {len(layers)} sections share ({names}); "
                 f"background of {len(choice.background)} genes{remarks}")
 
     settings = config.model_dump(include={"genes", "n_genes", "exclude_prefixes", "genes_from"})
