@@ -12,7 +12,7 @@ import pandas as pd
 
 from common.errors import LayerError
 from data_preprocessing.readers.anndata_file import opened, read_frame, read_matrix
-from data_preprocessing.readers.gene_names import gene_names
+from data_preprocessing.readers.gene_names import gene_expression, gene_names
 
 if TYPE_CHECKING:
     import anndata
@@ -30,10 +30,13 @@ LARGEST_LOG = 20.0    # logarithms of counts are smaller
 
 @dataclass(frozen=True)
 class Counts:
-    """table: X CSR float32, obs_names, unique var_names, var['gene_ids'] where known. notes: for the step's line."""
+    """table: X CSR float32, obs_names, unique var_names, var['gene_ids'] where known. notes: for the step's line.
+
+    dropped: {reason: number of columns left out}.
+    """
     table: "anndata.AnnData"
     notes: list[str] = field(default_factory=list)
-    n_unnamed: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def raw_counts(path: Path) -> Counts:
@@ -55,15 +58,17 @@ def raw_counts(path: Path) -> Counts:
         if best is None:
             raise _no_counts(path, reasons)
         var_key = dict(_candidates(file))[best_key]
-        genes = gene_names(read_frame(file, var_key), path, var_key.replace("/", "."),
-                           lambda: _names_of_var(file, best, var_key))
+        var = read_frame(file, var_key)
+        of_genes, dropped = gene_expression(var)
+        best, var = best[:, of_genes], var[of_genes]
+        genes = gene_names(var, path, var_key.replace("/", "."), lambda: _names_of_var(file, best, var_key))
     usual = best_key in ("X", "layers/counts", "raw/X", "raw.X")
     notes = ([] if usual else [f"counts of {_shown(best_key)}"]) + ([best_note] if best_note else []) + genes.notes
     table = anndata.AnnData(best[:, genes.kept].astype(np.float32), obs=pd.DataFrame(index=obs_names),
                             var=pd.DataFrame(index=genes.names))
     if genes.ids is not None:
         table.var["gene_ids"] = genes.ids
-    return Counts(table, notes, int((~genes.kept).sum()))
+    return Counts(table, notes, {**dropped, "genes without a name": int((~genes.kept).sum())})
 
 
 def _names_of_var(file: "h5py.File", counts: "sparse.csr_matrix", var_key: str) -> pd.Index | None:

@@ -39,6 +39,7 @@ NO = {"0", "0.0", "false", "f", "no", "n", "out", "not in tissue", "outside", "o
       "background", "no tissue", "outside tissue", "nan", "none", "<na>", "na", ""}
 LEGACY_NAME = re.compile(r"(?:.*_)?(\d+)x(\d+)(?:[_-].*)?")
 SAME = 0.25          # pitches: two sources that differ by less agree
+MOST_DIAMETER = 1.2  # pitches: larger spots would lie over each other
 MIN_PITCH_PX = 2.0   # spots closer than this are array positions, no pixels
 
 
@@ -176,8 +177,11 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return factor, y.mean(axis=0) - factor * x.mean(axis=0)
 
 
-def check_pixels(xy: np.ndarray, source: str, path: Path) -> None:
-    """Raises LayerError for a position that is no number, and for array positions in place of pixels. xy (n, 2)."""
+def check_pixels(xy: np.ndarray, source: str, path: Path, diameter_px: float) -> None:
+    """Raises LayerError for a position that is no number, and for positions that are no full-resolution px. xy (n, 2).
+
+    diameter_px: of a spot in full-resolution px by the file; 0 if unknown.
+    """
     lost = ~np.isfinite(xy).all(axis=1)
     if lost.any():
         raise LayerError(path, f"{int(lost.sum())} of {len(xy)} spots whose position in {source} is no number",
@@ -187,3 +191,13 @@ def check_pixels(xy: np.ndarray, source: str, path: Path) -> None:
         raise LayerError(path, f"spots {pitch:.3g} px apart in {source}: array positions or mm, no pixels",
                          f"full-resolution px, {MIN_PITCH_PX:g} px apart or more",
                          "put the px in adata.obsm['spatial']")
+    if pitch > 0 and diameter_px > MOST_DIAMETER * pitch:
+        raise LayerError(path, f"spots {pitch:.3g} px apart in {source}, and spots of {diameter_px:.3g} px by "
+                               "spot_diameter_fullres", "spot centres in full-resolution px",
+                         "put the full-resolution px in adata.obsm['spatial'], or correct spot_diameter_fullres")
+    for axis, name in enumerate("xy"):
+        if len(xy) and np.median(xy[:, axis]) < 0:
+            low, high = xy[:, axis].min(), xy[:, axis].max()
+            raise LayerError(path, f"{name} from {low:.0f} to {high:.0f} in {source}: below 0, outside any image",
+                             "px from the upper left corner of the image, y downwards",
+                             f"turn the sign of {name}, if it was turned for a plot")
