@@ -207,3 +207,9 @@ def test_one_section_twice_and_two_patients_are_named(tmp_path, capsys):
     assert any("s1 (1).h5ad and s1.h5ad have the same spots" in line or "s1.h5ad and s1 (1).h5ad have" in line
                for line in lines)
     assert any("2 values of obs['patient'] (P1: " in line and "P2: s2.h5ad)" in line for line in lines)
+
+
+def test_ids_of_another_database_are_kept(tmp_path):
+    var = pd.DataFrame({"gene_ids": [f"AT1G{k:05d}" for k in range(12)]}, index=[f"G{k}" for k in range(12)])
+    assert gene_names(var, tmp_path, "var", lambda: None).ids[3] == "AT1G00003"
+    assert gene_names(var.assign(gene_ids=[*map(str, range(12))]), tmp_path, "var", lambda: None).ids is None

@@ -162,14 +162,16 @@ def _symbols(var: pd.DataFrame) -> tuple[np.ndarray | None, str]:
 
 
 def _ids(var: pd.DataFrame) -> np.ndarray | None:
-    """The column of Ensembl ids (n_genes,), or None."""
+    """The column of Ensembl ids (n_genes,), else gene_ids as of another database; None if there are none."""
     lower = {str(name).lower(): name for name in var.columns}
     for column in ID_COLUMNS:
         if column in lower:
             values = _clean(var[lower[column]])
             if _share(ENSEMBL, _without_prefix(values)[0]) > MOST:
                 return values
-    return None
+    values = _clean(var[lower["gene_ids"]]) if "gene_ids" in lower else _clean([])
+    known = len(values) and len(set(values)) == len(values) and "" not in values and _share(NUMBER, values) < MOST
+    return values if known else None
 
 
 def _with_ids_where_shared(symbols: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -50,13 +50,13 @@ def raw_counts(path: Path) -> Counts:
             if best is not None and (n_vars <= best.shape[1] or _is_other(key)):
                 continue
             values = read_matrix(file, key, n_vars)
-            reason, note = _rounded(values, (len(obs_names), n_vars))
+            reason, note = rounded(values, (len(obs_names), n_vars))
             if reason:
                 reasons.append(f"{_shown(key)} ({reason})")
             else:
                 best, best_key, best_note = values, key, note
         if best is None:
-            raise _no_counts(path, reasons)
+            raise no_counts(path, reasons)
         var_key = dict(_candidates(file))[best_key]
         var = read_frame(file, var_key)
         of_genes, dropped = gene_expression(var)
@@ -97,7 +97,7 @@ def _is_other(key: str) -> bool:
     return key.startswith("layers/") and key.partition("/")[2].lower() not in COUNT_LAYERS
 
 
-def _rounded(values: "sparse.csr_matrix", shape: tuple[int, int]) -> tuple[str, str]:
+def rounded(values: "sparse.csr_matrix", shape: tuple[int, int]) -> tuple[str, str]:
     """(why these are no counts, or ''; a note on the rounding, or ''). Rounds `values` in place."""
     if values.shape != shape:
         return f"{values.shape[0]} x {values.shape[1]} values for {shape[0]} spots and {shape[1]} genes", ""
@@ -121,7 +121,7 @@ def _shown(key: str) -> str:
     return f"layers['{key.partition('/')[2]}']" if key.startswith("layers/") else key.replace("/", ".")
 
 
-def _no_counts(path: Path, reasons: list[str]) -> LayerError:
+def no_counts(path: Path, reasons: list[str]) -> LayerError:
     return LayerError(path, "no raw counts: " + ("; ".join(reasons) if reasons else "no matrix at all"),
                       "raw counts in X, layers['counts'] or raw",
                       "save the counts with the table: adata.layers['counts']")

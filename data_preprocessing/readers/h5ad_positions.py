@@ -69,7 +69,7 @@ def read_all_positions(path: Path) -> Positions:
                              "add adata.obsm['spatial'], or obs['pxl_col_in_fullres'] and obs['pxl_row_in_fullres']")
     source, xy = found[0]
     table = pd.DataFrame({"barcode": obs.index.astype(str), "x": xy[:, 0], "y": xy[:, 1]})
-    table["on_tissue"], notes = _on_tissue(obs, path)
+    table["on_tissue"], notes = on_tissue(obs, path), []
     array = _array(obs)
     table["i"], table["j"] = array.T if array is not None else (np.nan, np.nan)
     for other, theirs in found[1:]:
@@ -119,8 +119,11 @@ def _xy_of(value: "np.ndarray | pd.DataFrame") -> np.ndarray | None:
     return text.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
 
 
-def _on_tissue(obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, list[str]]:
-    """(which spots are on tissue (n_obs,), notes): numbers or words; all of them where no column states it."""
+def on_tissue(obs: pd.DataFrame, path: Path) -> np.ndarray:
+    """Which spots are on tissue (n_obs,) bool, by numbers or words; all of them where no column states it.
+
+    Raises LayerError for an unknown word, or for none on tissue.
+    """
     columns = {name.lower(): name for name in obs}
     for name in IN_TISSUE:
         if name not in columns:
@@ -128,15 +131,15 @@ def _on_tissue(obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, list[str]]:
         words = obs[columns[name]].astype(object).map(lambda one: str(one).strip().lower().replace("_", " "))
         unknown = sorted(set(words) - YES - NO)
         if not unknown:
-            on_tissue = words.isin(YES).to_numpy()
-            if not on_tissue.any():
+            inside = words.isin(YES).to_numpy()
+            if not inside.any():
                 raise LayerError(path, f"no spot on tissue (obs['{columns[name]}']: {', '.join(sorted(set(words)))})",
                                  "1 for a spot on tissue", "correct or remove the column")
-            return on_tissue, []
+            return inside
         if name != "tissue":  # which may be the name of an organ
             raise LayerError(path, f"obs['{columns[name]}'] with {', '.join(map(repr, unknown[:3]))}",
                              "1, True, yes or 'in tissue' for a spot on tissue", "correct or remove the column")
-    return np.ones(len(obs), bool), []
+    return np.ones(len(obs), bool)
 
 
 def _array(obs: pd.DataFrame) -> np.ndarray | None:

@@ -88,6 +88,13 @@ def is_scattered(xy: np.ndarray) -> bool:
     return float(alike.mean()) < FEWEST_ORDERED
 
 
+def scattered(n_positions: int, file: Path, config: Config) -> LayerError:
+    """The error of positions whose distance states no scale."""
+    return LayerError(file, f"{n_positions} positions on no array, such as cells or beads",
+                      f"spots of a regular array, {config.pitch_um:g} um apart",
+                      "sum the counts over the squares of a grid, and save their centres as positions")
+
+
 def check_array(xy: np.ndarray, config: Config, file: Path, scale: Source | None) -> None:
     """Hold the array found, and where um per px is known its pitch, against the config. xy (n, 2) px of the image.
 
@@ -98,9 +105,7 @@ def check_array(xy: np.ndarray, config: Config, file: Path, scale: Source | None
     array, pitch_px = array_of(xy), median_spacing_px(xy)
     if array is None:
         if is_scattered(xy):
-            raise LayerError(file, f"{len(xy)} positions on no array, such as cells or beads",
-                             f"spots of a regular array, {config.pitch_um:g} um apart",
-                             "sum the counts over the squares of a grid, and save their centres as positions")
+            raise scattered(len(xy), file, config)
         return
     by_scale = None if scale is None else pitch_px * scale.um_per_px
     usual = USUAL_PITCH_UM[array]
