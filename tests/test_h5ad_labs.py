@@ -213,3 +213,14 @@ def test_ids_of_another_database_are_kept(tmp_path):
     var = pd.DataFrame({"gene_ids": [f"AT1G{k:05d}" for k in range(12)]}, index=[f"G{k}" for k in range(12)])
     assert gene_names(var, tmp_path, "var", lambda: None).ids[3] == "AT1G00003"
     assert gene_names(var.assign(gene_ids=[*map(str, range(12))]), tmp_path, "var", lambda: None).ids is None
+
+
+def test_what_surrounds_the_barcodes_may_name_the_sections(tmp_path):
+    adata = two("sample")
+    pairs = zip(adata.obs["sample"], adata.obs_names, strict=True)
+    adata.obs_names = [f"{sample}_{name[:16]}" for sample, name in pairs]
+    adata.obs = adata.obs.drop(columns="sample").assign(**{"orig.ident": "SeuratProject"})
+    fix = str(sections_of(saved(tmp_path, adata)).error).partition("fix: ")[2]
+    assert "(S1_, S2_)" in fix
+    exec(fix.partition(", if")[0])
+    assert list(sections_of(saved(tmp_path, adata)).parts) == ["S1_", "S2_"]

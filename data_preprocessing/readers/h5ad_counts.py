@@ -23,6 +23,7 @@ COUNT_LAYERS = ("counts", "raw_counts", "counts_raw", "raw_count", "count", "umi
                 "x_counts", "original_counts")
 RAW = (("raw/X", "raw/var"), ("raw.X", "raw.var"))
 OTHER_MEANING = ("spliced", "unspliced", "ambiguous", "binary", "binarized", "rank", "ranks", "mask")
+NO_NUMBER = "values that are no number"
 WHOLE = 1e-3          # a value this close to a whole number is one
 RELATIVE = 1e-6       # the same for large ones: float32 holds 7 digits
 LARGEST_LOG = 20.0    # logarithms of counts are smaller
@@ -104,7 +105,7 @@ def rounded(values: "sparse.csr_matrix", shape: tuple[int, int]) -> tuple[str, s
     values.sum_duplicates()
     stored = values.data
     if not np.isfinite(stored).all():
-        return f"{int((~np.isfinite(stored)).sum())} values that are no number", ""
+        return f"{int((~np.isfinite(stored)).sum())} {NO_NUMBER}", ""
     off = np.abs(stored - np.rint(stored))
     if (stored < -WHOLE).any():
         return f"a negative value, {stored.min():.4g}", ""
@@ -124,4 +125,6 @@ def _shown(key: str) -> str:
 def no_counts(path: Path, reasons: list[str]) -> LayerError:
     return LayerError(path, "no raw counts: " + ("; ".join(reasons) if reasons else "no matrix at all"),
                       "raw counts in X, layers['counts'] or raw",
+                      "put 0 for a gene that a section lacks: anndata.concat(…, join='inner'), or fill_value=0"
+                      if any(NO_NUMBER in reason for reason in reasons) else
                       "save the counts with the table: adata.layers['counts']")

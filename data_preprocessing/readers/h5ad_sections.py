@@ -110,6 +110,10 @@ def _way_out(path: Path, keys: list[np.ndarray], libraries: list[str], xy: np.nd
         obs = read_frame(file, "obs")
     values = {column: _values(obs[column]) for column in obs if 1 < obs[column].nunique() <= MOST_PARTS}
     fitting = [column for column in values if _explains(values[column], keys, libraries, xy)]
+    marks = np.array([TENX.sub("", str(one), count=1) for one in obs.index], dtype=object)
+    if not fitting and 1 < len(set(marks)) <= MOST_PARTS and _explains(marks, keys, libraries, xy):
+        return (f"adata.obs['library_id'] = adata.obs_names.str.replace('{TENX.pattern}', '', n=1, regex=True), if "
+                f"what surrounds the letters of a barcode ({', '.join(natural_values(marks)[:3])}) names its section")
     if not fitting:
         names = f" with the names {', '.join(libraries)}" if len(libraries) > 1 else ""
         return f"add adata.obs['library_id']{names}, or save adata[adata.obs[…] == section] a file each"
