@@ -93,6 +93,15 @@ def test_wrong_metadata_are_named_and_not_the_config(raw, tmp_path, changes, exp
     assert expected in json.loads((tmp_path / "root/status.json").read_text())["breast/1"]["0_1_convert_raw"]
 
 
+def test_an_id_is_one_section_and_the_table_of_all_ids_is_no_alarm(raw, tmp_path, capsys):
+    (raw / "HEST_v1_1_0.csv").write_text("id\nSPA3\n")
+    assert run(raw, tmp_path / "root", *config(tmp_path / "c.yaml")) == 0
+    assert "HEST_v1_1_0.csv: the table of all ids" in capsys.readouterr().out
+    samples = {"S": {"raw": {1: "SPA3", 2: "SPA3"}}}
+    assert run(raw, tmp_path / "root2", *config(tmp_path / "c.yaml", samples)) == 2
+    assert "SPA3 is there twice" in capsys.readouterr().err
+
+
 def test_pooled_bins_are_taken_at_the_distance_they_have(raw, tmp_path, capsys):
     for name in ("SPA3", "SPA2"):
         write_hest(raw, name, um=5.12, st_technology="Visium HD", inter_spot_dist=2.0, pixel_size_um_estimated=5.12)

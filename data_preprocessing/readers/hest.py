@@ -124,6 +124,8 @@ def platform_sources(files: dict[str, Path]) -> list[Source]:
 def why_not(raw: Path, path: Path) -> str | None:
     """Why a file or folder of HEST-1k is not taken."""
     parts = path.relative_to(raw).parts
+    if path.name.startswith("HEST_v") and path.suffix.lower() == ".csv":
+        return "the table of all ids, for propose_hest_stacks.py: metadata/<id>.json is read"
     if parts[0] in NOT_READ:
         return NOT_READ[parts[0]]
     if parts[0] in ("st", "wsis", "metadata"):
