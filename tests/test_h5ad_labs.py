@@ -224,3 +224,12 @@ def test_what_surrounds_the_barcodes_may_name_the_sections(tmp_path):
     assert "(S1_, S2_)" in fix
     exec(fix.partition(", if")[0])
     assert list(sections_of(saved(tmp_path, adata)).parts) == ["S1_", "S2_"]
+
+
+def test_empty_tables_and_presence_in_place_of_counts(tmp_path):
+    adata = table()
+    with pytest.raises(LayerError, match="no row in obs"):
+        sections_of(saved(tmp_path, adata[:0].copy()))
+    assert not is_scattered(np.full((40, 2), 5.0)), "its distance cannot be measured: another error"
+    adata.X = (adata.X > 2).astype(np.float32)
+    assert any("no count above 1" in note for note in raw_counts(saved(tmp_path, adata)).notes)

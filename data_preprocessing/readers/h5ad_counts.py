@@ -115,6 +115,8 @@ def rounded(values: "sparse.csr_matrix", shape: tuple[int, int]) -> tuple[str, s
     note = f"values up to {off.max():.1g} off whole numbers rounded" if len(off) and off.max() > 0 else ""
     values.data = np.abs(np.rint(stored))
     values.eliminate_zeros()
+    if values.nnz and values.data.max() == 1:
+        note = ", ".join(filter(None, [note, "no count above 1: are these counts, or genes that are present?"]))
     return ("no value above 0", "") if not values.nnz else ("", note)
 
 

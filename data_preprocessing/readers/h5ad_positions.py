@@ -59,6 +59,8 @@ def read_all_positions(path: Path) -> Positions:
     """The positions of all rows of a file. Raises LayerError if it has none, or an unknown word for in_tissue."""
     with opened(path) as file:
         names = column_names(file, "obs")
+        if not len(read_frame(file, "obs", ())):
+            raise LayerError(path, "no row in obs", "a row a spot", "save the table of this section again")
         wanted = {name for name in names if name.lower() in _wanted()}
         obs = read_frame(file, "obs", tuple(wanted))
         found = _sources(file, obs)

@@ -84,7 +84,9 @@ def is_scattered(xy: np.ndarray) -> bool:
     if len(xy) < 3 * MIN_SPOTS or array_of(xy) is not None:
         return False
     nearest = cKDTree(xy).query(xy, k=2)[0][:, 1]  # (n,)
-    alike = np.abs(nearest / max(float(np.median(nearest)), 1e-9) - 1) < SAME_DISTANCE
+    if np.median(nearest) <= 0:
+        return False
+    alike = np.abs(nearest / np.median(nearest) - 1) < SAME_DISTANCE
     return float(alike.mean()) < FEWEST_ORDERED
 
 
