@@ -45,7 +45,7 @@ def require_image_file(path: Path) -> None:
         return
     with open(own, "rb") as stream:
         start = stream.read(SNIFFED_BYTES)
-    found, fix = _what_else(start, own)
+    found, fix = what_else(start, own)
     if found:
         raise LayerError(path, found, "an image", fix)
 
@@ -62,8 +62,8 @@ def _require_mrxs(path: Path, own: Path) -> None:
                          f"rename it to {own.stem}.mrxs")
 
 
-def _what_else(start: bytes, path: Path) -> tuple[str, str]:
-    """(what a file is that begins like this, the fix); ('', '') for one that may be an image."""
+def what_else(start: bytes, path: Path) -> tuple[str, str]:
+    """(what a file is that begins like this, the fix); ('', '') for one that may be an image or another binary file."""
     if not start:
         return "an empty file", "copy or download it again"
     if not start.strip(b"\0"):
@@ -77,7 +77,7 @@ def _what_else(start: bytes, path: Path) -> tuple[str, str]:
             return f"a packed file ({name})", f"unpack it: {tool} {path.name}"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "a web page (HTML), not the image", "download the file itself: the link leads to a page or a log-in"
+        return "a web page (HTML), not the file", "download the file itself: the link leads to a page or a log-in"
     if text.startswith(b"<?xml") and b"<error>" in text:
         return "the error message of a server (XML), not the image", "download it again"
     return "", ""

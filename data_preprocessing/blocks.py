@@ -44,7 +44,7 @@ def grouped(found: dict[str, SampleConfig], reader: ModuleType, raw: Path, confi
     groups = {name: found[name].raw for name in assumed if len(found[name].raw) > 1}
     for name, entries in groups.items():
         require_one_block(name, entries, reader, raw, config.model_copy(update={"samples": found}), file)
-    doubts = reader.doubts(found) if config.samples is None and hasattr(reader, "doubts") else []
+    doubts = reader.doubts(raw, found) if config.samples is None and hasattr(reader, "doubts") else []
     for line in [*statement(found, assumed, raw, file, split), *doubts]:
         print(f"{step}  {line}")
     return found
@@ -93,8 +93,11 @@ def require_one_block(sample: str, entries: dict[int, str], reader: ModuleType, 
     kinds[0][1].extend(unknown)
     proposed = {f"{sample}_{k}": dict(enumerate(names, 1)) for k, (_, names) in enumerate(kinds, 1)}
     told = "; ".join(f"{shown(names)}: {_said(genes)}" for genes, names in kinds)
-    raise DataError(raw, f"sections that cannot be of one block: {told} ({difference(kinds[0][0], kinds[1][0])})",
-                    "sections of one block in a sample", _how(file, proposed))
+    why, fix = difference(kinds[0][0], kinds[1][0]), _how(file, proposed)
+    if "in common" in why:
+        fix += "; or, where genes were selected section by section, give the tables of all genes"
+    raise DataError(raw, f"sections that cannot be of one block: {told} ({why})", "sections of one block in a sample",
+                    fix)
 
 
 def difference(one: Genes, other: Genes) -> str:

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from common.names import visible
+from data_preprocessing.readers.anndata_file import read_frame
 
 ENSEMBL = re.compile(r"ENS([A-Z]{3})?G\d+")
 OF_CODE = {"": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish", "SSC": "pig", "MMU": "macaque",
@@ -14,6 +17,7 @@ OF_CODE = {"": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish", "SSC":
 ASSEMBLY = re.compile(r"^(GRCh\d+|hg\d+|GRCm\d+|mm\d+|mRatBN[\d.]+|Rnor[\d.]+)(?:-\w+)?_+", re.IGNORECASE)
 OF_ASSEMBLY = {"grch": "human", "hg": "human", "grcm": "mouse", "mm": "mouse", "mratbn": "rat", "rnor": "rat"}
 FEATURE_TABLE = re.compile(r"(features|genes)\.tsv(\.gz)?$")
+VARS = ("var", "raw/var", "raw.var")  # of an AnnData file
 FEWEST = 10              # genes of which a share is formed
 
 
@@ -95,14 +99,14 @@ def _opened(path: Path):
 
 
 def _names_of_hdf5(path: Path) -> list[str]:
+    """Of an AnnData file those of var and of raw: var may have selected genes alone."""
     import h5py
-    from anndata.io import read_elem
     names: list[str] = []
     with h5py.File(path, "r") as file:
         if "var" in file:
-            table = read_elem(file["var"])
-            names += list(table.index.astype(str))
-            names += [str(value) for value in table["gene_ids"]] if "gene_ids" in table else []
+            for key in VARS:
+                table = read_frame(file, key, ("gene_ids",)) if key in file else pd.DataFrame()
+                names += [str(value) for column in (table.index, table.get("gene_ids", ())) for value in column]
             return names
         group = file["matrix/features"] if "matrix" in file else file[next(iter(file))]
         for key in ("id", "name", "genes", "gene_names"):

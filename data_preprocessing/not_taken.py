@@ -22,8 +22,8 @@ from common.names import natural_key, visible
 from data_preprocessing.placing import goes_with
 from data_preprocessing.readers import asign, path_and_part, shown
 
-TABLES = (".h5", ".h5ad", ".h5mu", ".loom", ".rds", ".rdata", ".zarr", ".tsv", ".csv", ".txt", ".mtx", ".parquet",
-          ".npy", ".npz", ".pt", ".xlsx", ".gem", ".gef")
+TABLES = (".h5", ".h5ad", ".h5mu", ".h5seurat", ".loom", ".rds", ".rdata", ".zarr", ".tsv", ".csv", ".txt", ".mtx",
+          ".parquet", ".npy", ".npz", ".pt", ".xlsx", ".gem", ".gef")
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 PACKED = ".gz"
 UNREAD = "no name that --format {} reads"

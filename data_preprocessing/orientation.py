@@ -25,6 +25,7 @@ ORIENTATIONS = {  # name, which is also the fix in words: (swap, mirror x, mirro
 SPOT_REACH = 0.6            # a spot represents the tissue within this many pitches of its centre
 MAX_SIDE_PX = 512           # the mask is compared at this size
 GOOD_SHARE = 0.6            # a smaller share of spots on tissue gives a warning
+NONE_SHARE = 0.1  # of the spots on tissue: coordinates of another image
 # gains of another orientation in share of spots on tissue and in Dice
 BETTER = (0.05, 0.05)       # beyond these: a warning
 CLEARLY_BETTER = (0.15, 0.10)  # beyond these: the given one is wrong (on real sections the right one is best in both)
@@ -93,7 +94,9 @@ def check(xy: np.ndarray, mask: np.ndarray, size_px: tuple[int, int]) -> Verdict
         small = (xy.max(axis=0) < SMALL_REACH * np.array(size_px)).all()
         reason = _reach(xy, size_px) + ": probably coordinates of a down-scaled image" if small else "too few of them"
         found = f"only {given.on_tissue:.0%} of the spots on tissue; {reason}"
-        return Verdict(given.on_tissue, AS_GIVEN, False, found, "check image and coordinates")
+        wrong = bool(small) and len(xy) >= MIN_SPOTS and given.on_tissue < NONE_SHARE
+        return Verdict(given.on_tissue, AS_GIVEN, wrong, found,
+                       "scale the coordinates to px of this image" if wrong else "check image and coordinates")
     return Verdict(given.on_tissue, AS_GIVEN)
 
 

@@ -10,7 +10,8 @@ from common.names import visible
 from data_preprocessing.readers import shown
 
 INSIDE = ("outs", "spatial", "filtered_feature_bc_matrix", "raw_feature_bc_matrix", "binned_outputs", "ST-cnts",
-          "ST-imgs", "ST-spotfiles", "st", "wsis", "metadata")  # folders inside a section or dataset
+          "ST-imgs", "ST-spotfiles", "st", "wsis", "metadata",
+          "images", "shapes", "tables")  # folders inside a section or dataset
 MOST_FOLDERS = 20        # folders of --raw_path that are looked into
 
 

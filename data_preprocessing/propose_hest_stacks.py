@@ -57,7 +57,7 @@ def propose(metadata: Path, title: str, ids: list[str] | None, output: str | Non
         else:
             print(write_config(Path(output) / f"hest_{technology.lower().replace(' ', '_')}.yaml", text, of_it))
     n_listed = sum(len(stack.ids) for stack in stacks)
-    print(f"{len(stacks)} stacks of {n_listed} sections; {len(chosen) - n_listed} sections are in no stack",
+    print(f"{_number(stacks)} of {n_listed} sections; {len(chosen) - n_listed} sections are in no stack",
           file=sys.stderr)
     return 0
 
@@ -104,7 +104,11 @@ def write_config(path: Path, text: str, stacks: list[Stack]) -> str:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     load_config(path)
-    return f"{path}: {len(stacks)} stacks of {sum(len(stack.ids) for stack in stacks)} sections"
+    return f"{path}: {_number(stacks)} of {sum(len(stack.ids) for stack in stacks)} sections"
+
+
+def _number(stacks: list[Stack]) -> str:
+    return f"{len(stacks)} stack{'s' if len(stacks) > 1 else ''}"
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_visium_of_both_versions_of_zarr(tmp_path, capsys, version):
     assert run(raw, root) == 0
     lines, layout = capsys.readouterr().out, Layout(root)
     assert "S10_hires_image by the system global" in lines and "not taken: images S10_lowres_image" in lines
-    assert "1 off tissue" in lines and "1 features that are no genes" in lines
+    assert "1 off tissue" in lines and "1 features of type Antibody Capture" in lines
     config = load_config(layout.config)
     assert config.samples["block"].raw == {1: "S2.zarr", 2: "S10.zarr"}  # natural order
     assert config.samples["block"].pixel_size_um[2] == pytest.approx(100 / (stores.PITCH_PX * stores.HIRES), rel=1e-4)
@@ -239,7 +239,7 @@ def test_what_cannot_be_read_keeps_its_number_and_says_why(tmp_path, capsys):
     assert run(raw, root) == 0
     said = capsys.readouterr().err
     assert all(f"raw/{layer}" in said for layer in (1, 2, 3)), said
-    assert "no counts" in said and "shapes/B" in said and "neither tables/ nor images/" in said
+    assert "no raw counts" in said and "shapes/B" in said and "neither tables/ nor images/" in said
     assert Layout(root).layers_on_disk() == {"raw": [4]}
 
 
@@ -257,3 +257,34 @@ def test_without_the_library_one_line_says_how_to_get_it(tmp_path, capsys, monke
     monkeypatch.setitem(sys.modules, "spatialdata", None)
     assert run(tmp_path, tmp_path / "root") == 2
     assert "pip install -r requirements-spatialdata.txt" in capsys.readouterr().err
+
+
+def test_genes_and_words_are_read_as_of_anndata_files(tmp_path, capsys):
+    import anndata
+    import spatialdata
+    raw, ids = tmp_path / "block", [f"ENSG{k:011d}" for k in range(5)]
+    raw.mkdir()
+    for name, kind in (("S1", "ids"), ("S2", "numbers"), ("S3", "selected"), ("S4", "log")):
+        stores.visium(raw / f"{name}.zarr", name, in_tissue=["in tissue"] * 29 + ["off tissue"])
+        data = spatialdata.read_zarr(raw / f"{name}.zarr")
+        table = data.tables["table"]
+        table.var["symbol"] = [*"ABCDE"]
+        table.var_names = ids if kind == "ids" else [str(k) for k in range(5)] if kind == "numbers" else table.var_names
+        if kind == "selected":
+            part = table[:, :2].copy()
+            part.layers["counts"], part.raw = part.X.copy(), table
+            table = part
+        if kind in ("selected", "log"):
+            table.X = table.X.log1p()
+        del data.tables["table"]
+        data.tables["table"] = anndata.AnnData(table)
+        stores.write(data, raw / f"{name}b.zarr")
+        shutil.rmtree(raw / f"{name}.zarr")
+    assert run(raw, tmp_path / "root") == 0
+    said, layout = capsys.readouterr(), Layout(tmp_path / "root")
+    assert read_h5ad(layout.counts("block", 1)).var_names.tolist() == [*"ABCD"]
+    assert read_h5ad(layout.counts("block", 1)).var["gene_ids"].tolist() == ids[:4]
+    assert read_h5ad(layout.counts("block", 2)).var_names.tolist() == [*"ABCD"]
+    assert read_h5ad(layout.counts("block", 3)).shape == (29, 4), "raw has more genes than layers['counts']"
+    assert "X (values such as" in said.err and "log-normalised" in said.err
+    assert len(read_location(layout.location("block", 1))) == 29

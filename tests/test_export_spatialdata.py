@@ -199,7 +199,7 @@ def test_the_reader_reads_what_the_export_wrote(exported, tmp_path, capsys):
                          "--root_path", str(back.root)]) == 0
     said = capsys.readouterr()
     assert "image section_2_image by the system section_2 " in said.out and "not taken" not in said.out
-    assert "A/3: left out" in said.err and "no counts" in said.err  # section_4 is only predicted
+    assert "A/3: left out" in said.err and "no raw counts" in said.err  # section_4 is only predicted
     assert load_config(back.config).samples["A"].pixel_size_um == dict.fromkeys((1, 2, 3), UM_PER_PX)
     for layer in (1, 2):
         before, after = read_location(layout.location("A", layer)), read_location(back.location("A", layer))

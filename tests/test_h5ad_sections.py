@@ -52,7 +52,7 @@ def test_one_image_of_two_sections_is_named_and_not_taken(tmp_path, capsys):
     raw = written(tmp_path / "raw", block(uns=None))
     (raw / "block.jpg").write_bytes(b"")
     assert run(raw, tmp_path / "root", "--format", "h5ad") == 0
-    assert capsys.readouterr().out.count("not block.jpg: one image, 2 sections") == 2
+    assert capsys.readouterr().out.count("block.jpg: one image beside a table of 2 sections") == 1
     assert Layout(tmp_path / "root").image("raw", 1) is None
     assert "2 sections" in h5ad.why_not(raw, raw / "block.jpg")
 

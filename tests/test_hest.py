@@ -16,7 +16,7 @@ from common.layout import Layout
 from data_preprocessing import propose_hest_stacks
 from data_preprocessing.hest_stacks import stacks_of
 from data_preprocessing.readers import hest
-from data_preprocessing.readers.spot_array import array_of, several_arrays
+from data_preprocessing.readers.spot_array import array_of, is_scattered, several_arrays
 
 SAMPLES = {"breast": {"raw": {1: "SPA3", 2: "SPA2"}}}
 
@@ -85,6 +85,23 @@ def test_array_and_pitch_are_held_against_the_config(raw, tmp_path, capsys, chan
     assert all(one in error for one in expected) and not (tmp_path / "root").exists()
 
 
+@pytest.mark.parametrize("changes, expected", [
+    ({"inter_spot_dist": 100.0}, "inter_spot_dist 100, but spots 200 um apart"), ({"id": "SPA7"}, "metadata of SPA7")])
+def test_wrong_metadata_are_named_and_not_the_config(raw, tmp_path, changes, expected):
+    write_hest(raw, "SPA3", **changes)
+    assert run(raw, tmp_path / "root", *config(tmp_path / "c.yaml")) == 0
+    assert expected in json.loads((tmp_path / "root/status.json").read_text())["breast/1"]["0_1_convert_raw"]
+
+
+def test_an_id_is_one_section_and_the_table_of_all_ids_is_no_alarm(raw, tmp_path, capsys):
+    (raw / "HEST_v1_1_0.csv").write_text("id\nSPA3\n")
+    assert run(raw, tmp_path / "root", *config(tmp_path / "c.yaml")) == 0
+    assert "HEST_v1_1_0.csv: the table of all ids" in capsys.readouterr().out
+    samples = {"S": {"raw": {1: "SPA3", 2: "SPA3"}}}
+    assert run(raw, tmp_path / "root2", *config(tmp_path / "c.yaml", samples)) == 2
+    assert "SPA3 is there twice" in capsys.readouterr().err
+
+
 def test_pooled_bins_are_taken_at_the_distance_they_have(raw, tmp_path, capsys):
     for name in ("SPA3", "SPA2"):
         write_hest(raw, name, um=5.12, st_technology="Visium HD", inter_spot_dist=2.0, pixel_size_um_estimated=5.12)
@@ -123,7 +140,7 @@ def test_the_array_is_found_turned_jittered_and_with_gaps(array, angle, jitter, 
     xy = xy[rng.random(len(xy)) < share]
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     xy = xy @ turn + rng.normal(0, jitter * PITCH_PX, xy.shape)
-    assert array_of(xy) == array and not several_arrays(xy)
+    assert array_of(xy) == array and not several_arrays(xy) and not is_scattered(xy)
 
 
 @pytest.mark.parametrize("angle", [0.0, 3.0, 25.0])

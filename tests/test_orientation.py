@@ -70,7 +70,7 @@ def test_few_spots_are_warned_about_not_refused():
     assert many.wrong and not few.wrong and few.orientation == "mirror pixel_y" and few.found
 
 
-@pytest.mark.parametrize("factor, full_resolution, wrong", [(8.0, True, True), (0.1, False, False)])
+@pytest.mark.parametrize("factor, full_resolution, wrong", [(8.0, True, True), (0.1, False, True)])
 def test_a_wrong_scale_is_named_with_both_sizes(factor, full_resolution, wrong):
     mask = tissue("round")
     xy = spots(mask) * factor

@@ -12,7 +12,7 @@
                                                                   on; a change converts again
     why_not(raw, path) -> str | None                              optional: why a file or folder that looks like input
                                                                   is not taken (data_preprocessing/not_taken.py)
-    doubts(samples) -> [line]                                     optional: why sections of these samples may not be of
+    doubts(raw, samples) -> [line]                                optional: why sections of these samples may not be of
                                                                   one block
     FORMS                                                         optional: its file names, as a person is shown them
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import LayerError
+from common.picture_faults import SNIFFED_BYTES, what_else
 
 if TYPE_CHECKING:
     import h5py
@@ -34,6 +35,10 @@ def opened(path: Path) -> "Iterator[h5py.File]":
     import h5py
     if not path.is_file():
         raise LayerError(path, "no file", "a table (.h5ad)", "copy it there")
+    with open(path, "rb") as stream:
+        found, fix = what_else(stream.read(SNIFFED_BYTES), path)
+    if found:
+        raise LayerError(path, found, "an AnnData file (.h5ad)", fix)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
@@ -46,8 +51,8 @@ def opened(path: Path) -> "Iterator[h5py.File]":
     except LayerError:
         raise
     except Exception as error:  # h5py and anndata each raise their own
-        raise LayerError(path, f"a table that cannot be read ({error})", "an AnnData file (.h5ad)",
-                         "copy it again") from None
+        cut = "a file that is cut off" if "truncated file" in str(error) else "a table that cannot be read"
+        raise LayerError(path, f"{cut} ({error})", "an AnnData file (.h5ad)", "copy it again") from None
 
 
 # tables ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Names of the genes of one section: symbols where the table has them, and the stable ids beside them.
 
+    ENSG00000000003_TSPAN6     parted, in either order
     names that are numbers     the column of symbols, else refused: number k is another gene in each section
     Ensembl ids as names       the column of symbols; the ids go to var['gene_ids']
     GRCh38_, mm10___, …        a prefix that (nearly) all genes share is removed; two species keep theirs
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import DataError, LayerError
+from data_preprocessing.readers.legacy_tables import ID_AND_NAME, NAME_AND_ID
 
 SYMBOL_COLUMNS = ("gene_name", "gene_names", "gene_symbols", "gene_symbol", "symbol", "symbols", "feature_name",
                   "feature_names", "hgnc_symbol", "mgi_symbol", "gene_short_name", "genesymbol", "features", "feature",
@@ -27,6 +29,7 @@ ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "ensembl", "en
 ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}G\d{6,}|FBgn\d{7}|WBGene\d{8})(\.\d+)?(_PAR_Y)?")
 NUMBER = re.compile(r"\d+(\.0)?")
 SPECIES = re.compile(r"((?:GRC[a-z]{1,2}\d|hg\d|mm\d|rn\d|mRatBN|Rnor|T2T|BDGP)[A-Za-z0-9.-]*?_+)(?=[^_\s])")
+GENE_EXPRESSION = "Gene Expression"  # var['feature_types']
 MOST = 0.9       # a share that decides what kind the names are
 FEW_SHARED = 0.5  # of the genes of the smaller section
 FEW_TWICE = 0.1  # symbols that may occur more than once
@@ -53,6 +56,10 @@ def gene_names(var: pd.DataFrame, path: Path, where: str, better: Callable[[], p
     if _share(NUMBER, given) > MOST:
         names, note = _instead_of_numbers(var, path, where, ids, better)
         notes.append(note)
+    elif (joined := _parted(given)) is not None:
+        names, ids = joined
+        names = _with_ids_where_shared(names, ids)
+        notes.append(f"gene names such as {given[0]} parted into symbol and gene_ids")
     elif _share(ENSEMBL, given) > MOST:
         ids = given
         symbols, column = _symbols(var)
@@ -69,6 +76,19 @@ def gene_names(var: pd.DataFrame, path: Path, where: str, better: Callable[[], p
     kept = np.array([bool(one) for one in bare])
     unique = _unique(bare[kept], None if ids is None else ids[kept])
     return GeneNames(unique, None if ids is None else ids[kept], kept, notes)
+
+
+def gene_expression(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
+    """(which features are genes (n_features,) bool, {'features of type …': number of the others}).
+
+    All are, where no type is stored or none is 'Gene Expression'.
+    """
+    column = next((name for name in ("feature_types", "feature_type") if name in var), None)
+    kinds = _clean(var[column]) if column else np.full(len(var), GENE_EXPRESSION, dtype=object)
+    if not (kinds == GENE_EXPRESSION).any():
+        return np.ones(len(var), bool), {}
+    others = pd.Series(kinds[kinds != GENE_EXPRESSION]).value_counts()
+    return kinds == GENE_EXPRESSION, {f"features of type {kind or 'unknown'}": int(n) for kind, n in others.items()}
 
 
 def naming_of(names: Sequence[str]) -> str:
@@ -142,20 +162,32 @@ def _symbols(var: pd.DataFrame) -> tuple[np.ndarray | None, str]:
 
 
 def _ids(var: pd.DataFrame) -> np.ndarray | None:
-    """The column of Ensembl ids (n_genes,), or None."""
+    """The column of Ensembl ids (n_genes,), else gene_ids as of another database; None if there are none."""
     lower = {str(name).lower(): name for name in var.columns}
     for column in ID_COLUMNS:
         if column in lower:
             values = _clean(var[lower[column]])
             if _share(ENSEMBL, _without_prefix(values)[0]) > MOST:
                 return values
-    return None
+    values = _clean(var[lower["gene_ids"]]) if "gene_ids" in lower else _clean([])
+    known = len(values) and len(set(values)) == len(values) and "" not in values and _share(NUMBER, values) < MOST
+    return values if known else None
 
 
 def _with_ids_where_shared(symbols: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """The symbols; the id where the symbol is absent or names two genes."""
-    shared = pd.Series(symbols).duplicated(keep=False).to_numpy() | (symbols == "")
+    with_id = np.array([name.endswith(f"_{one}") for name, one in zip(symbols, ids, strict=True)])  # of CELLxGENE
+    shared = pd.Series(symbols).duplicated(keep=False).to_numpy() | (symbols == "") | with_id
     return np.where(shared, _without_version(ids), symbols).astype(object)
+
+
+def _parted(names: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(symbols, ids) of names that are both, such as ENSG00000000003_TSPAN6; None for other names."""
+    for form in (ID_AND_NAME, NAME_AND_ID):
+        found = [form.fullmatch(one) for one in names]
+        if len(found) and all(found):
+            return tuple(np.array([one[part] for one in found], dtype=object) for part in ("name", "id"))
+    return None
 
 
 def _without_prefix(names: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -35,12 +35,21 @@ from data_preprocessing.readers import (
     visible,
 )
 from data_preprocessing.readers.h5ad_counts import raw_counts
-from data_preprocessing.readers.h5ad_image import StoredImage, read_pixels, stored_image
+from data_preprocessing.readers.h5ad_doubts import doubts
+from data_preprocessing.readers.h5ad_image import StoredImage, read_pixels, scale_factor, stored_image
 from data_preprocessing.readers.h5ad_positions import Positions, check_pixels, read_all_positions
 from data_preprocessing.readers.h5ad_sections import library_of, sections_of
 from data_preprocessing.readers.spot_array import check_array
 
+SPOT_DIAMETER, UM_PER_PX = "spot_diameter_fullres", "microns_per_pixel"  # of the stored scale factors
+__all__ = ["FORMS", "doubts", "list_layers", "platform_sources", "raw_files", "read_layer", "read_positions",
+           "spots", "stored", "table_layer", "why_not"]
 FORMS = ("<section>.h5ad", "<section>.jpg, or another picture or slide, beside it")
+_SEURAT = "an object of R: save it as .h5ad, with the positions in obs or obsm (anndataR, or sceasy)"
+OTHER_TABLES = {  # suffix: why it is not read, and the way out
+    ".rds": _SEURAT, ".rdata": _SEURAT, ".h5seurat": _SEURAT,
+    ".loom": "a loom file: anndata.io.read_loom(…).write_h5ad(…)",
+    ".h5mu": "a MuData file: mudata.read_h5mu(…)['rna'].write_h5ad(…)"}
 HEST_FOLDERS = ("st", "wsis", "metadata")
 
 
@@ -100,10 +109,34 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     return table_layer(path, part, files.get("image"), config)
 
 
+def platform_sources(files: dict[str, Path]) -> list[Source]:
+    """Scale (um per px of the image) by microns_per_pixel in uns (Visium HD) of a file of one section."""
+    path = files.get("location")
+    if path is None or sections_of(path).column:
+        return []
+    um_per_px = scale_factor(path, library_of(sections_of(path), None), UM_PER_PX)
+    if not um_per_px:
+        return []
+    return [Source.of(_stated_in(path), um_per_px / (stored(path, None).factor if files.get("image") == path else 1.0))]
+
+
+def _stated_in(path: Path) -> str:
+    return f"{UM_PER_PX} in uns['spatial'] of {path.name}"
+
+
 def why_not(raw: Path, path: Path) -> str | None:
     """Why a picture beside tables is not taken (its name fits none, or it is one of several sections), or a folder."""
     if path.is_dir() and visible(path, "*.h5ad"):
         return f"a folder of other sections: --raw_path {path}"
+    if path.is_dir() and path.suffix.lower() == ".zarr" and (path / "obs").exists():
+        return f"an AnnData store: anndata.read_zarr('{path.name}').write_h5ad('{path.stem}.h5ad')"
+    name = path.name.lower()
+    if name.endswith(".h5ad.gz"):
+        return f"packed: gunzip '{path.name}'"
+    if path.suffix != ".h5ad" and name.endswith(".h5ad"):
+        return f"the suffix {path.suffix}: rename it to {path.stem}.h5ad"
+    if path.suffix.lower() in OTHER_TABLES:
+        return OTHER_TABLES[path.suffix.lower()]
     if not is_image_name(path):
         return None
     table = path.with_name(f"{image_stem(path)}.h5ad")
@@ -127,15 +160,16 @@ def table_layer(path: Path, part: str | None, image: Path | None, config: Config
     rows, counts = sections_of(path).rows(part, path), raw_counts(path)
     location, table, _ = matched(location, counts.table[rows].copy(), path, path)
     notes += counts.notes
-    if part is not None and image in (None, path) and (whole := image_beside(path, None)) is not None:
-        notes.append(f"not {whole.name}: one image, {len(sections_of(path).parts)} sections; "
-                     "name it in samples.<name>.images")
+    libraries = sections_of(path).libraries
+    if part is not None and image is None and libraries and library_of(sections_of(path), part) is None:
+        notes.append(f"not the image of uns['spatial'] ({', '.join(libraries)}): none is named {part}; "
+                     "name it in adata.obs['library_id'], or another image in samples.<name>.images")
     pixels: Path | np.ndarray | None = image
     if image == path:
         found = stored(path, part)
         pixels = read_pixels(path, found)
         notes.insert(0, f"stored in {path.name}: {found.name}")
-    dropped = {"off tissue": n_off_tissue, "genes without a name": counts.n_unnamed}
+    dropped = {"off tissue": n_off_tissue, **counts.dropped}
     return RawLayer(location, table, pixels, dropped, ", ".join(dict.fromkeys(notes)))
 
 
@@ -154,8 +188,12 @@ def spots(path: Path, part: str | None, image: Path | None, config: Config,
     if chosen.empty:
         raise LayerError(path, f"no spot on tissue in section {part}", "spots on tissue", "leave the section out")
     xy = chosen[["x", "y"]].to_numpy()
-    check_pixels(xy, positions.source, path)
+    library = library_of(sections, part)
+    check_pixels(xy, positions.source, path, scale_factor(path, library, SPOT_DIAMETER))
     factor = stored(path, part).factor if image == path else 1.0
+    um_per_px = scale_factor(path, library, UM_PER_PX) / factor
+    if platform is None and um_per_px:
+        platform = Source.of(_stated_in(path), um_per_px)
     table = pd.DataFrame({"barcode": chosen["barcode"], "pixel_x": xy[:, 0] * factor, "pixel_y": xy[:, 1] * factor})
     table[["i", "j"]] = _array_positions(positions, chosen, table, config.array, path)
     location = checked_spots(table, path)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from common.errors import LayerError
 from data_preprocessing.readers.anndata_file import opened, read_frame, read_matrix
-from data_preprocessing.readers.gene_names import gene_names
+from data_preprocessing.readers.gene_names import gene_expression, gene_names
 
 if TYPE_CHECKING:
     import anndata
@@ -23,6 +23,7 @@ COUNT_LAYERS = ("counts", "raw_counts", "counts_raw", "raw_count", "count", "umi
                 "x_counts", "original_counts")
 RAW = (("raw/X", "raw/var"), ("raw.X", "raw.var"))
 OTHER_MEANING = ("spliced", "unspliced", "ambiguous", "binary", "binarized", "rank", "ranks", "mask")
+NO_NUMBER = "values that are no number"
 WHOLE = 1e-3          # a value this close to a whole number is one
 RELATIVE = 1e-6       # the same for large ones: float32 holds 7 digits
 LARGEST_LOG = 20.0    # logarithms of counts are smaller
@@ -30,10 +31,13 @@ LARGEST_LOG = 20.0    # logarithms of counts are smaller
 
 @dataclass(frozen=True)
 class Counts:
-    """table: X CSR float32, obs_names, unique var_names, var['gene_ids'] where known. notes: for the step's line."""
+    """table: X CSR float32, obs_names, unique var_names, var['gene_ids'] where known. notes: for the step's line.
+
+    dropped: {reason: number of columns left out}.
+    """
     table: "anndata.AnnData"
     notes: list[str] = field(default_factory=list)
-    n_unnamed: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def raw_counts(path: Path) -> Counts:
@@ -47,23 +51,25 @@ def raw_counts(path: Path) -> Counts:
             if best is not None and (n_vars <= best.shape[1] or _is_other(key)):
                 continue
             values = read_matrix(file, key, n_vars)
-            reason, note = _rounded(values, (len(obs_names), n_vars))
+            reason, note = rounded(values, (len(obs_names), n_vars))
             if reason:
                 reasons.append(f"{_shown(key)} ({reason})")
             else:
                 best, best_key, best_note = values, key, note
         if best is None:
-            raise _no_counts(path, reasons)
+            raise no_counts(path, reasons)
         var_key = dict(_candidates(file))[best_key]
-        genes = gene_names(read_frame(file, var_key), path, var_key.replace("/", "."),
-                           lambda: _names_of_var(file, best, var_key))
+        var = read_frame(file, var_key)
+        of_genes, dropped = gene_expression(var)
+        best, var = best[:, of_genes], var[of_genes]
+        genes = gene_names(var, path, var_key.replace("/", "."), lambda: _names_of_var(file, best, var_key))
     usual = best_key in ("X", "layers/counts", "raw/X", "raw.X")
     notes = ([] if usual else [f"counts of {_shown(best_key)}"]) + ([best_note] if best_note else []) + genes.notes
     table = anndata.AnnData(best[:, genes.kept].astype(np.float32), obs=pd.DataFrame(index=obs_names),
                             var=pd.DataFrame(index=genes.names))
     if genes.ids is not None:
         table.var["gene_ids"] = genes.ids
-    return Counts(table, notes, int((~genes.kept).sum()))
+    return Counts(table, notes, {**dropped, "genes without a name": int((~genes.kept).sum())})
 
 
 def _names_of_var(file: "h5py.File", counts: "sparse.csr_matrix", var_key: str) -> pd.Index | None:
@@ -92,14 +98,14 @@ def _is_other(key: str) -> bool:
     return key.startswith("layers/") and key.partition("/")[2].lower() not in COUNT_LAYERS
 
 
-def _rounded(values: "sparse.csr_matrix", shape: tuple[int, int]) -> tuple[str, str]:
+def rounded(values: "sparse.csr_matrix", shape: tuple[int, int]) -> tuple[str, str]:
     """(why these are no counts, or ''; a note on the rounding, or ''). Rounds `values` in place."""
     if values.shape != shape:
         return f"{values.shape[0]} x {values.shape[1]} values for {shape[0]} spots and {shape[1]} genes", ""
     values.sum_duplicates()
     stored = values.data
     if not np.isfinite(stored).all():
-        return f"{int((~np.isfinite(stored)).sum())} values that are no number", ""
+        return f"{int((~np.isfinite(stored)).sum())} {NO_NUMBER}", ""
     off = np.abs(stored - np.rint(stored))
     if (stored < -WHOLE).any():
         return f"a negative value, {stored.min():.4g}", ""
@@ -109,6 +115,8 @@ def _rounded(values: "sparse.csr_matrix", shape: tuple[int, int]) -> tuple[str, 
     note = f"values up to {off.max():.1g} off whole numbers rounded" if len(off) and off.max() > 0 else ""
     values.data = np.abs(np.rint(stored))
     values.eliminate_zeros()
+    if values.nnz and values.data.max() == 1:
+        note = ", ".join(filter(None, [note, "no count above 1: are these counts, or genes that are present?"]))
     return ("no value above 0", "") if not values.nnz else ("", note)
 
 
@@ -116,7 +124,9 @@ def _shown(key: str) -> str:
     return f"layers['{key.partition('/')[2]}']" if key.startswith("layers/") else key.replace("/", ".")
 
 
-def _no_counts(path: Path, reasons: list[str]) -> LayerError:
+def no_counts(path: Path, reasons: list[str]) -> LayerError:
     return LayerError(path, "no raw counts: " + ("; ".join(reasons) if reasons else "no matrix at all"),
                       "raw counts in X, layers['counts'] or raw",
+                      "put 0 for a gene that a section lacks: anndata.concat(…, join='inner'), or fill_value=0"
+                      if any(NO_NUMBER in reason for reason in reasons) else
                       "save the counts with the table: adata.layers['counts']")

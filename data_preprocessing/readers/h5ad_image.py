@@ -35,7 +35,8 @@ def stored_image(path: Path, library: str | None) -> StoredImage | None:
         return None
     with opened(path) as file:
         group = libraries_of(file).get(library)
-        names = sorted(group["images"], key=_rank) if group is not None and "images" in group else []
+        images = group["images"] if group is not None and "images" in group else {}
+        names = sorted((name for name in images if _has_pixels(images[name])), key=_rank)
         for name in names:
             factor = _factor(group, name)
             if factor > 0:
@@ -47,10 +48,23 @@ def stored_image(path: Path, library: str | None) -> StoredImage | None:
     return None
 
 
+def scale_factor(path: Path, library: str | None, key: str) -> float:
+    """A number of the scale factors of a library, such as microns_per_pixel; 0 if it states none."""
+    if library is None:
+        return 0.0
+    with opened(path) as file:
+        return _number(libraries_of(file)[library].get("scalefactors", {}), key)
+
+
 def read_pixels(path: Path, image: StoredImage) -> np.ndarray:
     """The stored image as uint8 (h, w, 3). Raises LayerError."""
     with opened(path) as file:
         return _as_uint8(libraries_of(file)[image.library]["images"][image.name][()], path)
+
+
+def _has_pixels(node: "h5py.Dataset | h5py.Group") -> bool:
+    """False for an image of no pixel, which files have whose images were removed, and for a group."""
+    return min(getattr(node, "shape", ()), default=0) > 0
 
 
 def _rank(name: str) -> tuple[int, str]:
@@ -59,10 +73,19 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _factor(group: "h5py.Group", name: str) -> float:
     key, factors = f"tissue_{name}_scalef", group.get("scalefactors", {})
-    if key in factors:
+    return _number(factors, key) if key in factors or name != "fullres" else 1.0
+
+
+def _number(factors: "h5py.Group", key: str) -> float:
+    """A finite number above 0 of the scale factors; else 0."""
+    import h5py
+    if not isinstance(factors.get(key), h5py.Dataset):
+        return 0.0
+    try:
         value = float(np.asarray(factors[key][()]).ravel()[0])
-        return value if np.isfinite(value) else 0.0
-    return 1.0 if name == "fullres" else 0.0
+    except (IndexError, ValueError):
+        return 0.0
+    return value if np.isfinite(value) and value > 0 else 0.0
 
 
 def _as_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:

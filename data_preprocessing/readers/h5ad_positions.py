@@ -39,6 +39,7 @@ NO = {"0", "0.0", "false", "f", "no", "n", "out", "not in tissue", "outside", "o
       "background", "no tissue", "outside tissue", "nan", "none", "<na>", "na", ""}
 LEGACY_NAME = re.compile(r"(?:.*_)?(\d+)x(\d+)(?:[_-].*)?")
 SAME = 0.25          # pitches: two sources that differ by less agree
+MOST_DIAMETER = 1.2  # pitches: larger spots would lie over each other
 MIN_PITCH_PX = 2.0   # spots closer than this are array positions, no pixels
 
 
@@ -58,6 +59,8 @@ def read_all_positions(path: Path) -> Positions:
     """The positions of all rows of a file. Raises LayerError if it has none, or an unknown word for in_tissue."""
     with opened(path) as file:
         names = column_names(file, "obs")
+        if not len(read_frame(file, "obs", ())):
+            raise LayerError(path, "no row in obs", "a row a spot", "save the table of this section again")
         wanted = {name for name in names if name.lower() in _wanted()}
         obs = read_frame(file, "obs", tuple(wanted))
         found = _sources(file, obs)
@@ -68,7 +71,7 @@ def read_all_positions(path: Path) -> Positions:
                              "add adata.obsm['spatial'], or obs['pxl_col_in_fullres'] and obs['pxl_row_in_fullres']")
     source, xy = found[0]
     table = pd.DataFrame({"barcode": obs.index.astype(str), "x": xy[:, 0], "y": xy[:, 1]})
-    table["on_tissue"], notes = _on_tissue(obs, path)
+    table["on_tissue"], notes = on_tissue(obs, path), []
     array = _array(obs)
     table["i"], table["j"] = array.T if array is not None else (np.nan, np.nan)
     for other, theirs in found[1:]:
@@ -118,8 +121,11 @@ def _xy_of(value: "np.ndarray | pd.DataFrame") -> np.ndarray | None:
     return text.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
 
 
-def _on_tissue(obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, list[str]]:
-    """(which spots are on tissue (n_obs,), notes): numbers or words; all of them where no column states it."""
+def on_tissue(obs: pd.DataFrame, path: Path) -> np.ndarray:
+    """Which spots are on tissue (n_obs,) bool, by numbers or words; all of them where no column states it.
+
+    Raises LayerError for an unknown word, or for none on tissue.
+    """
     columns = {name.lower(): name for name in obs}
     for name in IN_TISSUE:
         if name not in columns:
@@ -127,15 +133,15 @@ def _on_tissue(obs: pd.DataFrame, path: Path) -> tuple[np.ndarray, list[str]]:
         words = obs[columns[name]].astype(object).map(lambda one: str(one).strip().lower().replace("_", " "))
         unknown = sorted(set(words) - YES - NO)
         if not unknown:
-            on_tissue = words.isin(YES).to_numpy()
-            if not on_tissue.any():
+            inside = words.isin(YES).to_numpy()
+            if not inside.any():
                 raise LayerError(path, f"no spot on tissue (obs['{columns[name]}']: {', '.join(sorted(set(words)))})",
                                  "1 for a spot on tissue", "correct or remove the column")
-            return on_tissue, []
+            return inside
         if name != "tissue":  # which may be the name of an organ
             raise LayerError(path, f"obs['{columns[name]}'] with {', '.join(map(repr, unknown[:3]))}",
                              "1, True, yes or 'in tissue' for a spot on tissue", "correct or remove the column")
-    return np.ones(len(obs), bool), []
+    return np.ones(len(obs), bool)
 
 
 def _array(obs: pd.DataFrame) -> np.ndarray | None:
@@ -176,8 +182,11 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return factor, y.mean(axis=0) - factor * x.mean(axis=0)
 
 
-def check_pixels(xy: np.ndarray, source: str, path: Path) -> None:
-    """Raises LayerError for a position that is no number, and for array positions in place of pixels. xy (n, 2)."""
+def check_pixels(xy: np.ndarray, source: str, path: Path, diameter_px: float) -> None:
+    """Raises LayerError for a position that is no number, and for positions that are no full-resolution px. xy (n, 2).
+
+    diameter_px: of a spot in full-resolution px by the file; 0 if unknown.
+    """
     lost = ~np.isfinite(xy).all(axis=1)
     if lost.any():
         raise LayerError(path, f"{int(lost.sum())} of {len(xy)} spots whose position in {source} is no number",
@@ -187,3 +196,13 @@ def check_pixels(xy: np.ndarray, source: str, path: Path) -> None:
         raise LayerError(path, f"spots {pitch:.3g} px apart in {source}: array positions or mm, no pixels",
                          f"full-resolution px, {MIN_PITCH_PX:g} px apart or more",
                          "put the px in adata.obsm['spatial']")
+    if pitch > 0 and diameter_px > MOST_DIAMETER * pitch:
+        raise LayerError(path, f"spots {pitch:.3g} px apart in {source}, and spots of {diameter_px:.3g} px by "
+                               "spot_diameter_fullres", "spot centres in full-resolution px",
+                         "put the full-resolution px in adata.obsm['spatial'], or correct spot_diameter_fullres")
+    for axis, name in enumerate("xy"):
+        if len(xy) and np.median(xy[:, axis]) < 0:
+            low, high = xy[:, axis].min(), xy[:, axis].max()
+            raise LayerError(path, f"{name} from {low:.0f} to {high:.0f} in {source}: below 0, outside any image",
+                             "px from the upper left corner of the image, y downwards",
+                             f"turn the sign of {name}, if it was turned for a plot")

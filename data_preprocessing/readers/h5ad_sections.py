@@ -18,7 +18,7 @@ from common.errors import LayerError
 from common.names import natural_key
 from data_preprocessing.readers.anndata_file import column_names, opened, read_frame
 from data_preprocessing.readers.h5ad_positions import read_all_positions
-from data_preprocessing.readers.spot_array import several_arrays
+from data_preprocessing.readers.spot_array import parts_touch, several_arrays
 
 if TYPE_CHECKING:
     import h5py
@@ -69,34 +69,74 @@ def sections_of(path: Path) -> Sections:
 @lru_cache(maxsize=64)
 def _sections_of(path: Path, _changed: int) -> Sections:
     with opened(path) as file:
-        names = {name.lower(): name for name in column_names(file, "obs")}
-        asked = tuple(names[one] for one in (*SECTION_COLUMNS, *OTHER_COLUMNS) if one in names)
+        names = {_squashed(name): name for name in column_names(file, "obs")}
+        usual = dict.fromkeys(map(_squashed, (*SECTION_COLUMNS, *OTHER_COLUMNS)))
+        asked = tuple(names[one] for one in usual if one in names)
         obs = read_frame(file, "obs", asked)
         libraries = list(libraries_of(file))
     columns = {column: _values(obs[column]) for column in asked if column in obs}
     cut = next((values[0] for values in columns.values() if set(values) == {values[0]} & set(libraries)), None)
     libraries = [cut] if cut is not None else libraries  # a part of a table that was cut out keeps all libraries
     columns = {column: values for column, values in columns.items() if 1 < len(set(values)) <= MOST_PARTS}
+    columns = dict(sorted(columns.items(), key=lambda one: not set(one[1]) & set(libraries)))  # these name the images
     table = read_all_positions(path).table
     sign, keys = _sign(table, libraries)
-    xy = table[["x", "y"]].to_numpy() if sign == OVER_EACH_OTHER else None
+    every_xy = table[["x", "y"]].to_numpy()
+    xy = every_xy if sign == OVER_EACH_OTHER else None
     everything = np.ones(len(obs), bool)
     for column, values in columns.items():
-        sure = column.lower() in SECTION_COLUMNS
+        sure = _squashed(column) in map(_squashed, SECTION_COLUMNS) and (
+            sign or set(values) & set(libraries) or not _are_regions(every_xy, values))
         if (sure or sign) and _explains(values, keys, libraries, xy):
-            parts = {part: (values == part) for part in sorted(set(values) - {""}, key=natural_key)}
+            parts = {part: (values == part) for part in natural_values(values)}
             lost = int((values == "").sum())
             note = [f"{lost} spots without obs['{column}'] left out"] if lost else []
             return Sections(column, parts, libraries, note)
     if sign:
         return Sections("", {"": everything}, libraries, error=LayerError(
             path, sign, "one section a file, or a column of obs that names the sections",
-            "add adata.obs['library_id'], or save adata[adata.obs[…] == section] a file each"))
+            _way_out(path, keys, libraries, xy)))
     notes = []
     for column, values in columns.items():
         shown = ", ".join(sorted(set(values))[:3])
-        notes.append(f"obs['{column}'] has {len(set(values))} values ({shown}): read as one section")
+        notes.append(f"obs['{column}'] has {len(set(values))} values ({shown}): read as one section"
+                     + ("" if _are_regions(every_xy, values) else "; name it library_id if they are sections"))
     return Sections("", {"": everything}, libraries, notes[:1])
+
+
+def _way_out(path: Path, keys: list[np.ndarray], libraries: list[str], xy: np.ndarray | None) -> str:
+    """The fix for sections that no usual column names: another column that separates them, if there is one."""
+    with opened(path) as file:
+        obs = read_frame(file, "obs")
+    values = {column: _values(obs[column]) for column in obs if 1 < obs[column].nunique() <= MOST_PARTS}
+    fitting = [column for column in values if _explains(values[column], keys, libraries, xy)]
+    marks = np.array([TENX.sub("", str(one), count=1) for one in obs.index], dtype=object)
+    if not fitting and 1 < len(set(marks)) <= MOST_PARTS and _explains(marks, keys, libraries, xy):
+        return (f"adata.obs['library_id'] = adata.obs_names.str.replace('{TENX.pattern}', '', n=1, regex=True), if "
+                f"what surrounds the letters of a barcode ({', '.join(natural_values(marks)[:3])}) names its section")
+    if not fitting:
+        names = f" with the names {', '.join(libraries)}" if len(libraries) > 1 else ""
+        return f"add adata.obs['library_id']{names}, or save adata[adata.obs[…] == section] a file each"
+    column = min(fitting, key=lambda one: len(set(values[one])))
+    names = natural_values(values[column])
+    return (f"adata.obs['library_id'] = adata.obs['{column}'], if its {len(names)} values ({', '.join(names[:3])}"
+            f"{', …' if len(names) > 3 else ''}) are the sections")
+
+
+def natural_values(values: np.ndarray) -> list[str]:
+    """The names of the parts in natural order; '' is none."""
+    return sorted(set(values) - {""}, key=natural_key)
+
+
+def _are_regions(xy: np.ndarray, values: np.ndarray) -> bool:
+    """Whether the parts continue one array: regions of one section."""
+    known = np.isfinite(xy).all(axis=1) & (values != "")
+    return parts_touch(xy[known], values[known])
+
+
+def _squashed(name: str) -> str:
+    """'Section ID', 'section.id' and 'sectionId' are sectionid."""
+    return "".join(one for one in name.lower() if one.isalnum())
 
 
 def libraries_of(file: "h5py.File") -> "dict[str, h5py.Group]":
@@ -142,7 +182,8 @@ def _sign(table: pd.DataFrame, libraries: list[str]) -> tuple[str, list[np.ndarr
             keys.append(values)
             signs.append(f"{twice:.0%} of the {what} more than once, as in a table of several sections")
     if not signs and len(libraries) > 1:
-        signs.append(f"{len(libraries)} sections in one table ({', '.join(libraries)})")
+        signs.append(f"{len(libraries)} libraries in uns['spatial'] ({', '.join(libraries)}), and no column of obs "
+                     "that states the library of a spot")
     xy = table.loc[table["on_tissue"], ["x", "y"]].to_numpy()
     if not signs and several_arrays(xy[np.isfinite(xy).all(axis=1)]):
         signs.append(OVER_EACH_OTHER)

@@ -124,6 +124,8 @@ def platform_sources(files: dict[str, Path]) -> list[Source]:
 def why_not(raw: Path, path: Path) -> str | None:
     """Why a file or folder of HEST-1k is not taken."""
     parts = path.relative_to(raw).parts
+    if path.name.startswith("HEST_v") and path.suffix.lower() == ".csv":
+        return "the table of all ids, for propose_hest_stacks.py: metadata/<id>.json is read"
     if parts[0] in NOT_READ:
         return NOT_READ[parts[0]]
     if parts[0] in ("st", "wsis", "metadata"):
@@ -166,6 +168,8 @@ def _metadata(path: Path, name: str) -> dict:
                 return next((row for row in csv.DictReader(stream) if row.get("id") == name), {})
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
+            if value.get("id") not in (None, "", name):
+                raise LayerError(path, f"the metadata of {value['id']}", f"those of {name}", "download them again")
             return value
         raise ValueError(f"a {type(value).__name__}")
     except (OSError, ValueError, csv.Error) as error:
@@ -189,11 +193,16 @@ def _check_pitch(config: Config, location: pd.DataFrame, files: dict[str, Path],
     metadata = _metadata(files["metadata"], name) if "metadata" in files else {}
     technology, stated = str(metadata.get("st_technology") or ""), _number(metadata.get("inter_spot_dist"))
     what = f"inter_spot_dist of {files['metadata'].name}" if "metadata" in files else ""
+    scale = next((one.um_per_px for one in platform_sources(files)), None)
+    pitch_px = median_spacing_px(location[["pixel_x", "pixel_y"]].to_numpy())
+    measured = None if scale is None else float(f"{pitch_px * scale:.4g}")
     if technology.lower() in POOLED:
-        scale = next((one.um_per_px for one in platform_sources(files)), None)
-        pitch_px = median_spacing_px(location[["pixel_x", "pixel_y"]].to_numpy())
-        stated = None if scale is None else float(f"{pitch_px * scale:.4g}")
+        stated = measured
         what = f"the distance of the pooled bins at {ESTIMATED}"
+    elif stated and measured and abs(measured / config.pitch_um - 1) <= TOLERANCE < abs(stated / measured - 1):
+        raise LayerError(files["metadata"],
+                         f"inter_spot_dist {stated:g}, but spots {measured:g} um apart by its {ESTIMATED}",
+                         "two that differ by 5% at most", "download it again, or correct inter_spot_dist")
     if stated is not None and abs(stated / config.pitch_um - 1) > TOLERANCE:
         raise DataError(files["counts"], f"{technology or 'spots'} {stated:g} um apart by {what}, and a config with "
                                          f"pitch_um: {config.pitch_um:g}", f"pitch_um: {stated:g}",

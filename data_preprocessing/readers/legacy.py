@@ -61,7 +61,7 @@ def list_layers(form: Form, raw: Path, config: Config) -> dict[str, SampleConfig
     return dict(sorted(samples.items()))
 
 
-def doubts(form: Form, samples: dict[str, SampleConfig]) -> list[str]:
+def doubts(form: Form, _raw: Path, samples: dict[str, SampleConfig]) -> list[str]:
     """A line for each sample whose sections are known to be of several blocks."""
     return [f"{len(samples[name].layers)} sections of {name} are taken as one block; {form.blocks[name]}: name those "
             "of one animal in samples.<name>.raw of a config" for name in sorted(set(form.blocks) & set(samples))]

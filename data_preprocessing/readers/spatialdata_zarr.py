@@ -33,6 +33,7 @@ from data_preprocessing.readers import (
     in_reading_order,
     listed_samples,
     matched,
+    spot_array,
     visible,
     zarr_tables as tables,
 )
@@ -113,10 +114,10 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
         return RawLayer(None, None, picture, note=_note(section, image))
     location, dropped = _spots(section, config)
     folder = table_folder(section.store, section.table)
-    counts, n_other = tables.raw_counts(folder, section.region)
-    location, counts, unmatched = matched(location, counts, folder, folder)
-    dropped |= {"spots without counts": unmatched["spots without counts"], "features that are no genes": n_other}
-    return RawLayer(location, counts, picture, dropped, _note(section, image))
+    found = tables.raw_counts(folder, section.region)
+    location, counts, unmatched = matched(location, found.table, folder, folder)
+    dropped |= {"spots without counts": unmatched["spots without counts"], **found.dropped}
+    return RawLayer(location, counts, picture, dropped, "; ".join([_note(section, image), *found.notes]))
 
 
 def platform_sources(files: dict[str, Path]) -> list[Source]:
@@ -162,6 +163,8 @@ def _spots(section: Section, config: Config) -> tuple[pd.DataFrame, dict[str, in
                                 f"array: {config.array}, pitch_um: {config.pitch_um:g}",
                         f"array: {array}{pitch}", "set array and pitch_um in the config (--config)")
     location[["i", "j"]] = tables.array_positions(spots, px, config.array, folder)
+    if array is None and spot_array.is_scattered(px):
+        raise spot_array.scattered(len(px), folder, config)
     on_tissue = spots["on_tissue"].to_numpy()
     if not on_tissue.any():
         raise LayerError(folder, "no spot on tissue (obs['in_tissue'])", "true or 1 for a spot on tissue",

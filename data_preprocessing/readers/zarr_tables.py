@@ -8,12 +8,14 @@ import pandas as pd
 from common.errors import LayerError
 from common.files import newest_ns
 from common.geometry import median_spacing_px
+from data_preprocessing.readers import spot_array
+from data_preprocessing.readers.gene_names import gene_expression, gene_names
+from data_preprocessing.readers.h5ad_counts import Counts, no_counts, rounded
+from data_preprocessing.readers.h5ad_positions import on_tissue
+from data_preprocessing.readers.spot_array import MIN_SPOTS
 from data_preprocessing.readers.zarr_store import Annotation, attributes, reading_store, table_folder
 
-TRUE_WORDS = ("1", "1.0", "true", "t", "yes", "y")
 SAME_AREA = 1.1      # outlines that differ by more are cells, and no squares of an array
-NEAR = 1.25          # pitches: within this of a spot lie its neighbours on a square (4) or hexagonal (6) array
-MIN_SPOTS = 10       # fewer spots show no array
 
 
 def of_part(store: Path, found: list[Annotation], part: str) -> tuple[str, str | None]:
@@ -41,15 +43,18 @@ def of_part(store: Path, found: list[Annotation], part: str) -> tuple[str, str |
 
 def _holds_counts(folder: Path) -> bool:
     try:
-        return _counts(folder, newest_ns(folder)) is not None
+        return _counts(folder, newest_ns(folder))[0] is not None
     except LayerError:
         return False
 
 
 @lru_cache(maxsize=2)
 def _counts(folder: Path, _changed: int):
-    """(matrix CSR float32 (n_rows, n_genes), var) of the first matrix with whole numbers >= 0, or None."""
+    """((matrix CSR float32 (n_rows, n_genes), var, its name, a note) of the raw counts with most genes, or None;
+    why the other matrices are none).
+    """
     from scipy import sparse
+    best, reasons = None, []
     with reading_store(folder):
         import zarr
         from anndata.io import read_elem
@@ -58,10 +63,14 @@ def _counts(folder: Path, _changed: int):
             if matrix not in group:
                 continue
             values = sparse.csr_matrix(read_elem(group[matrix]), dtype=np.float32)  # (n_rows, n_genes)
-            stored = values.data
-            if np.isfinite(stored).all() and (stored >= 0).all() and (stored == np.floor(stored)).all():
-                return values, read_elem(group[var])
-    return None
+            if best is not None and values.shape[1] <= best[0].shape[1]:
+                continue
+            reason, note = rounded(values, values.shape)
+            if reason:
+                reasons.append(f"{matrix.replace('/', '.')} ({reason})")
+            else:
+                best = values, read_elem(group[var]), var.replace("/", "."), note
+    return best, reasons
 
 
 def _obs(folder: Path) -> pd.DataFrame:
@@ -86,27 +95,23 @@ def _rows(folder: Path, obs: pd.DataFrame, region: str | None) -> np.ndarray:
     return rows
 
 
-def raw_counts(folder: Path, region: str | None):
-    """(AnnData (spots, genes) of the region's rows: X CSR float32, var gene_ids if stored; number of other features).
-
-    Only features of the type Gene Expression are kept, where types are stored. Raises LayerError without raw counts.
-    """
+def raw_counts(folder: Path, region: str | None) -> Counts:
+    """The raw counts of the region's rows, the gene names as of AnnData files. Raises LayerError without raw counts."""
     import anndata
-    found = _counts(folder, newest_ns(folder))
+    found, reasons = _counts(folder, newest_ns(folder))
     if found is None:
-        raise LayerError(folder, "values that are no counts, such as log-normalised ones",
-                         "raw counts in X, layers['counts'] or raw", "save the counts with the table")
-    values, var = found
+        raise no_counts(folder, reasons)
+    values, var, name, note = found
     obs = _obs(folder)
-    rows, genes = _rows(folder, obs, region), np.ones(len(var), bool)
-    if "feature_types" in var and (var["feature_types"].astype(str) == "Gene Expression").any():
-        genes = (var["feature_types"].astype(str) == "Gene Expression").to_numpy()
-    kept = pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(var.index[genes].astype(str))))
-    kept.index.name = None
-    if "gene_ids" in var:
-        kept["gene_ids"] = var["gene_ids"].astype(str).to_numpy()[genes]
+    rows, (of_genes, dropped) = _rows(folder, obs, region), gene_expression(var)
+    genes = gene_names(var[of_genes], folder, name, lambda: None)
+    kept = pd.DataFrame(index=genes.names.rename(None))
+    if genes.ids is not None:
+        kept["gene_ids"] = genes.ids
     names = pd.DataFrame(index=obs.index[rows].astype(str).rename(None))
-    return anndata.AnnData(values[rows][:, genes].tocsr(), obs=names, var=kept), int((~genes).sum())
+    table = anndata.AnnData(values[rows][:, of_genes][:, genes.kept].tocsr(), obs=names, var=kept)
+    return Counts(table, [*filter(None, [note]), *genes.notes],
+                  {**dropped, "genes without a name": int((~genes.kept).sum())})
 
 
 # positions -------------------------------------------------------------------------------------------
@@ -126,9 +131,8 @@ def positions(folder: Path, region: str | None, element) -> tuple[pd.DataFrame, 
             raise LayerError(folder, f"no obs['{instances}'] (obs: {', '.join(map(str, obs)) or 'empty'})",
                              "the column that names the spot of a row", "write the store again with SpatialData")
         xy = _centres(element, folder, region, own[instances].to_numpy())
-    given = own["in_tissue"].astype(str).str.lower() if "in_tissue" in own else pd.Series("1", index=own.index)
     table = pd.DataFrame({"barcode": own.index.astype(str), "x": xy[:, 0], "y": xy[:, 1],
-                          "on_tissue": given.isin(TRUE_WORDS).to_numpy()})
+                          "on_tissue": on_tissue(own, folder)})
     if {"array_col", "array_row"} <= set(own):
         table["array_col"], table["array_row"] = own["array_col"].to_numpy(), own["array_row"].to_numpy()
     there = np.isfinite(xy).all(axis=1)
@@ -176,17 +180,11 @@ def _centres(element, folder: Path, region: str | None, instances: np.ndarray) -
 
 
 def array_of(spots: pd.DataFrame, px: np.ndarray) -> str | None:
-    """'hex' or 'square' by the array columns, else by the number of near neighbours; None if they do not show it."""
-    from scipy.spatial import cKDTree
-    if len(px) < MIN_SPOTS:
-        return None
-    if "array_col" in spots:
+    """'hex' or 'square' by the array columns, else by the positions; None if they do not show it."""
+    if "array_col" in spots and len(px) >= MIN_SPOTS:
         total = pd.to_numeric(spots["array_col"], errors="coerce") + pd.to_numeric(spots["array_row"], errors="coerce")
         return "hex" if (total % 2 == 0).all() else "square"
-    pitch = median_spacing_px(px)
-    near = np.array([len(one) - 1 for one in cKDTree(px).query_ball_point(px, NEAR * pitch)])
-    most = int(np.bincount(near).argmax())
-    return {6: "hex", 4: "square"}.get(most)
+    return spot_array.array_of(px)
 
 
 def array_positions(spots: pd.DataFrame, px: np.ndarray, array: str, file: Path) -> np.ndarray:
