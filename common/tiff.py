@@ -80,7 +80,7 @@ class TiffSlide:
         chosen = chosen_picture(self._tiff)
         self._levels = [_Level(pages) for pages in chosen.levels]
         self.page: int = chosen.levels[0][0].index
-        self.orientation: int = _tag(chosen.levels[0][0].keyframe, "Orientation", 1)
+        self.orientation: int = orientation_of(chosen.levels[0][0].keyframe)
         self._recent: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
         self._kept_bytes = 0
         first = self._levels[0]
@@ -263,6 +263,11 @@ def form_of(page, significant_bits: int | None, highest, n_pages: int = 1) -> tu
                 premultiplied=alpha is not None and int(page.extrasamples[alpha]) == 1,
                 luma=_ratios(_tag(page, "YCbCrCoefficients", None)) or colours.LUMA,
                 reference=_ratios(_tag(page, "ReferenceBlackWhite", None)) or colours.REFERENCE_BLACK_WHITE), remark
+
+
+def orientation_of(page) -> int:
+    """How a page is turned, 1 (upright) to 8."""
+    return int(_tag(page, "Orientation", 1))
 
 
 def _n_bytes(tile: np.ndarray | None) -> int:

@@ -1,7 +1,7 @@
 """Text tables of legacy ST: the table of counts, and what all its tables have in common.
 
-A table may be packed by gzip, begin with a byte-order mark, have Windows line ends, and be separated by tabs, commas,
-semicolons or blanks.
+A table may be packed by gzip, begin with a byte-order mark, be UTF-16, have Windows line ends, and be separated by
+tabs, commas, semicolons or blanks.
 """
 import csv
 import gzip
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GZIP_MAGIC = b"\x1f\x8b"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # "Unicode text" of Excel
+SPREADSHEETS = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
 NO_TABLES = {"version https://git-lfs": ("a pointer of git-lfs", "run git lfs pull where the file is from"),
              "<!doctype html": ("a web page", "download the file again"),
              "<html": ("a web page", "download the file again")}
@@ -48,7 +50,14 @@ def opened(path: Path):
     """The text of a table, packed or not, whatever its suffix. Raises LayerError if it holds no table."""
     with open(path, "rb") as stream:
         is_packed = stream.read(2) == GZIP_MAGIC
-    with (gzip.open if is_packed else open)(path, "rt", encoding="utf-8-sig", newline="") as stream:
+    open_plain = gzip.open if is_packed else open
+    with open_plain(path, "rb") as stream:
+        start_bytes = stream.read(8)
+    if start_bytes.startswith(SPREADSHEETS):
+        raise LayerError(path, "a spreadsheet of Excel, or a zip file", "a text table",
+                         "save it as text, tab-separated; unpack a zip file")
+    encoding = "utf-16" if start_bytes.startswith(UTF_16) else "utf-8-sig"
+    with open_plain(path, "rt", encoding=encoding, newline="") as stream:
         start = stream.read(60).lstrip().lower()
         if not start:
             raise LayerError(path, "an empty file", "a text table", "copy it again")
