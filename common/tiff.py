@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from common import colours
-from common.colours import Form
+from common.colours import Form, NotColours
 from common.picture_faults import guarded
 
 CACHE_BYTES = 2**28          # of decoded tiles
@@ -36,7 +36,7 @@ class Chosen:
 
 
 def chosen_picture(tiff) -> Chosen:
-    """The largest picture of an open tifffile.TiffFile. Raises ValueError for one that is no RGB or grey picture."""
+    """The largest picture of an open tifffile.TiffFile. Raises NotColours for one that is no RGB or grey picture."""
     all_series = [one for one in tiff.series if {"Y", "X"} <= set(one.axes)]
     if not all_series:
         raise ValueError("a TIFF without a picture")
@@ -58,14 +58,14 @@ def chosen_picture(tiff) -> Chosen:
 
 
 def _planes(others: dict[str, int], page) -> tuple[int, str]:
-    """(the number of pages that make one picture, a remark) for a series with further axes. Raises ValueError."""
+    """(the number of pages that make one picture, a remark) for a series with further axes. Raises NotColours."""
     text = " x ".join(f"{size} ({axis})" for axis, size in others.items())
     is_grey = page.samplesperpixel == 1 and page.photometric in (colours.WHITE_IS_ZERO, colours.BLACK_IS_ZERO)
     axes = list(others)
     if is_grey and len(axes) == 1 and axes[0] in "CQI" and others[axes[0]] == 3:
         return 3, "3 grey planes, read as red, green, blue"
     if is_grey and "C" in others:
-        raise ValueError(f"planes {text}: channels that are not red, green, blue (fluorescence?)")
+        raise NotColours(f"planes {text}: channels that are not red, green, blue (fluorescence?)")
     return 1, f"the first of {text} planes"
 
 
@@ -248,7 +248,7 @@ def form_of(page, significant_bits: int | None, highest, n_pages: int = 1) -> tu
     if photometric == colours.PALETTE:
         return Form(photometric, colormap=colours.colormap_of(np.asarray(page.colormap))), ""
     if photometric == colours.SEPARATED and _tag(page, "InkSet", 1) != 1:
-        raise ValueError("inks other than cyan, magenta, yellow, black")
+        raise NotColours("inks other than cyan, magenta, yellow, black")
     if photometric == colours.YCBCR and int(page.compression) in JPEG:
         photometric = colours.RGB
     stated = _tag(page, "SMaxSampleValue", None)
