@@ -64,6 +64,10 @@ def _planes(others: dict[str, int], page) -> tuple[int, str]:
     axes = list(others)
     if is_grey and len(axes) == 1 and axes[0] in "CQI" and others[axes[0]] == 3:
         return 3, "3 grey planes, read as red, green, blue"
+    narrow = min(page.imagewidth, page.imagelength)
+    if is_grey and narrow in (3, 4) and max(others.values()) > narrow:
+        raise NotColours(f"{text} grey planes of {page.imagewidth} x {page.imagelength} px: an array (y, x, colour) "
+                         "that was written as planes (tifffile: photometric='rgb')")
     if is_grey and "C" in others:
         raise NotColours(f"planes {text}: channels that are not red, green, blue (fluorescence?)")
     return 1, f"the first of {text} planes"

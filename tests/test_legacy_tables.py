@@ -94,7 +94,22 @@ def test_ensembl_ids_are_kept_beside_the_names(genes, expected, ids):
 def test_gene_ids_stand_in_the_table(tmp_path):
     ids = [f"ENSG0000000000{k}.{k}" for k in range(3)]
     table = read_counts(write(tmp_path / "C1.tsv", counts_text(columns=ids))).table
-    assert list(table.var_names) == ids and list(table.var["gene_ids"]) == [name.split(".")[0] for name in ids]
+    assert list(table.var_names) == list(table.var["gene_ids"]) == [name.split(".")[0] for name in ids]
+
+
+@pytest.mark.parametrize("genes, expected", [
+    (["GRCh38_TP53", "GRCh38_A1BG", "GRCh38_ACTB"], ["TP53", "A1BG", "ACTB"]),
+    (["TP53", "TP53", "ACTB"], ["TP53", "TP53-1", "ACTB"]),
+    (["A ENSG00000000001.2", "A ENSG00000000002.1", "B ENSG00000000003"], ["ENSG00000000001", "ENSG00000000002", "B"])])
+def test_genes_are_named_as_in_other_forms(tmp_path, genes, expected):
+    found = read_counts(write(tmp_path / "C1.tsv", counts_text(columns=genes))).table
+    assert list(found.var_names) == expected
+    np.testing.assert_array_equal(found.X.toarray(), values())
+
+
+def test_genes_named_by_numbers_are_refused(tmp_path):
+    with pytest.raises(LayerError, match=r"genes named by numbers \(0, 1, 2"):
+        read_counts(write(tmp_path / "C1.tsv", counts_text(columns=["0", "1", "2"])))
 
 
 SELECTED = ["1", "0"] * 12 + ["1"]

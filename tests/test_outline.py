@@ -72,7 +72,7 @@ def test_a_px_is_tissue_if_its_centre_is_inside(tmp_path_factory, corners, shape
 
 def test_what_is_no_tissue_is_left_out_and_said(tmp_path):
     value = polygons([[1, 1], [9, 1], [9, 9]], objectType="detection")
-    value["features"] += polygons(SQUARE, objectType="annotation", classification={"name": "Tissue"})["features"]
+    value["features"] += polygons(SQUARE, objectType="annotation", classification={"name": "Region*"})["features"]
     value["features"] += polygons(HOLE, classification={"name": "Ignore*"})["features"]
     value["features"] += [{"type": "Feature", "geometry": {"type": "Point", "coordinates": [5, 5]}, "properties": None}]
     assert mask_of(tmp_path, value).sum() == 200 * 200
