@@ -19,6 +19,10 @@ LUMA = (0.299, 0.587, 0.114)
 REFERENCE_BLACK_WHITE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 
 
+class NotColours(ValueError):
+    """A picture that is whole and readable, but in no form that is colours; the text is what it is."""
+
+
 @dataclass(frozen=True)
 class Form:
     """How stored samples become colours. top: the sample of full brightness. alpha: index of that sample, or None."""
@@ -52,7 +56,7 @@ def full_scale(dtype: np.dtype, bits: int, stated: float | None, highest: Callab
 
 
 def to_rgb(samples: np.ndarray, form: Form) -> np.ndarray:
-    """Samples (h, w, s) of any type -> RGB on white, (h, w, 3) uint8. Raises ValueError for a form that is not read."""
+    """Samples (h, w, s) of any type -> RGB on white, (h, w, 3) uint8. Raises NotColours."""
     if form.photometric == PALETTE:
         assert form.colormap is not None, "a palette picture has its colours"
         return form.colormap[np.minimum(samples[..., 0].astype(np.int64), len(form.colormap) - 1)]
@@ -69,7 +73,7 @@ def to_rgb(samples: np.ndarray, form: Form) -> np.ndarray:
         rgb = _of_ycbcr(bytes_, form)
     else:
         name = NAMES.get(form.photometric, "unknown")
-        raise ValueError(f"photometric interpretation {form.photometric}: {name}")
+        raise NotColours(f"photometric interpretation {form.photometric}: {name}")
     if form.alpha is None or form.alpha >= bytes_.shape[2]:
         return np.ascontiguousarray(rgb)
     return on_white(np.dstack([rgb, bytes_[..., form.alpha]]), form.premultiplied)
@@ -87,12 +91,12 @@ def picture_rgb(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     """(RGB on white, (h, w, 3) uint8, a remark or '') of a picture without metadata.
 
     pixels: (h, w) grey, (h, w, 1 to 4) with an opacity as the second or fourth sample; whole numbers, bool or floats.
-    Raises ValueError for another shape.
+    Raises NotColours for another shape.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4:
-        raise ValueError(f"a picture of shape {pixels.shape}")
+        raise NotColours(f"a picture of shape {pixels.shape}")
     n_samples = pixels.shape[2]
     top, remark = full_scale(pixels.dtype, 8 * pixels.dtype.itemsize, None, lambda: float(np.nanmax(pixels)))
     alpha = n_samples - 1 if n_samples in (2, 4) else None
@@ -139,7 +143,7 @@ def _of_ycbcr(samples: np.ndarray, form: Form) -> np.ndarray:
 def _of_lab(samples: np.ndarray) -> np.ndarray:
     """CIE L*a*b* of TIFF, 8 bits (L of 0 to 255, a and b signed): (h, w, 3) uint8 -> RGB (h, w, 3) uint8."""
     if samples.dtype.itemsize != 1:
-        raise ValueError("CIE L*a*b* of 16 bits")
+        raise NotColours("CIE L*a*b* of 16 bits")
     from PIL import Image
     stored = np.ascontiguousarray(samples[..., :3]).view(np.uint8)
     size = (samples.shape[1], samples.shape[0])

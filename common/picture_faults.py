@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from common.colours import NotColours
 from common.errors import LayerError
 from common.image_names import IMAGE_SUFFIXES, why_no_image
 
@@ -92,8 +93,10 @@ def _start_of_text(path: Path) -> str:
 
 
 def unreadable(path: Path, error: Exception) -> LayerError:
-    """The error of an image that a decoder refused: cut off, lacking one of its files, or broken otherwise."""
+    """The error of an image that a decoder refused: cut off, a part missing, no colours, or broken otherwise."""
     own, text = path.resolve(), " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, NotColours):
+        return LayerError(path, text, "an H&E picture in colours", "export it as RGB of 8 bits, or take the H&E scan")
     if "No such file" in text and str(own) not in text.rpartition("No such file")[0].rpartition(":")[0]:
         return LayerError(path, f"a slide of several files, one of which is missing ({text})", "all of its files",
                           "copy the whole slide again, with its folder")

@@ -9,6 +9,8 @@ PNG_MAGIC, PNG_DEPTH_BYTE = b"\x89PNG\r\n\x1a\n", 24
 # Orientation of TIFF and EXIF: (whether rows and columns are exchanged, then what is turned round)
 _TURNS = {2: (False, (1,)), 3: (False, (0, 1)), 4: (False, (0,)),
           5: (True, ()), 6: (True, (1,)), 7: (True, (0, 1)), 8: (True, (0,))}
+ON_ITS_SIDE = range(5, 9)
+ORIENTATION = 0x0112  # tag of EXIF
 
 
 def decode(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -16,7 +18,7 @@ def decode(path: Path) -> tuple[np.ndarray, list[str]]:
     from PIL import Image, ImageOps
     Image.MAX_IMAGE_PIXELS = None  # a section scan is larger than Pillow's guard against decompression bombs
     with Image.open(path) as picture:
-        orientation = picture.getexif().get(0x0112, 1)
+        orientation = picture.getexif().get(ORIENTATION, 1)
         remarks = turned_remark(orientation)
         if picture.format == "PNG" and _png_bits(path) == 16:
             rgb, remark = picture_rgb(_png_of_16_bits(path))
@@ -29,6 +31,14 @@ def decode(path: Path) -> tuple[np.ndarray, list[str]]:
         if shown.mode in ("RGBA", "LA", "PA", "P", "La", "RGBa") or "transparency" in shown.info:
             return on_white(np.asarray(shown.convert("RGBA"))), remarks
         return np.asarray(shown.convert("RGB")), remarks
+
+
+def shown_size_px(path: Path) -> tuple[int, int]:
+    """(width, height) of a picture as it is shown; no pixel is decoded. Raises what the decoder raises."""
+    from PIL import Image
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(path) as picture:
+        return picture.size[::-1] if picture.getexif().get(ORIENTATION, 1) in ON_ITS_SIDE else picture.size
 
 
 def _narrow(pixels: np.ndarray) -> np.ndarray:

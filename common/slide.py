@@ -6,6 +6,7 @@
     slide.remarks                       # what a person should know: 'picture 2 of 3 in the file, the largest'
     slide.read(x, y, width, height, out_px=None)   # uint8 (h, w, 3); level-0 coordinates, padded white beyond the slide
     slide.thumbnail(2048)               # uint8 (h, w, 3), longer side at most 2048
+    size_px_of(path)                    # the size alone, without decoding
 
 Pyramids and TIFF files are read by region; images without random access (JPEG, PNG) and TIFF files that are turned by
 their orientation tag are decoded once per process.
@@ -19,11 +20,11 @@ from common import colours
 from common.colours import WHITE, on_white
 from common.image_scale import GENERIC, stated_pixel_size_um
 from common.picture_faults import guarded, is_tiff, require_image_file, require_whole, unreadable
-from common.pictures import decode, decode_by_libtiff, turned, turned_remark
-from common.tiff import TiffSlide, chosen_picture, fitted_size, resized
+from common.pictures import ON_ITS_SIDE, decode, decode_by_libtiff, shown_size_px, turned, turned_remark
+from common.tiff import TiffSlide, chosen_picture, fitted_size, orientation_of, resized
 
 __all__ = ["WHITE", "ArraySlide", "PyramidSlide", "Slide", "TiffSlide", "fitted_size", "open_pyramid", "open_slide",
-           "stated_pixel_size_um"]
+           "size_px_of", "stated_pixel_size_um"]
 
 OPENSLIDE_COMPRESSIONS = (1, 5, 7, 8, 32773, 32946)  # of TIFF: none, LZW, JPEG, Deflate, PackBits, Deflate
 
@@ -104,12 +105,27 @@ def open_pyramid(path: Path) -> PyramidSlide | None:
     return guarded(path, lambda: PyramidSlide(own))
 
 
+def size_px_of(path: Path) -> tuple[int, int]:
+    """(width, height) of the picture that open_slide reads, as shown. No pixel is decoded. Raises as open_slide."""
+    pyramid = open_pyramid(path)
+    return pyramid.size_px if pyramid else guarded(path, lambda: _tiff_size_px(path) if is_tiff(path)
+                                                   else shown_size_px(path))
+
+
+def _tiff_size_px(path: Path) -> tuple[int, int]:
+    import tifffile
+    with tifffile.TiffFile(path) as tiff:
+        page = chosen_picture(tiff).levels[0][0].keyframe
+        size = page.imagewidth, page.imagelength
+        return size[::-1] if orientation_of(page) in ON_ITS_SIDE else size
+
+
 def _is_simple(path: Path) -> bool:
     """True for a tiled TIFF that OpenSlide shows as it is meant: the only picture of the file, RGB, 8 bits, upright."""
     import tifffile
     with tifffile.TiffFile(path) as tiff:
         chosen, first = chosen_picture(tiff), tiff.pages.first
-        upright = "Orientation" not in first.tags or first.tags["Orientation"].value == 1
+        upright = orientation_of(first) == 1
         is_rgb = (first.dtype == np.uint8 and first.samplesperpixel == 3
                   and first.photometric in (colours.RGB, colours.YCBCR))
         return not chosen.remarks and upright and is_rgb and first.compression in OPENSLIDE_COMPRESSIONS

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from common import colours
-from common.colours import Form
+from common.colours import Form, NotColours
 from common.picture_faults import guarded
 
 CACHE_BYTES = 2**28          # of decoded tiles
@@ -36,7 +36,7 @@ class Chosen:
 
 
 def chosen_picture(tiff) -> Chosen:
-    """The largest picture of an open tifffile.TiffFile. Raises ValueError for one that is no RGB or grey picture."""
+    """The largest picture of an open tifffile.TiffFile. Raises NotColours for one that is no RGB or grey picture."""
     all_series = [one for one in tiff.series if {"Y", "X"} <= set(one.axes)]
     if not all_series:
         raise ValueError("a TIFF without a picture")
@@ -58,14 +58,18 @@ def chosen_picture(tiff) -> Chosen:
 
 
 def _planes(others: dict[str, int], page) -> tuple[int, str]:
-    """(the number of pages that make one picture, a remark) for a series with further axes. Raises ValueError."""
+    """(the number of pages that make one picture, a remark) for a series with further axes. Raises NotColours."""
     text = " x ".join(f"{size} ({axis})" for axis, size in others.items())
     is_grey = page.samplesperpixel == 1 and page.photometric in (colours.WHITE_IS_ZERO, colours.BLACK_IS_ZERO)
     axes = list(others)
     if is_grey and len(axes) == 1 and axes[0] in "CQI" and others[axes[0]] == 3:
         return 3, "3 grey planes, read as red, green, blue"
+    narrow = min(page.imagewidth, page.imagelength)
+    if is_grey and narrow in (3, 4) and max(others.values()) > narrow:
+        raise NotColours(f"{text} grey planes of {page.imagewidth} x {page.imagelength} px: an array (y, x, colour) "
+                         "that was written as planes (tifffile: photometric='rgb')")
     if is_grey and "C" in others:
-        raise ValueError(f"planes {text}: channels that are not red, green, blue (fluorescence?)")
+        raise NotColours(f"planes {text}: channels that are not red, green, blue (fluorescence?)")
     return 1, f"the first of {text} planes"
 
 
@@ -80,7 +84,7 @@ class TiffSlide:
         chosen = chosen_picture(self._tiff)
         self._levels = [_Level(pages) for pages in chosen.levels]
         self.page: int = chosen.levels[0][0].index
-        self.orientation: int = _tag(chosen.levels[0][0].keyframe, "Orientation", 1)
+        self.orientation: int = orientation_of(chosen.levels[0][0].keyframe)
         self._recent: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
         self._kept_bytes = 0
         first = self._levels[0]
@@ -248,7 +252,7 @@ def form_of(page, significant_bits: int | None, highest, n_pages: int = 1) -> tu
     if photometric == colours.PALETTE:
         return Form(photometric, colormap=colours.colormap_of(np.asarray(page.colormap))), ""
     if photometric == colours.SEPARATED and _tag(page, "InkSet", 1) != 1:
-        raise ValueError("inks other than cyan, magenta, yellow, black")
+        raise NotColours("inks other than cyan, magenta, yellow, black")
     if photometric == colours.YCBCR and int(page.compression) in JPEG:
         photometric = colours.RGB
     stated = _tag(page, "SMaxSampleValue", None)
@@ -263,6 +267,11 @@ def form_of(page, significant_bits: int | None, highest, n_pages: int = 1) -> tu
                 premultiplied=alpha is not None and int(page.extrasamples[alpha]) == 1,
                 luma=_ratios(_tag(page, "YCbCrCoefficients", None)) or colours.LUMA,
                 reference=_ratios(_tag(page, "ReferenceBlackWhite", None)) or colours.REFERENCE_BLACK_WHITE), remark
+
+
+def orientation_of(page) -> int:
+    """How a page is turned, 1 (upright) to 8."""
+    return int(_tag(page, "Orientation", 1))
 
 
 def _n_bytes(tile: np.ndarray | None) -> int:

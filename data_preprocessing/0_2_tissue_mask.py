@@ -37,9 +37,10 @@ import numpy as np
 from common import cli, jobs
 from common.errors import LayerError
 from common.exit_codes import guarded
-from common.image_names import why_no_image
+from common.image_names import image_stem, image_suffix, is_image_name, why_no_image
 from common.io import read_location, write_json, write_picture
 from common.layout import Layout
+from common.names import visible
 from common.picture_faults import require_image_file
 from common.recipe import file_digest
 from common.slide import open_slide
@@ -157,6 +158,25 @@ def words(verdict: Verdict | None) -> str:
     return f", {verdict.on_tissue:.0%} of the spots on it"
 
 
+def reported(context: jobs.Context) -> int:
+    """Print what is not taken, and the sizes. Returns the exit code 0."""
+    print_untaken(context)
+    return print_scales(context, STEP)
+
+
+def print_untaken(context: jobs.Context) -> None:
+    """A line on stderr for each picture in imgs/<sample>/ that is no section's."""
+    for sample in sorted(context.config.listed_samples):
+        layers = set(map(str, context.all_samples.layers_of(sample)))
+        for path in visible(context.layout.root / "imgs" / sample):
+            refused = why_no_image(path)
+            if is_image_name(path) and not image_stem(path).isdecimal():
+                print(f"{STEP}  not taken: {path}: its name is no number; fix: rename it to the section's number, "
+                      f"such as 1{image_suffix(path)}", file=sys.stderr)
+            elif refused and path.name.partition(".")[0] not in layers:
+                print(f"{STEP}  not taken: {path}: {refused[0]}, which is not read; fix: {refused[1]}", file=sys.stderr)
+
+
 def build_parser() -> argparse.ArgumentParser:
     return cli.make_parser(__doc__, workers=True)
 
@@ -164,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     code = jobs.run_layers(STEP, __file__, args, layer_job)
-    return code or guarded(lambda: print_scales(jobs.open_context(args), STEP))
+    return code or guarded(lambda: reported(jobs.open_context(args)))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from common.names import natural_key, visible
 from data_preprocessing.placing import goes_with
 from data_preprocessing.readers import asign, path_and_part, shown
 
+OUTLINE = ".geojson"
 TABLES = (".h5", ".h5ad", ".h5mu", ".h5seurat", ".loom", ".rds", ".rdata", ".zarr", ".tsv", ".csv", ".txt", ".mtx",
-          ".parquet", ".npy", ".npz", ".pt", ".xlsx", ".gem", ".gef")
+          ".parquet", ".npy", ".npz", ".pt", ".xlsx", ".gem", ".gef", OUTLINE)
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 PACKED = ".gz"
 UNREAD = "no name that --format {} reads"
@@ -35,7 +36,7 @@ BY_PRODUCTS = re.compile(
     r"scalefactors_json\.json|barcode_mappings\.parquet|raw_feature_bc_matrix(\.h5)?|raw_probe_bc_matrix\.h5|"
     r"filtered_feature_bc_matrix|possorted_genome_bam\.bam|md5(sum)?s?(\.txt)?|(sha256|check)sums?(\.txt)?)(\.gz)?"
     r"|analysis|deconvolution|cloupe|SC_RNA_COUNTER_CS|SPATIAL_RNA_COUNTER_CS"
-    r"|(readme|licen[cs]e|changelog|citation|thumbs\.db)(\..*)?", re.IGNORECASE)
+    r"|(readme|licen[cs]e|changelog|citation|thumbs\.db|filelist\.txt)(\..*)?", re.IGNORECASE)
 MOST_LINES = 40          # on the screen; the file has all
 MOST_ALIKE = 3           # files of a folder with one reason that have a line each
 MOST_LOOKED_AT = 5000    # files of a folder of which nothing is taken
@@ -92,7 +93,7 @@ def not_taken(raw: Path, listed: Config, reader: ModuleType, form: str, root: Pa
 
     def reason(path: Path) -> str:
         own = why_not(raw, path) if why_not else None
-        if own:
+        if own is not None:
             return own
         if others.has(path) or path.is_dir() and others.is_above(path):
             return "a section that `samples` of the config does not name"
@@ -100,7 +101,7 @@ def not_taken(raw: Path, listed: Config, reader: ModuleType, form: str, root: Pa
 
     out: list[tuple[Path, str]] = []
     for path in untaken(raw, taken, root):
-        out.append((path, reason(path)))
+        out += [(path, why)] if (why := reason(path)) else []
     if why_not:
         for folder in sorted(taken.folders - {os.path.normpath(raw)}):
             inside = [path for path in (*visible(Path(folder)), *visible(Path(folder), "*/*"))
@@ -208,8 +209,10 @@ def general_reason(raw: Path, path: Path, form: str) -> str:
     unread = UNREAD.format(form)
     if path.is_dir() and kind not in FORMAT_OF:
         return f"{unread}: it holds {shown(list(inputs_in(path)), 3)}"
-    if kind in ARCHIVES:
+    if kind in ARCHIVES or kind == OUTLINE and path.suffix.lower() == PACKED:
         return "packed: unpack it"
+    if kind == OUTLINE:
+        return "an outline of no listed picture: that of s1.tif is s1.geojson, beside it"
     if why_no_image(path):
         found, way_out = why_no_image(path)
         return f"{found}, which is not read; {way_out}"

@@ -3,7 +3,7 @@
 The file is a FeatureCollection, a Feature, a list of these, or a geometry. Every Polygon and MultiPolygon is tissue,
 its inner rings are holes. Coordinates are level-0 px of the section's image, x = column, y = row, (0, 0) the corner of
 the first px. Left out, and said: detections, cells and tiles of QuPath, classes whose name ends in * (QuPath's
-"Ignore*"), points and lines.
+"Ignore*"; "Region*" is taken), points and lines.
 """
 import json
 from collections import Counter
@@ -19,6 +19,7 @@ from common.errors import LayerError
 MIN_INSIDE = 0.9            # a smaller share of the outline inside the picture: another picture, or another scale
 MIN_SHARED = 0.3            # less of it on what looks like tissue is worth a warning
 DETECTIONS = ("detection", "cell", "tile", "tma_core", "PathDetectionObject", "PathCellObject", "PathTileObject")
+REGION = "Region*"          # QuPath's class for a part of the tissue
 AREAS = ("Polygon", "MultiPolygon")
 SHIFT = 6                   # bits of a px that cv2 draws with
 FIX = "export it again from this image, in its level-0 px, or remove it for the automatic mask"
@@ -43,7 +44,7 @@ def read_outline(path: Path) -> Outline:
     from shapely.geometry import shape
     left_out: Counter[str] = Counter()
     try:
-        features = _features(json.loads(path.read_text(encoding="utf-8-sig")))
+        features = _features(json.loads(path.read_bytes()))
         polygons = []
         for geometry, properties in features:
             reason = _why_not(geometry, properties)
@@ -95,7 +96,7 @@ def _why_not(geometry: dict, properties: dict) -> str:
         return "detections"
     named = properties.get("classification")
     name = str(named.get("name", "") if isinstance(named, dict) else named or "")
-    return f"of class {name}" if name.endswith("*") else ""
+    return f"of class {name}" if name.endswith("*") and name != REGION else ""
 
 
 def outline_mask(path: Path, size_px: tuple[int, int], shape: tuple[int, int]) -> tuple[np.ndarray, Outline]:

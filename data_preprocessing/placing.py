@@ -25,6 +25,7 @@ from common.errors import LayerError
 from common.image_names import image_stem, image_suffix, is_image_name
 from common.io import write_picture
 from common.layout import Layout
+from common.names import visible
 from common.picture_faults import require_image_file, require_whole
 from common.written import Written, content
 from data_preprocessing.packed import is_packed_picture, unpack
@@ -46,7 +47,7 @@ def companions(image: Path) -> list[Path]:
                  for key, name in NAMED_FILE.findall(image.read_bytes())}
         return sorted(path for path, key in named.items() if key != OPTIONAL or path.is_file())
     if suffix == ".dcm":
-        return [path for path in sorted(folder.glob("*.dcm")) if path != image and not path.name.startswith(".")]
+        return [path for path in visible(folder) if path.suffix.lower() == ".dcm" and path != image]
     return []
 
 
@@ -54,12 +55,13 @@ def outline_of(image: Path) -> Path | None:
     """The GeoJSON of this image's tissue, or None. Raises LayerError for several."""
     if not is_image_name(image):  # stored inside another file: beside it lie the outlines of the full image
         return None
-    names = [f"{image_stem(image)}{end}.geojson" for end in OUTLINE_ENDS] + [f"{image.name}.geojson"]
+    stem, ome = image_stem(image), image.name.removesuffix(image.suffix)  # 's1', and 's1.ome' of s1.ome.tif
+    names = {f"{name}.geojson".lower() for name in (image.name, ome, *(stem + end for end in OUTLINE_ENDS))}
     around = (image.parent, image.parent.parent)
     folders = [image.parent, *(one / name for one in around for name in OUTLINE_FOLDERS)]
     found = []
     for folder in folders:
-        found += [folder / name for name in names if (folder / name).is_file()]
+        found += [path for path in visible(folder) if path.name.lower() in names and path.is_file()]
     if len(found) > 1:
         raise LayerError(image, f"{len(found)} outlines of its tissue: {', '.join(map(str, found))}", "one GeoJSON",
                          "move the others away")

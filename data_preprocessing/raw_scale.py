@@ -63,8 +63,6 @@ def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str,
     platform = reader.platform_sources(files) if hasattr(reader, "platform_sources") else []
     said = stated_pixel_size_um(image) if image else None
     images = image_sources(said, image) if image else []
-    if said is not None and not images:
-        print(f"{step}  {sample}/{layer}: {image.name} states {said:.4g} um/px, which is not believed")
     exact = [source for source in platform if source.low == source.high]  # a range only excludes wrong scales
     sources = [*stated, *exact, *measured, *platform, *images]
     if not sources:
@@ -72,6 +70,8 @@ def um_per_px_of_raw(config: Config, reader: ModuleType, raw: Path, sample: str,
             raise LayerError(raw, f"neither spots nor an image of section {sample}/{layer}", "one of them",
                              "add it, or leave the section out")
         raise no_source(image, sample, layer)
+    if said is not None and not images:
+        print(f"{step}  {sample}/{layer}: {image.name} states {said:.4g} um/px, which is not believed")
     only_for_all = shipped and layer not in config.samples[sample].pixel_size_um
     if only_for_all and measured and stated and stated[0].contradicts(measured[0]):
         agreed([*measured, *platform, *images], f"{sample}/{layer}")

@@ -20,6 +20,7 @@ from data_preprocessing.listing import (
     with_sources_of,
     with_sources_of_a_person,
 )
+from data_preprocessing.names_on_disk import near_names, with_names_on_disk
 from data_preprocessing.not_taken import report_not_taken
 from data_preprocessing.other_form import list_sections
 from data_preprocessing.raw_scale import with_pixel_sizes
@@ -85,7 +86,7 @@ def chosen_raw(args: argparse.Namespace, readers: Readers) -> tuple[Path, Config
     raw = Path(raw_path).resolve()
     if not raw.is_dir():
         raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
-    return file, config, form, raw
+    return file, with_names_on_disk(config, raw), form, raw
 
 
 def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
@@ -108,8 +109,9 @@ def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file:
         for layer, image in one.images.items():
             if not (raw / image).is_file():
                 there = "a folder" if (raw / image).is_dir() else "which is not there"
+                near = ", ".join(near_names(raw, image))
                 raise DataError(file, f"samples.{name}.images.{layer}: {image}, {there}",
-                                f"an image file under {raw}", "correct the name")
+                                f"an image file under {raw}", f"correct the name{near and f'; there is {near}'}")
         layers = there[name] if one.layers is None else one.layers
         samples[name] = one.model_copy(update={"layers": layers, "raw": found[name].raw})
     return config.model_copy(update={"samples": samples})

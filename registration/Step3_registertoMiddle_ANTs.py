@@ -169,13 +169,14 @@ def foreign_tissue(context: jobs.Context, sample: str, sections: dict[int, Secti
 
     to_middle: of the layers whose way to the middle is accepted; the others are not judged.
     """
-    from registration.foreign import entries_of, warnings_of, without_counterpart
+    from registration.foreign import entries_of, on_several_pieces, warnings_of, without_counterpart
     judged = sorted(to_middle)
     measured = [layer for layer in judged if context.layout.counts(sample, layer).is_file()]
     alone = without_counterpart({layer: sections[layer] for layer in judged}, to_middle, measured)
     sizes_um = dict(zip(alone, um_per_px(context, sample, *alone), strict=True))
     entries = entries_of(alone, sections, sizes_um)
-    for line in warnings_of(entries, sample, judged, measured):
+    apart = on_several_pieces({layer: sections[layer] for layer in judged}, to_middle, sample)
+    for line in [*warnings_of(entries, sample, judged, measured), *apart]:
         print(f"{STEP}  {sample}: WARNING {line}", file=sys.stderr)
     return entries
 

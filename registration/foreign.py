@@ -68,32 +68,70 @@ class Alone:
     also_in: tuple[int, ...]    # other layers with the same tissue, none of them measured
 
 
+@dataclass(frozen=True)
+class Linked:
+    """The pieces of all sections, linked where they overlap."""
+    parts: dict[int, Parts]
+    group: dict[tuple[int, int], int]       # of (layer, label of the piece)
+    layers_of: dict[int, set[int]]          # by group
+    main: int                               # the group that lies in most sections
+
+    @classmethod
+    def of(cls, sections: dict[int, Section], to_frame: dict[int, Transform]) -> "Linked":
+        parts = {layer: Parts.of(sections[layer], to_frame[layer]) for layer in sections}
+        nodes = [(layer, piece.label) for layer, one in parts.items() for piece in one.pieces]
+        group = dict(zip(nodes, _groups(nodes, _links(parts)), strict=True))
+        layers_of, area_of = _extent(parts, group)
+        return cls(parts, group, layers_of, max(layers_of, key=lambda one: (len(layers_of[one]), area_of[one])))
+
+
 def without_counterpart(sections: dict[int, Section], to_frame: dict[int, Transform],
                         measured: Collection[int] = ()) -> dict[int, list[Alone]]:
     """The pieces without counterpart of every section that has some; empty for fewer than two sections.
 
     sections: by layer; to_frame: level-0 px -> one frame; measured: the layers with counts.
     """
-    parts = {layer: Parts.of(sections[layer], to_frame[layer]) for layer in sections}
-    if len(parts) < 2:
+    if len(sections) < 2:
         return {}
-    nodes = [(layer, piece.label) for layer, one in parts.items() for piece in one.pieces]
-    group = dict(zip(nodes, _groups(nodes, _links(parts)), strict=True))
-    layers_of, area_of = _extent(parts, group)
-    main = max(layers_of, key=lambda one: (len(layers_of[one]), area_of[one]))
-    known = set(measured) & set(parts)
-    alone = {one for one, layers in layers_of.items()
-             if one != main and (len(layers) == 1 or (known and not layers & known))}
+    linked = Linked.of(sections, to_frame)
+    known = set(measured) & set(sections)
+    alone = {one for one, layers in linked.layers_of.items()
+             if one != linked.main and (len(layers) == 1 or (known and not layers & known))}
     found = {}
-    for layer, one in parts.items():
+    for layer, one in linked.parts.items():
         own = []
         for piece in one.pieces:
-            number = group[layer, piece.label]
+            number = linked.group[layer, piece.label]
             if number in alone and piece.share >= MIN_PIECE:
-                own.append(Alone(piece, tuple(sorted(layers_of[number] - {layer}))))
+                own.append(Alone(piece, tuple(sorted(linked.layers_of[number] - {layer}))))
         if total_share(own) >= MIN_TOTAL:
             found[layer] = own
     return found
+
+
+def on_several_pieces(sections: dict[int, Section], to_frame: dict[int, Transform], sample: str) -> list[str]:
+    """A line for each section that lies over another piece of its neighbour than the rest of the stack does.
+
+    So do the neighbours of a slide with two sections of the block. Arguments as of without_counterpart.
+    """
+    if len(sections) < 2:
+        return []
+    linked, lines = Linked.of(sections, to_frame), []
+    with_main = linked.layers_of[linked.main]
+    for layer in sorted(set(sections) - with_main):
+        own = {linked.group[layer, piece.label] for piece in linked.parts[layer].pieces}
+        for other in sorted(with_main):
+            pieces = [f"[{piece.point[0]:.0f}, {piece.point[1]:.0f}]" for piece in linked.parts[other].pieces
+                      if linked.group[other, piece.label] in own and piece.share >= MIN_PIECE]
+            if pieces:
+                at = ", ".join(pieces)
+                rest = ", ".join(map(str, sorted(with_main - {other})))
+                lines.append(
+                    f"section {layer} lies over the tissue at {at} of section {other} alone, and not over section "
+                    f"{rest}: their common frame is wrong. Two sections on the slide of section {other}? To leave one "
+                    f"out: samples.{sample}.leave_out: {{{other}: [{at}]}} in dataset.yaml, then run 0_2 and all that "
+                    "follows again")
+    return lines
 
 
 def total_share(alone: list[Alone]) -> float:

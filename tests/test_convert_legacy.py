@@ -3,6 +3,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from legacy_folders import (
@@ -167,6 +168,8 @@ def test_several_files_of_one_kind_are_named(tmp_path, capsys):
     assert run(tmp_path / "raw", tmp_path / "root", "stnet") == 0, "the entry of raw decides between folders"
     error = capsys.readouterr().err
     assert "BC1/1: left out" in error and "BC1_C1.tif, HE_BC1_C1.jpg" in error and "BC1/2" not in error
+    reasons = pd.read_csv(tmp_path / "root/not_taken.csv").set_index("path")["reason"].to_dict()
+    assert reasons == {str(tmp_path / "raw/copy"): "BC1_C2.tsv of the same section is read"}, "one fault, one line"
 
 
 def test_a_packed_twin_is_one_file(tmp_path):

@@ -20,7 +20,7 @@ from common.layout import Layout
 from common.pieces import label_pieces, nearest_piece, piece_at, pieces_of
 from common.status import read_status
 from registration import transforms as T
-from registration.foreign import entries_of, warnings_of, without_counterpart
+from registration.foreign import entries_of, on_several_pieces, warnings_of, without_counterpart
 from registration.foreign_spots import on_foreign_tissue
 from registration.sections import Section
 
@@ -74,6 +74,17 @@ def test_only_a_piece_that_no_other_section_has_is_foreign():
     assert alone(tissue(MAIN, OTHER), tissue(MAIN, (220, 60, 40, 40))) == {}, "it moved by half its width"
     assert alone(tissue(MAIN, OTHER), tissue(MAIN, (20, 20, 220, 150))) == {}
     assert alone(tissue(MAIN, OTHER)) == {}
+
+
+def test_two_sections_of_the_block_on_one_slide_are_named():
+    left, right = (20, 20, 100, 100), (160, 20, 100, 90)
+    stack = {1: tissue(left), 2: tissue(left, right), 3: tissue(right)}
+    lines = on_several_pieces(stack, dict.fromkeys(stack, STILL), "S")
+    assert len(lines) == 1 and lines[0].startswith("section 3 ") and "section 1" in lines[0]
+    assert re.search(r"leave_out: {2: \[\[4\d\d, 1\d\d\]\]}", lines[0]), "x 320 to 520, y 40 to 220, level-0 px"
+    stack[3] = tissue(left)
+    assert on_several_pieces(stack, dict.fromkeys(stack, STILL), "S") == []
+    assert on_several_pieces({1: tissue(left), 2: tissue(right)}, dict.fromkeys((1, 2), STILL), "S") == []
 
 
 def test_dust_is_not_named():

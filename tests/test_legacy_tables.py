@@ -4,12 +4,15 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from hypothesis import given, settings, strategies as st
 from legacy_folders import GENES, PITCH, aligned, array, counts_text, names, spots_text, values, write
 from PIL import Image
 
 from common.errors import LayerError
+from common.slide import open_slide
 from data_preprocessing.readers.legacy_spots import (
+    check_image,
     named_by_spots,
     picture_size_px,
     read_spots,
@@ -91,7 +94,22 @@ def test_ensembl_ids_are_kept_beside_the_names(genes, expected, ids):
 def test_gene_ids_stand_in_the_table(tmp_path):
     ids = [f"ENSG0000000000{k}.{k}" for k in range(3)]
     table = read_counts(write(tmp_path / "C1.tsv", counts_text(columns=ids))).table
-    assert list(table.var_names) == ids and list(table.var["gene_ids"]) == [name.split(".")[0] for name in ids]
+    assert list(table.var_names) == list(table.var["gene_ids"]) == [name.split(".")[0] for name in ids]
+
+
+@pytest.mark.parametrize("genes, expected", [
+    (["GRCh38_TP53", "GRCh38_A1BG", "GRCh38_ACTB"], ["TP53", "A1BG", "ACTB"]),
+    (["TP53", "TP53", "ACTB"], ["TP53", "TP53-1", "ACTB"]),
+    (["A ENSG00000000001.2", "A ENSG00000000002.1", "B ENSG00000000003"], ["ENSG00000000001", "ENSG00000000002", "B"])])
+def test_genes_are_named_as_in_other_forms(tmp_path, genes, expected):
+    found = read_counts(write(tmp_path / "C1.tsv", counts_text(columns=genes))).table
+    assert list(found.var_names) == expected
+    np.testing.assert_array_equal(found.X.toarray(), values())
+
+
+def test_genes_named_by_numbers_are_refused(tmp_path):
+    with pytest.raises(LayerError, match=r"genes named by numbers \(0, 1, 2"):
+        read_counts(write(tmp_path / "C1.tsv", counts_text(columns=["0", "1", "2"])))
 
 
 SELECTED = ["1", "0"] * 12 + ["1"]
@@ -201,3 +219,29 @@ def test_the_size_of_a_picture_follows_its_orientation(tmp_path, orientation, ex
 
 def test_names_of_spots():
     assert [spot_name("10.0", "3"), spot_name("10.98", "11.02")] == ["10x3", "10.98x11.02"]
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (64, 64)}, {"compression": "zstd"}])
+@pytest.mark.parametrize("orientation, expected", [(1, (320, 256)), (8, (256, 320))])
+def test_the_size_is_that_of_the_picture_that_is_read(tmp_path, options, orientation, expected):
+    large, small = np.zeros((256, 320, 3), np.uint8), np.zeros((64, 80, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(small, photometric="rgb", metadata=None)
+        tiff.write(large, photometric="rgb", metadata=None, extratags=[(274, "H", 1, orientation)], **options)
+    assert picture_size_px(tmp_path / "a.tif") == open_slide(tmp_path / "a.tif").size_px == expected
+
+
+def test_tables_of_excel(tmp_path):
+    spots = write(tmp_path / "s.csv", spots_text(separator=";").replace(".", ","))
+    np.testing.assert_array_equal(read_spots(spots).location[["i", "j"]], array())
+    np.testing.assert_allclose(read_spots(spots).aligned, aligned(), atol=0.006)
+    assert list(read_counts(write(tmp_path / "c.txt", counts_text().encode("utf-16"))).table.obs_names) == names()
+    with pytest.raises(LayerError, match="spreadsheet"):
+        read_counts(write(tmp_path / "d.tsv", b"PK\3\4" + bytes(40)))
+
+
+def test_swapped_positions_are_named(tmp_path):
+    Image.new("RGB", (40, 400)).save(tmp_path / "a.png")
+    spots = read_spots(write(tmp_path / "s.tsv", "x\ty\tpixel_x\tpixel_y\n1\t1\t300\t20\n2\t1\t340\t20\n"))
+    with pytest.raises(LayerError, match="exchange pixel_x and pixel_y"):
+        check_image(spots, tmp_path / "s.tsv", tmp_path / "a.png")

@@ -72,7 +72,7 @@ def test_a_px_is_tissue_if_its_centre_is_inside(tmp_path_factory, corners, shape
 
 def test_what_is_no_tissue_is_left_out_and_said(tmp_path):
     value = polygons([[1, 1], [9, 1], [9, 9]], objectType="detection")
-    value["features"] += polygons(SQUARE, objectType="annotation", classification={"name": "Tissue"})["features"]
+    value["features"] += polygons(SQUARE, objectType="annotation", classification={"name": "Region*"})["features"]
     value["features"] += polygons(HOLE, classification={"name": "Ignore*"})["features"]
     value["features"] += [{"type": "Feature", "geometry": {"type": "Point", "coordinates": [5, 5]}, "properties": None}]
     assert mask_of(tmp_path, value).sum() == 200 * 200
@@ -128,7 +128,11 @@ def test_step_0_2_says_how_the_picture_was_read_and_names_what_is_not(tmp_path, 
     exif[274] = 6
     Image.fromarray(section()).save(tmp_path / "imgs/S/1.jpg", exif=exif)
     (tmp_path / "imgs/S/2.czi").write_bytes(b"ZISRAWFILE")
+    (tmp_path / "imgs/S/3.czi").write_bytes(b"ZISRAWFILE")
+    Image.fromarray(section()).save(tmp_path / "imgs/S/s4.png")
     load_script("0_2_tissue_mask").main(["--root_path", str(tmp_path)])
-    assert "orientation tag (6)" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "orientation tag (6)" in out and err.count("not taken") == 2
+    assert "3.czi: a Zeiss CZI file" in err and "s4.png: its name is no number" in err
     ended = read_status(Layout(tmp_path))["S/2"]["0_2_tissue_mask"]
     assert "Zeiss CZI" in ended and "bfconvert" in ended

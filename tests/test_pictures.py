@@ -108,6 +108,12 @@ def test_channels_that_are_no_colours_are_refused(tmp_path):
         open_slide(tmp_path / "a.ome.tif")
 
 
+def test_an_array_written_as_planes_is_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", picture().astype(np.float32), photometric="minisblack")
+    with pytest.raises(LayerError, match=r"planes of 3 x .*photometric='rgb'.*export it as RGB"):
+        open_slide(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("suffix", [".jp2", ".j2k", ".bmp", ".png", ".jpg", ".webp"])
 def test_pictures_without_regions(tmp_path, suffix):
     options = {".jpg": {"quality": 97, "subsampling": 0}, ".webp": {"lossless": True}}.get(suffix, {})

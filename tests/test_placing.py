@@ -1,6 +1,7 @@
 """An image with all that belongs to it comes to the root, linked or copied, and opens there."""
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def test_names_under_the_root():
 def test_the_outline_is_found_under_its_usual_names(tmp_path):
     image = tmp_path / "wsis/s1.ome.tif"
     for name in ("wsis/s1.geojson", "wsis/s1_contours.geojson", "wsis/s1.ome.tif.geojson", "wsis/s1.tissue.geojson",
-                 "tissue_seg/s1_contours.geojson", "contours_geojson/s1.geojson", "wsis/tissue_seg/s1.geojson"):
+                 "tissue_seg/s1_contours.geojson", "contours_geojson/s1.geojson", "wsis/tissue_seg/s1.geojson",
+                 "wsis/s1.ome.geojson", "wsis/S1.GeoJSON"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
         assert outline_of(image) == tmp_path / name and goes_with(image) == [tmp_path / name]
@@ -112,6 +114,28 @@ def test_a_scale_that_is_not_believed_is_said_and_the_next_source_is_used(tmp_pa
     assert run(tmp_path / "raw", tmp_path / "root", *options) == 0
     assert "b/2: s.tif states 352.8 um/px, which is not believed" in capsys.readouterr().out
     assert load_config(tmp_path / "root/dataset.yaml").samples["b"].pixel_size_um[2] == 4.0
+
+
+def test_names_as_macos_and_windows_write_them(tmp_path, capsys):
+    options = block(tmp_path, unicodedata.normalize("NFC", "Bl\u00f6cke/s\u00e9.tif"), pixel_size_um={2: 4.0})
+    path = tmp_path / "raw" / unicodedata.normalize("NFD", "Bl\u00f6cke/s\u00e9.TIF")
+    path.parent.mkdir()
+    tifffile.imwrite(path, section(), photometric="rgb")
+    assert run(tmp_path / "raw", tmp_path / "root", *options) == 2
+    assert f"there is {path.name}" in capsys.readouterr().err
+    path.rename(path.with_suffix(".tif"))
+    assert run(tmp_path / "raw", tmp_path / "root", *options) == 0
+    assert Layout(tmp_path / "root").image("b", 2) and "not taken" not in capsys.readouterr().out
+
+
+def test_an_outline_without_its_picture_is_named(tmp_path, capsys):
+    options = block(tmp_path, "s.tif", pixel_size_um={2: 4.0})
+    tifffile.imwrite(tmp_path / "raw/s.tif", section(), photometric="rgb")
+    for name in ("s.geojson.gz", "s annotations.geojson"):
+        (tmp_path / "raw" / name).write_text("{}")
+    assert run(tmp_path / "raw", tmp_path / "root", *options) == 0
+    out = capsys.readouterr().out
+    assert "s.geojson.gz: packed" in out and "s annotations.geojson: an outline of no listed picture" in out
 
 
 def test_a_folder_as_image_is_named(tmp_path, capsys):

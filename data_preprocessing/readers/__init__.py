@@ -11,7 +11,8 @@
     settings(config) -> dict                                      optional: keys of the config that its output depends
                                                                   on; a change converts again
     why_not(raw, path) -> str | None                              optional: why a file or folder that looks like input
-                                                                  is not taken (data_preprocessing/not_taken.py)
+                                                                  is not taken (data_preprocessing/not_taken.py);
+                                                                  '' where the section's own line names it
     doubts(raw, samples) -> [line]                                optional: why sections of these samples may not be of
                                                                   one block
     FORMS                                                         optional: its file names, as a person is shown them

@@ -103,7 +103,7 @@ def read_positions(form: Form, raw: Path, config: Config, sample: str, layer: in
     if "location" in files:
         return read_spots(files["location"]).location
     if "counts" in files:
-        return _placed(form, files, _row_names(files["counts"])).location
+        return _placed(form, raw, files, _row_names(files["counts"])).location
     return None
 
 
@@ -121,7 +121,7 @@ def read_layer(form: Form, raw: Path, config: Config, sample: str, layer: int) -
         return RawLayer(spots.location, None, image, {"not selected": spots.n_unselected}, _outside(spots, files))
     counts = read_counts(files["counts"])
     spots = (read_spots(files["location"]) if "location" in files
-             else _placed(form, files, counts.table.obs_names))
+             else _placed(form, raw, files, counts.table.obs_names))
     positions_of = files.get("location", files["counts"])
     notes = [counts.note, _outside(spots, files)]
     fractions = np.isfinite(counts.xy[:, 0]) & (counts.xy != np.rint(counts.xy)).any(axis=1)
@@ -153,7 +153,7 @@ def why_not(form: Form, raw: Path, path: Path) -> str | None:
     return files_of.why_not(raw, form, path)
 
 
-def _placed(form: Form, files: dict[str, Path], names: "pd.Index") -> Spots:
+def _placed(form: Form, raw: Path, files: dict[str, Path], names: "pd.Index") -> Spots:
     """The spots of a section without a spot file, by the transformation. Raises LayerError if that is missing too."""
     if "transformation" in files:
         return spots_by_transformation(names, files["transformation"], files["counts"])
@@ -161,7 +161,7 @@ def _placed(form: Form, files: dict[str, Path], names: "pd.Index") -> Spots:
     shown = ", ".join(beside[:files_of.MAX_NAMES]) + (", …" if len(beside) > files_of.MAX_NAMES else "")
     raise LayerError(files["counts"], f"no spots beside it (there: {shown})",
                      f"a spot file or a transformation of the same section, as in {form.example}",
-                     "add it; a spot file has x, y, pixel_x, pixel_y")
+                     files_of.folder_above(raw) or "add it; a spot file has x, y, pixel_x, pixel_y")
 
 
 def _outside(spots: Spots, files: dict[str, Path]) -> str:

@@ -125,7 +125,14 @@ def nothing_found(raw: Path, form: Form) -> DataError:
 
 
 def why_not(raw: Path, form: Form, path: Path) -> str | None:
-    """The reason why a file or folder under the raw folder is not read; None: no special reason."""
+    """The reason why a file or folder under the raw folder is not read; None: no special reason.
+
+    '' for the files of a section whose own line names the fault. A folder has the reason of the first of its files that
+    has a meaning.
+    """
+    if path.is_dir():
+        inside = (one for one in files_under(path) if taken_by(form, one.relative_to(raw).as_posix()))
+        path = next(inside, path)
     name, relative = path.name, (path.relative_to(raw) if path.is_relative_to(raw) else Path(path.name)).as_posix()
     if is_archive(name):
         return "a packed archive; fix: unpack it"
@@ -211,9 +218,13 @@ def _fix(raw: Path, form: Form, names: list[str]) -> str:
         return "these are files of Space Ranger: use --format visium"
     if any(name.endswith(".h5ad") for name in names):
         return "these are AnnData files: use --format h5ad"
-    if raw.name.lower() in {role.lower() for role in BY_NAME["her2st"].roles}:
-        return f"correct --raw_path: give the folder above, {raw.parent}"
-    return "correct --raw_path, or rename the files: " + form.rule
+    return folder_above(raw) or "correct --raw_path, or rename the files: " + form.rule
+
+
+def folder_above(raw: Path) -> str:
+    """The fix if the raw folder is one of those that hold the files of one kind, else ''."""
+    is_role = raw.name.lower() in {role.lower() for role in BY_NAME["her2st"].roles}
+    return f"correct --raw_path: give the folder above, {raw.parent}" if is_role else ""
 
 
 def _why_not_chosen(raw: Path, form: Form, path: Path, match: Match) -> str | None:
@@ -223,12 +234,13 @@ def _why_not_chosen(raw: Path, form: Form, path: Path, match: Match) -> str | No
         kind = next(kind for kind, found in section.files.items() if path in [one for _, one in found])
         try:
             files = chosen_files(section, section.first().parent)
-        except LayerError as error:
-            return str(error.args[1])
+        except LayerError:
+            return ""
         if kind == "transformation" and kind not in files:
             kind = "location"
         other = files.get(SECOND.get(kind, kind))
-        return None if other in (None, path) else f"{other.name} of the same section is read"
+        name = other and (other.relative_to(raw).as_posix() if other.name == path.name else other.name)
+        return None if other in (None, path) else f"{name} of the same section is read"
     if match.kind in ("coords", "transformation"):
         return "no counts, spots or picture of a section of this name"
     if not match.sample:

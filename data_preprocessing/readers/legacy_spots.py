@@ -1,5 +1,4 @@
 """Spot files and transformations of legacy ST: where the spots lie in the image."""
-import gzip
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ import numpy as np
 
 from common.errors import LayerError
 from common.io import require_columns
+from common.slide import size_px_of
+from data_preprocessing.packed import unpacked
 from data_preprocessing.readers import checked_spots, reading_table
 from data_preprocessing.readers.legacy_tables import POSITION, cells, opened, positions, spot_name
 
@@ -22,7 +23,7 @@ YES_NO = {"1": True, "1.0": True, "true": True, "t": True, "yes": True,
           "0": False, "0.0": False, "false": False, "f": False, "no": False}
 ALIGNED_TOLERANCE = 0.011  # array steps: positions are written with two digits or more
 MAX_OUTSIDE = 0.05  # share of the spots: a few lie on the cut edge of a picture
-EXIF_ORIENTATION = 274  # tag; from 5 on width and height change places
+DECIMAL_COMMA = r"^\s*(-?\d+),(\d+)\s*$"
 IDENTITY_ROW = (0.0, 0.0, 1.0)
 
 
@@ -97,6 +98,8 @@ def _spot_table(path: Path) -> tuple["pd.DataFrame", tuple[int, int] | None]:
     if len(names) != table.shape[1]:
         raise LayerError(path, f"{len(names)} names of columns, rows of {table.shape[1]} values", "a value for each",
                          "correct the first line")
+    if separator == ";":  # a spreadsheet of a country with decimal commas
+        table = table.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
     table.columns = [name or f"unnamed {k}" for k, name in enumerate(names)]
     return table, image_px
 
@@ -205,26 +208,25 @@ def check_image(spots: Spots, file: Path, image: Path) -> int:
         raise LayerError(file, f"positions on an image of {spots.image_px[0]} x {spots.image_px[1]} px, and {has}",
                          "positions in px of the image that is there", f"{fix} and correct the first line")
     xy = spots.location[["pixel_x", "pixel_y"]].to_numpy()
-    outside = int(((xy < -0.5) | (xy >= np.array(actual) - 0.5)).any(axis=1).sum())
+    outside = _n_outside(xy, actual)
     if outside > MAX_OUTSIDE * len(xy):
         right, bottom = xy.max(axis=0)
+        if _n_outside(xy[:, ::-1], actual) <= MAX_OUTSIDE * len(xy):
+            fix = f"exchange pixel_x and pixel_y if they are swapped: then the spots fit; else {fix}"
         raise LayerError(file, f"{outside} of {len(xy)} spots outside the image: they reach {right:.0f} x {bottom:.0f} "
                          f"px, and {has}", "positions in px of the image that is there", fix)
     return outside
 
 
+def _n_outside(xy: np.ndarray, size_px: tuple[int, int]) -> int:
+    """Of points (n, 2), level-0 px."""
+    return int(((xy < -0.5) | (xy >= np.array(size_px) - 0.5)).any(axis=1).sum())
+
+
 def picture_size_px(image: Path) -> tuple[int, int] | None:
-    """(width, height) of level 0, nothing decoded; None if it cannot be opened: the step that reads it reports it."""
-    import openslide
-    from PIL import Image
-    Image.MAX_IMAGE_PIXELS = None  # a section scan is larger than Pillow's guard against decompression bombs
-    is_packed = image.suffix.lower() == ".gz"
+    """(width, height) of level 0; None if it cannot be opened: the step that reads it reports it."""
     try:
-        if not is_packed and openslide.OpenSlide.detect_format(str(image)):
-            with openslide.OpenSlide(str(image)) as slide:
-                return slide.dimensions
-        with (gzip.open if is_packed else open)(image, "rb") as stream, Image.open(stream) as picture:
-            lies_on_its_side = picture.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return picture.size[::-1] if lies_on_its_side else picture.size
-    except Exception:  # every decoder raises its own
+        with unpacked(image) as plain:
+            return size_px_of(plain)
+    except LayerError:
         return None

@@ -1,7 +1,7 @@
 """Text tables of legacy ST: the table of counts, and what all its tables have in common.
 
-A table may be packed by gzip, begin with a byte-order mark, have Windows line ends, and be separated by tabs, commas,
-semicolons or blanks.
+A table may be packed by gzip, begin with a byte-order mark, be UTF-16, have Windows line ends, and be separated by
+tabs, commas, semicolons or blanks.
 """
 import csv
 import gzip
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from common.errors import LayerError
+from common.gene_ids import OF_VAR
 from data_preprocessing.readers import reading_table
+from data_preprocessing.readers.gene_names import gene_names
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
 GZIP_MAGIC = b"\x1f\x8b"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # "Unicode text" of Excel
+SPREADSHEETS = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
 NO_TABLES = {"version https://git-lfs": ("a pointer of git-lfs", "run git lfs pull where the file is from"),
              "<!doctype html": ("a web page", "download the file again"),
              "<html": ("a web page", "download the file again")}
@@ -48,7 +52,14 @@ def opened(path: Path):
     """The text of a table, packed or not, whatever its suffix. Raises LayerError if it holds no table."""
     with open(path, "rb") as stream:
         is_packed = stream.read(2) == GZIP_MAGIC
-    with (gzip.open if is_packed else open)(path, "rt", encoding="utf-8-sig", newline="") as stream:
+    open_plain = gzip.open if is_packed else open
+    with open_plain(path, "rb") as stream:
+        start_bytes = stream.read(8)
+    if start_bytes.startswith(SPREADSHEETS):
+        raise LayerError(path, "a spreadsheet of Excel, or a zip file", "a text table",
+                         "save it as text, tab-separated; unpack a zip file")
+    encoding = "utf-16" if start_bytes.startswith(UTF_16) else "utf-8-sig"
+    with open_plain(path, "rt", encoding=encoding, newline="") as stream:
         start = stream.read(60).lstrip().lower()
         if not start:
             raise LayerError(path, "an empty file", "a text table", "copy it again")
@@ -88,7 +99,8 @@ def spot_name(x: str, y: str) -> str:
 def read_counts(path: Path) -> Counts:
     """Raw counts, X CSR float32: rows are spots named `XxY` or `X_Y`; or genes, where the columns are such names.
 
-    var_names: gene names, made unique; gene_ids: Ensembl ids without version, if most names are or hold one.
+    var_names: unique gene names, without the version of an Ensembl id and the prefix of a genome; gene_ids: Ensembl ids
+    without version, if most names are or hold one.
     Raises LayerError for a broken table, names that are no positions, a spot twice, or a value that is no count.
     """
     import anndata
@@ -108,12 +120,28 @@ def read_counts(path: Path) -> Counts:
     barcodes = pd.Index([spot_name(one[1], one[2]) if one else name for one, name in zip(named, spots, strict=True)])
     if barcodes.has_duplicates:
         raise LayerError(path, f"spot {barcodes[barcodes.duplicated()][0]} twice", "one row a spot", "remove one")
+    kept, var, notes = _var_of(genes, path)
+    if turned:
+        notes.insert(0, f"genes were the rows of {path.name}: turned")
+    table = anndata.AnnData(matrix[:, kept], obs=pd.DataFrame(index=barcodes), var=var)
+    return Counts(table, xy, ", ".join(notes))
+
+
+def _var_of(genes: "pd.Index", path: Path) -> tuple[np.ndarray, "pd.DataFrame", list[str]]:
+    """(which genes are kept (n_genes,) bool, their var, notes), named as those of AnnData files (gene_names.py).
+
+    Raises LayerError for names that are numbers.
+    """
+    import pandas as pd
+    if genes.str.fullmatch(NUMBER).mean() > 0.5:
+        raise LayerError(path, f"genes named by numbers ({', '.join(genes[:3])}, …)", "gene symbols or Ensembl ids",
+                         "write the names of the genes in the first line (or column)")
     names, ids = genes_of(genes)
-    var = pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(names, dtype=str)))
+    found = gene_names(pd.DataFrame({} if ids is None else {OF_VAR: ids}, index=names), path, "the table", lambda: None)
+    var = pd.DataFrame(index=found.names)
     if ids is not None:
-        var["gene_ids"] = ids
-    return Counts(anndata.AnnData(matrix, obs=pd.DataFrame(index=barcodes), var=var), xy,
-                  f"genes were the rows of {path.name}: turned" if turned else "")
+        var[OF_VAR] = found.ids if found.ids is not None else np.array(ids, dtype=object)[found.kept]
+    return found.kept, var, found.notes
 
 
 def genes_of(genes: "pd.Index") -> tuple[list[str], list[str] | None]:
