@@ -5,6 +5,7 @@ less than half, are refused: no name resolves that.
 """
 import math
 import sys
+from filecmp import cmp
 from pathlib import Path
 from types import ModuleType
 
@@ -42,10 +43,13 @@ def grouped(found: dict[str, SampleConfig], reader: ModuleType, raw: Path, confi
         found = divided(found)
         split, assumed = len(found) > 1, list(found)
     groups = {name: found[name].raw for name in assumed if len(found[name].raw) > 1}
+    twins: list[tuple[str, str]] = []
     for name, entries in groups.items():
         require_one_block(name, entries, reader, raw, config.model_copy(update={"samples": found}), file)
+        twins += same_counts(name, entries, reader, raw, config.model_copy(update={"samples": found}))
+    copies = [f"{one} and {other} have the same counts, byte for byte: is one a copy?" for one, other in twins]
     doubts = reader.doubts(found) if config.samples is None and hasattr(reader, "doubts") else []
-    for line in [*statement(found, assumed, raw, file, split), *doubts]:
+    for line in [*statement(found, assumed, raw, file, split), *copies, *doubts]:
         print(f"{step}  {line}")
     return found
 
@@ -95,6 +99,23 @@ def require_one_block(sample: str, entries: dict[int, str], reader: ModuleType, 
     told = "; ".join(f"{shown(names)}: {_said(genes)}" for genes, names in kinds)
     raise DataError(raw, f"sections that cannot be of one block: {told} ({difference(kinds[0][0], kinds[1][0])})",
                     "sections of one block in a sample", _how(file, proposed))
+
+
+def same_counts(sample: str, entries: dict[int, str], reader: ModuleType, raw: Path,
+                config: Config) -> list[tuple[str, str]]:
+    """Pairs of sections whose files of counts have the same content."""
+    of_size: dict[int, list[tuple[str, Path]]] = {}
+    pairs = []
+    for layer, entry in entries.items():
+        try:
+            counts = reader.raw_files(raw, config, sample, layer).get("counts")
+            alike = of_size.setdefault(counts.stat().st_size, []) if counts and counts.is_file() else []
+            same = [name for name, path in alike if path != counts and cmp(path, counts, shallow=False)]
+        except (LayerError, DataError, OSError):  # its conversion reports it
+            continue
+        pairs += [(name, entry) for name in same[:1]]
+        alike.append((entry, counts))
+    return pairs
 
 
 def difference(one: Genes, other: Genes) -> str:

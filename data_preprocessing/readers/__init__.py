@@ -23,6 +23,7 @@ or `<path>#<part>` for one of several sections in one file. Code that two reader
 A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of common/config.py; configs/<format>.yaml
 has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RawLayer", "checked_spots", "chosen_image", "folder_name", "in_reading_order",
            "listed_samples", "matched", "path_and_part", "reading_table", "shown",
-           "spot_pitch_px", "visible"]
+           "spot_pitch_px", "visible", "without_aliases"]
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,33 @@ def folder_name(raw: Path) -> str:
     return (raw.parent if raw.name == "outs" else raw).name
 
 
+def without_aliases(raw: Path, entries: list[str]) -> list[str]:
+    """The entries of `raw` without those that a link leads to a second time.
+
+    data_preprocessing/not_taken.py names them.
+    """
+    first: dict[tuple[str, str | None], str] = {}
+    for entry in sorted(entries, key=lambda one: (_links_of(raw, one), one.count("/"))):
+        path, part = path_and_part(raw, entry)
+        first.setdefault((os.path.realpath(path), part), entry)
+    return [entry for entry in entries if entry in first.values()]
+
+
+def _links_of(raw: Path, entry: str) -> int:
+    """0 for an entry that lies there, 1 for a link, or what lies in one, 2 for a link to something else under `raw`."""
+    path = path_and_part(raw, entry)[0]
+    if os.path.realpath(path) == os.path.normpath(path):
+        return 0
+    return 2 if path.is_symlink() and Path(os.path.normpath(path.parent / os.readlink(path))).is_relative_to(raw) else 1
+
+
 def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> dict[str, SampleConfig]:
     """Samples with `layers` and `raw` written out: as the config maps them, else all found, as one sample's layers.
 
     found: names under `raw` ('.' is `raw` itself), in z order. Raises DataError if nothing is there or the config names
     something that is not.
     """
-    everything = dict(enumerate(found, 1))
+    everything = dict(enumerate(found if config.samples else without_aliases(raw, found), 1))
     if config.samples is None:
         if not found:
             raise DataError(raw, f"no {what}", f"one {what} a section", "correct --raw_path")

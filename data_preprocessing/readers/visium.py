@@ -31,6 +31,7 @@ from data_preprocessing.readers import (
     in_reading_order,
     listed_samples,
     matched,
+    without_aliases,
 )
 from data_preprocessing.readers.space_ranger import (
     GENOMES,
@@ -71,7 +72,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     A folder of Visium HD beside sections of Visium is listed, to keep its number; reading it is a LayerError. Raises
     DataError if there is none, one of the config is absent, or they lie in the folders of several blocks.
     """
-    sections, hd = entries_below(raw)
+    sections, hd = (without_aliases(raw, entries) for entries in entries_below(raw))
     if config.samples is None:
         if not sections:
             raise nothing_found(raw, hd)
@@ -98,8 +99,8 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
     image = chosen_image(raw, config, sample, layer)
     section = _section(raw, config, sample, layer)
     files: dict[str, Path | None] = {"image": image}
-    if section is not None:
-        counts, folder = section.counts(), section.folder
+    if section is not None and not is_hd(section.folder):  # read_layer refuses that
+        counts = section.counts()
         if counts is not None and counts.suffix not in (".h5",) and "mtx" in counts.name.lower():
             try:
                 parts = mex_files(counts)
@@ -108,8 +109,7 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
                 pass  # read_layer reports it
         files |= {"counts": counts, "location": next(iter(section.of("positions")), None),
                   "scalefactors": next(iter(section.of("scalefactors")), None),
-                  "image": image or (None if is_hd(folder) else full_resolution(section))
-                  or next(iter(section.of("hires", "lowres")), None)}
+                  "image": image or full_resolution(section) or next(iter(section.of("hires", "lowres")), None)}
     return {kind: path for kind, path in files.items() if path is not None and path.is_file()}
 
 

@@ -26,6 +26,7 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import Source
 from data_preprocessing.bins import MIN_ON_TISSUE, Pooled, pool, sums
+from data_preprocessing.packed import unpack_command
 from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples
 from data_preprocessing.readers.space_ranger import read_matrix, read_positions_table, read_scale_factors
 from data_preprocessing.readers.visium_files import visible
@@ -34,7 +35,6 @@ from data_preprocessing.readers.visium_hd_folders import (
     WRAPPERS,
     BinFolder,
     files_of,
-    scaled_images,
     scaled_size,
     section_bins,
     sections_in,
@@ -54,7 +54,7 @@ NOT_READ = (
     (r"feature_slice\.h5", "an image of each gene; the counts are read from binned_outputs"),
     (r"raw_probe_bc_matrix\.h5", "counts of probes; those of genes are read"),
     (r"molecule_info\.h5", "molecules; the counts of the bins are read"),
-    (r"(tissue_image|image)\.(btf|tiff?)", "an image of the config is read: name it in samples.<name>.images"),
+    (r"(tissue_image|image)\.(btf|tiff?)", "to use it, name it in samples.<name>.images"),
     (r"(cytassist_image\.tiff?|(aligned|detected)_.*\.jpg)", "a picture of Space Ranger's own"))
 
 
@@ -110,9 +110,6 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     image = section.files.get("image")
     if image is not None and scaled_size(image) == "lowres":
         note += ", low resolution: no tissue_hires_image.png"
-    packed = scaled_images(section.bins) if image is None else []
-    if packed:
-        note += f", {packed[0].name} is packed: gunzip it"
     return RawLayer(section.location, counts, image, dropped, note)
 
 
@@ -139,9 +136,7 @@ def why_not(raw: Path, path: Path) -> str | None:
             return reason
     packed = re.fullmatch(r".*(binned_outputs|spatial|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", path.name, re.I)
     if packed:
-        return f"packed; unpack it: tar -xf {path.name}"
-    if scaled_size(path) and path.suffix == ".gz":
-        return f"packed: gunzip {path.name}"
+        return f"packed: {unpack_command(path.name)}"
     if re.search(r"(filtered|raw)_feature_bc_matrix", path.name, re.I):
         return "one matrix of a bin size is read: filtered before raw, HDF5 before matrix.mtx"
     return None
