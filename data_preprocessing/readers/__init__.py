@@ -24,6 +24,7 @@ A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of com
 has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
 from common.io import MAX_POSITION
-from common.names import natural_key, visible
+from common.names import as_name, natural_key, visible
 
 if TYPE_CHECKING:
     import anndata
@@ -85,7 +86,7 @@ def path_and_part(raw: Path, entry: str) -> tuple[Path, str | None]:
 
 def folder_name(raw: Path) -> str:
     """The sample of all sections of a folder whose names state none: the folder, or the one above a bare 'outs'."""
-    return (raw.parent if raw.name == "outs" else raw).name
+    return as_name((raw.parent if raw.name == "outs" else raw).name) or "sample"
 
 
 def without_aliases(raw: Path, entries: list[str]) -> list[str]:
@@ -122,6 +123,7 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
     samples = {}
     for name, one in config.samples.items():
         named = one.raw or ({} if len(config.samples) > 1 else everything)
+        named = {layer: _as_written(entry, found) for layer, entry in named.items()}
         for layer, entry in named.items():
             if not path_and_part(raw, entry)[0].exists():
                 raise DataError(raw, f"no {entry} (samples.{name}.raw.{layer})",
@@ -134,6 +136,12 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
                             f"add it; there are {shown(found)}")
         samples[name] = one.model_copy(update={"layers": layers, "raw": named})
     return samples
+
+
+def _as_written(entry: str, found: list[str]) -> str:
+    """The entry as the disk has it: macOS writes 'ö' as two characters, a config has one."""
+    alike = [one for one in found if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", entry)]
+    return alike[0] if alike and entry not in found else entry
 
 
 def chosen_image(raw: Path, config: Config, sample: str, layer: int) -> Path | None:

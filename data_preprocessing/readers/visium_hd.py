@@ -25,6 +25,7 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import Source
+from common.names import as_name
 from data_preprocessing.bins import MIN_ON_TISSUE, Pooled, pool, sums
 from data_preprocessing.packed import unpack_command
 from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples
@@ -35,11 +36,11 @@ from data_preprocessing.readers.visium_hd_folders import (
     WRAPPERS,
     BinFolder,
     files_of,
-    scaled_size,
     section_bins,
     sections_in,
     why_without_bins,
 )
+from data_preprocessing.readers.visium_images import scaled_kind
 
 if TYPE_CHECKING:
     import anndata
@@ -108,7 +109,7 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     side = round(config.pitch_um / section.bins.um)
     note = f"{side} x {side} bins of {section.bins.um:g} um a spot ({section.bins.path.name})"
     image = section.files.get("image")
-    if image is not None and scaled_size(image) == "lowres":
+    if image is not None and scaled_kind(image) == "lowres":
         note += ", low resolution: no tissue_hires_image.png"
     return RawLayer(section.location, counts, image, dropped, note)
 
@@ -162,7 +163,7 @@ def _name_of(raw: Path) -> str:
     """The name of the sample of a folder: that of the section, if it is one of Space Ranger's own names."""
     while (raw.name in WRAPPERS or SQUARE.fullmatch(raw.name)) and raw.parent.name:
         raw = raw.parent
-    return raw.name
+    return as_name(raw.name) or "sample"
 
 
 def _chosen(raw: Path, entry: str, config: Config) -> BinFolder:
@@ -245,7 +246,7 @@ def px_per_fullres_px(files: dict[str, Path]) -> float:
     """
     image = files.get("image")
     places = ("spatial", files["location"].parent.name)  # a full-resolution image may have any name elsewhere
-    size = scaled_size(image) if image is not None and image.parent.name in places else None
+    size = scaled_kind(image) if image is not None and image.parent.name in places else None
     if size is None:
         return 1.0
     key, path = f"tissue_{size}_scalef", files.get("scalefactors")

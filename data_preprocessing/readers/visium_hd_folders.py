@@ -14,7 +14,8 @@ from common.errors import LayerError
 from data_preprocessing.packed import unpack_command
 from data_preprocessing.readers import in_reading_order, path_and_part
 from data_preprocessing.readers.space_ranger import MEX_PART, mex_files, read_scale_factors
-from data_preprocessing.readers.visium_files import ROLES, Section, sections_in as files_of_sections, visible
+from data_preprocessing.readers.visium_files import Section, sections_in as files_of_sections, visible
+from data_preprocessing.readers.visium_images import scaled_kind
 
 SQUARE = re.compile(r"(?:(?P<prefix>.+?)[_. -])?square_(?P<um>\d{3,})um", re.I)
 PACKED = re.compile(r"(?P<name>.*?)[_. -]?(binned_outputs|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", re.I)
@@ -115,16 +116,8 @@ def scaled_images(bins: BinFolder) -> list[Path]:
     above = [bins.path.parent] if SQUARE.fullmatch(bins.path.name) else []
     above += [bins.path.parent.parent] if bins.path.parent.name == "binned_outputs" else []
     for place in above:
-        own += [path for path in visible(place / "spatial") if scaled_size(path) and path.is_file()]
-    return sorted(own, key=lambda path: (scaled_size(path) != "hires", path.suffix == ".gz"))
-
-
-def scaled_size(image: Path) -> str | None:
-    """'hires' or 'lowres' by the name of an image of Space Ranger, else None."""
-    for size, pattern in ROLES:
-        if size in ("hires", "lowres") and pattern.fullmatch(image.name):
-            return size
-    return None
+        own += [path for path in visible(place / "spatial") if scaled_kind(path) and path.is_file()]
+    return sorted(own, key=lambda path: (scaled_kind(path) != "hires", path.suffix == ".gz"))
 
 
 def is_of_space_ranger(path: Path) -> bool:

@@ -43,7 +43,7 @@ def nothing_found(raw: Path, hd: list[str]) -> DataError:
         return DataError(raw, f"Visium HD in {', '.join(names)}", expected, "--format visium_hd")
     archives = [path.name for path in visible(raw) if ARCHIVE.fullmatch(path.name)]
     fix = f"unpack it first: {unpack_command(archives[0])}" if archives else "correct --raw_path"
-    return DataError(raw, f"no section of Space Ranger among {shown(raw)}", expected, fix)
+    return DataError(raw, "no section of Space Ranger", expected, fix)
 
 
 def nested(entries: list[str]) -> dict[str, list[str]]:
