@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -174,7 +175,7 @@ def untaken(folder: Path, taken: Taken, root: Path) -> Iterator[Path]:
         if path.is_dir() and path.suffix.lower() != ".zarr":
             if taken.is_above(path):
                 yield from untaken(path, taken, root)
-            elif not visible(path) or any(True for _ in inputs_in(path)):
+            elif any(True for _ in inputs_in(path)) or without_data(path):
                 yield path
         elif looks_like_input(path) or not path.exists():
             yield path
@@ -225,16 +226,31 @@ def is_picture(path: Path) -> bool:
     return is_image_name(path) or why_no_image(path) is not None
 
 
+def as_image_only(relative: str) -> str:
+    """How a picture becomes an image-only section."""
+    return f"to add it, samples: {{<name>: {{images: {{<number>: {relative!r}}}}}}}"
+
+
+def without_data(folder: Path) -> str:
+    """What a folder without input is, if a section may be expected in it; else empty."""
+    names = [path.name for path in islice(visible(folder, "**/*"), MOST_LOOKED_AT) if not path.is_dir()]
+    if any("web_summary" in name for name in names):
+        return f"a section without counts and positions: it holds {shown(names, 3)}"
+    return "" if names else "an empty folder"
+
+
 def general_reason(raw: Path, path: Path, form: str) -> str:
     """Why this path is not taken, by its name alone."""
     kind = kind_of(path)
     unread = UNREAD.format(form)
     if path.is_dir() and (path / "dataset.yaml").is_file():
         return "a dataset root"
-    if path.is_dir() and not visible(path):
-        return "an empty folder"
     if path.is_dir() and kind not in FORMAT_OF:
-        return f"{unread}: it holds {shown(list(inputs_in(path)), 3)}"
+        inside = list(inputs_in(path))
+        if inside and all(map(is_image_name, inside)):
+            relative = next(one for one in visible(path, "**/*") if is_image_name(one)).relative_to(raw).as_posix()
+            return f"pictures alone ({shown(inside, 3)}): {as_image_only(relative)}"
+        return f"{unread}: it holds {shown(inside, 3)}" if inside else without_data(path)
     if kind in ARCHIVES:
         return f"packed: {unpack_command(path.name)}"
     if why_no_image(path):
@@ -242,7 +258,7 @@ def general_reason(raw: Path, path: Path, form: str) -> str:
         return f"{found}, which is not read; {way_out}"
     if is_image_name(path):
         relative = path.relative_to(raw).as_posix()
-        return f"a picture of no listed section: to add it, samples: {{<name>: {{images: {{<number>: {relative!r}}}}}}}"
+        return f"a picture of no listed section: {as_image_only(relative)}"
     if kind in FORMAT_OF and FORMAT_OF[kind] != form:
         return f"a file of --format {FORMAT_OF[kind]}"
     return unread

@@ -165,10 +165,12 @@ def test_a_folder_as_space_ranger_leaves_it_has_no_line(tmp_path, capsys):
         touch(outs.parent / f"{outs.parent.name}.mri.tgz", outs / "cloupe.cloupe", outs / "deconvolution/k2/a.csv")
     assert convert("visium", raw, root) == 0 and said(capsys) == []
     touch(raw / "s2/outs/spatial.tar.gz")
-    (raw / "s3").mkdir()
+    (raw / "s3/outs").mkdir(parents=True)
+    touch(raw / "s4/outs/web_summary.html", raw / "s5/HE.tif")
     assert convert("visium", raw, root) == 0 and said(capsys)
     reasons = table(root)
     assert reasons["spatial.tar.gz"].endswith(" is read") and reasons["s3"] == "an empty folder"
+    assert "web_summary.html" in reasons["s4"] and "images: {<number>: 's5/HE.tif'}" in reasons["s5"]
 
 
 def test_a_root_that_is_the_raw_folder_does_not_name_its_own_files(tmp_path, capsys):
