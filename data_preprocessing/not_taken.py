@@ -247,8 +247,9 @@ def general_reason(raw: Path, path: Path, form: str) -> str:
         return "a dataset root"
     if path.is_dir() and kind not in FORMAT_OF:
         inside = list(inputs_in(path))
-        if inside and all(map(is_image_name, inside)):
-            relative = next(one for one in visible(path, "**/*") if is_image_name(one)).relative_to(raw).as_posix()
+        readable = [one for one in visible(path, "**/*") if is_image_name(one)]
+        if readable and all(is_picture(Path(one)) for one in inside):
+            relative = readable[0].relative_to(raw).as_posix()
             return f"pictures alone ({shown(inside, 3)}): {as_image_only(relative)}"
         return f"{unread}: it holds {shown(inside, 3)}" if inside else without_data(path)
     if kind in ARCHIVES:

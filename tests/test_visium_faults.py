@@ -17,6 +17,18 @@ def raw(tmp_path: Path) -> Path:
     return two_sections(tmp_path / "block7")
 
 
+def test_a_list_of_positions_that_breaks_off_leaves_the_section_out(raw, tmp_path):
+    """Unless it lists spots on tissue alone: these may be a choice."""
+    path = raw / "section2/spatial/tissue_positions_list.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:12]))  # 5 spots off the tissue, 7 of 15 on it
+    assert run(raw, tmp_path / "root") == 0
+    bad = status_of(tmp_path / "root")["block7/1"]
+    assert bad.startswith("left out: ") and "8 of the 15 barcodes" in bad and str(path) in bad
+    path.write_text("\n".join(lines[5:12]))
+    assert run(raw, tmp_path / "root") == 0 and status_of(tmp_path / "root")["block7/1"] == "ok"
+
+
 # positions that contradict a stated scale ------------------------------------------------------------
 SAMPLE_B = {"raw": {1: "section2", 2: "section10"}, "pixel_size_um": {1: 1.0}}
 

@@ -131,11 +131,18 @@ def test_a_folder_of_another_kind_ends_the_run(tmp_path, capsys, name, fact, lev
     assert not (tmp_path / "root").exists()
 
 
+def test_an_archive_beside_its_folder_is_named_as_such(tmp_path):
+    raw = add_section(tmp_path / "block/s1", (8,)).parent
+    for archive in (raw / "s1_binned_outputs.tar.gz", raw / "s1/outs/X_binned_outputs.tar.gz"):
+        assert "is there" in visium_hd.why_not(raw, archive) and "tar xf" not in visium_hd.why_not(raw, archive)
+    assert "tar xf" in visium_hd.why_not(raw, raw / "s2_binned_outputs.tar.gz")
+
+
 def test_what_is_not_read_has_a_reason(tmp_path):
     raw = add_section(tmp_path / "s1", (2, 8))
     for name, fact in {"segmented_outputs": "cells", "feature_slice.h5": "image", "X_feature_slice.h5": "image",
                        "square_002um": "bin_um", "X_tissue_image.btf": "images", "molecule_info.h5": "molecules",
-                       "X_binned_outputs.tar.gz": "tar xf", "raw_feature_bc_matrix.h5": "filtered"}.items():
+                       "X_binned_outputs.tar.gz": "packed", "raw_feature_bc_matrix.h5": "filtered"}.items():
         assert fact in visium_hd.why_not(raw, raw / "outs" / name)
     assert visium_hd.why_not(raw, raw / "outs/notes.txt") is None
     config = load_config(Path(own_config(tmp_path / "c.yaml", samples={"s": {"raw": {1: "."}}})[1]))

@@ -49,6 +49,8 @@ FORMS = ("<section>/outs/binned_outputs/square_<um>um/", "<section>/outs/spatial
 DEFAULT_BIN_UM = 8.0
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y",
                   "array_col": "i", "array_row": "j"}
+ARCHIVE = re.compile(r"(?P<name>.*?)[_. -]?(?P<what>binned_outputs|spatial|square_\d{3,}um).*"
+                     r"\.(tar|tar\.gz|tgz|zip)", re.I)
 MAX_OFF_TISSUE = 0.05  # share of the filtered matrix that in_tissue may exclude
 NOT_READ = (
     (r"segmented_outputs", "cells of Space Ranger 4; the bins are read"),
@@ -135,8 +137,11 @@ def why_not(raw: Path, path: Path) -> str | None:
     for name, reason in NOT_READ:
         if re.fullmatch(f"(?:.+[_.-])?{name}", path.name, re.I):
             return reason
-    packed = re.fullmatch(r".*(binned_outputs|spatial|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", path.name, re.I)
+    packed = ARCHIVE.fullmatch(path.name)
     if packed:
+        places = (path.parent, path.parent / packed["name"])
+        if any((place / inside / packed["what"]).is_dir() for place in places for inside in ("", "outs")):
+            return f"packed, and {packed['what']}/ of this section is there"
         return f"packed: {unpack_command(path.name)}"
     if re.search(r"(filtered|raw)_feature_bc_matrix", path.name, re.I):
         return "one matrix of a bin size is read: filtered before raw, HDF5 before matrix.mtx"

@@ -42,7 +42,8 @@ def nothing_found(raw: Path, hd: list[str]) -> DataError:
         names = [raw.name if name == "." else name for name in hd]
         return DataError(raw, f"Visium HD in {', '.join(names)}", expected, "--format visium_hd")
     archives = [path.name for path in visible(raw) if ARCHIVE.fullmatch(path.name)]
-    fix = f"unpack it first: {unpack_command(archives[0])}" if archives else "correct --raw_path"
+    more = f", and {len(archives) - 1} more" if len(archives) > 1 else ""
+    fix = f"unpack it first: {unpack_command(archives[0])}{more}" if archives else "correct --raw_path"
     return DataError(raw, "no section of Space Ranger", expected, fix)
 
 
@@ -83,8 +84,10 @@ def no_positions(section: Section) -> LayerError:
     wanted = "one of tissue_positions.csv, tissue_positions.parquet, tissue_positions_list.csv"
     named = place if places else place / "spatial"
     tables = [path.name for path in visible(place) if path.suffix.lower() in EXCEL]
+    packed = [path for path in visible(place) if re.fullmatch(r".*tissue_positions.*\.(zip|7z|rar)", path.name, re.I)]
+    fix = f"save {tables[0]} as tissue_positions.csv" if tables else "copy it there"
     return LayerError(named, f"no spot positions; there are {shown(place)}", wanted,
-                      f"save {tables[0]} as tissue_positions.csv" if tables else "copy it there")
+                      unpack_command(packed[0], place) if packed else fix)
 
 
 def _packed(section: Section, archive: Path) -> LayerError:
