@@ -22,6 +22,9 @@ SCRIPTS = {  # folder: its steps in their order, once the raw data are converted
     "data_preprocessing_3d": (
         "1_get_iou", "2_get_similarity", "3_build_3d_information", "4_build_3d_graph", "5_build_3d_final_format")}
 PIPELINE = tuple(chain.from_iterable(SCRIPTS.values()))
+OUTPUTS = ("imgs", "location", "counts", "not_taken.csv", "truth", "tissue", "patches_csv", "cropped_imgs", "runs",
+           "extracted_feature", "gene_expression", "graph_data", "npy_information", "registration", "spot_regist",
+           "spot_iou", "similarity", "spatialdata")  # under the root, beside 3D_<…>
 STEPS = ("0_1_convert_raw", *PIPELINE, "main_3d", "predict_3d")
 
 

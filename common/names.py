@@ -1,5 +1,6 @@
 """Names of data sets and samples. They become names of folders: a name cannot lead out of its folder."""
 import re
+import unicodedata
 from pathlib import Path
 
 NAME_FORM = "a name of letters, digits, _, and inside it also -, . and spaces"
@@ -9,6 +10,12 @@ _NAME = re.compile(r"\w([\w .-]*[\w-])?")
 def is_name(text: str) -> bool:
     """True if it starts with a letter, digit or _, continues with these, -, . and spaces, and ends in no . or space."""
     return _NAME.fullmatch(text) is not None
+
+
+def as_name(text: str) -> str:
+    """The text as a name, 'data _1' for 'data (1)'; '' if it has nothing that a name may have."""
+    whole = unicodedata.normalize("NFC", text)  # macOS writes 'ö' as two characters
+    return whole if is_name(whole) else re.sub(r"[^\w .-]", "_", whole).strip(" _-.")
 
 
 def natural_key(name: str) -> list[str | int]:

@@ -5,6 +5,7 @@ less than half, are refused: no name resolves that.
 """
 import math
 import sys
+from filecmp import cmp
 from pathlib import Path
 from types import ModuleType
 
@@ -42,10 +43,14 @@ def grouped(found: dict[str, SampleConfig], reader: ModuleType, raw: Path, confi
         found = divided(found)
         split, assumed = len(found) > 1, list(found)
     groups = {name: found[name].raw for name in assumed if len(found[name].raw) > 1}
+    twins: list[tuple[str, str]] = []
     for name, entries in groups.items():
         require_one_block(name, entries, reader, raw, config.model_copy(update={"samples": found}), file)
+        twins += same_counts(name, entries, reader, raw, config.model_copy(update={"samples": found}))
     doubts = reader.doubts(raw, found) if config.samples is None and hasattr(reader, "doubts") else []
-    for line in [*statement(found, assumed, raw, file, split), *doubts]:
+    copies = [f"{one} and {other} have the same counts, byte for byte: is one a copy?" for one, other in twins
+              if not any(one in line and other in line for line in doubts)]
+    for line in [*statement(found, assumed, raw, file, split), *copies, *doubts]:
         print(f"{step}  {line}")
     return found
 
@@ -98,6 +103,23 @@ def require_one_block(sample: str, entries: dict[int, str], reader: ModuleType, 
         fix += "; or, where genes were selected section by section, give the tables of all genes"
     raise DataError(raw, f"sections that cannot be of one block: {told} ({why})", "sections of one block in a sample",
                     fix)
+
+
+def same_counts(sample: str, entries: dict[int, str], reader: ModuleType, raw: Path,
+                config: Config) -> list[tuple[str, str]]:
+    """Pairs of sections whose files of counts have the same content."""
+    of_size: dict[int, list[tuple[str, Path]]] = {}
+    pairs = []
+    for layer, entry in entries.items():
+        try:
+            counts = reader.raw_files(raw, config, sample, layer).get("counts")
+            alike = of_size.setdefault(counts.stat().st_size, []) if counts and counts.is_file() else []
+            same = [name for name, path in alike if path != counts and cmp(path, counts, shallow=False)]
+        except (LayerError, DataError, OSError):  # its conversion reports it
+            continue
+        pairs += [(name, entry) for name in same[:1]]
+        alike.append((entry, counts))
+    return pairs
 
 
 def difference(one: Genes, other: Genes) -> str:

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import PurePosixPath
 
+from common.names import as_name
+
 LETTER = r"[^\W\d_]"
 FIELD = re.compile(rf"\d+|(?<!{LETTER}){LETTER}(?!{LETTER})|(?<=[a-z])[A-Z](?!{LETTER})")
 WITH_AREA = re.compile(rf"(?<![^\W_])[A-D]1$|{FIELD.pattern}")
@@ -79,7 +81,7 @@ def family_name(names: list[str]) -> str:
     start = os.path.commonprefix(names)
     if len(names) > 1 and any(name[len(start):][:1].isdecimal() for name in names):
         start = start.rstrip("0123456789")
-    return re.sub(r"[^\w .-]", "_", start).strip(" _-.")
+    return as_name(start.strip(" _-."))
 
 
 def numbers_of(names: list[str]) -> list[int] | None:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +18,9 @@ from common.config import Config
 from common.errors import DataError, LayerError
 from common.image_names import is_image_name, why_no_image
 from common.io import write_table
-from common.layout import Layout
+from common.layout import OUTPUTS, Layout
 from common.names import natural_key, visible
+from data_preprocessing.packed import unpack_command
 from data_preprocessing.placing import goes_with
 from data_preprocessing.readers import asign, path_and_part, shown
 
@@ -35,7 +37,7 @@ BY_PRODUCTS = re.compile(
     r"detected_tissue_image\.jpg|aligned_tissue_image\.jpg|tissue_(hires|lowres)_image\.png|cytassist_image\.tiff|"
     r"scalefactors_json\.json|barcode_mappings\.parquet|raw_feature_bc_matrix(\.h5)?|raw_probe_bc_matrix\.h5|"
     r"filtered_feature_bc_matrix|possorted_genome_bam\.bam|md5(sum)?s?(\.txt)?|(sha256|check)sums?(\.txt)?)(\.gz)?"
-    r"|analysis|deconvolution|cloupe|SC_RNA_COUNTER_CS|SPATIAL_RNA_COUNTER_CS"
+    r"|analysis|.*\.mri\.tgz|deconvolution|cloupe|SC_RNA_COUNTER_CS|SPATIAL_RNA_COUNTER_CS"
     r"|(readme|licen[cs]e|changelog|citation|thumbs\.db|filelist\.txt)(\..*)?", re.IGNORECASE)
 MOST_LINES = 40          # on the screen; the file has all
 MOST_ALIKE = 3           # files of a folder with one reason that have a line each
@@ -92,6 +94,8 @@ def not_taken(raw: Path, listed: Config, reader: ModuleType, form: str, root: Pa
     why_not = getattr(reader, "why_not", None)
 
     def reason(path: Path) -> str:
+        if path.is_symlink() and (leads := where_it_leads(path, raw, taken)):
+            return leads
         own = why_not(raw, path) if why_not else None
         if own is not None:
             return own
@@ -104,8 +108,7 @@ def not_taken(raw: Path, listed: Config, reader: ModuleType, form: str, root: Pa
         out += [(path, why)] if (why := reason(path)) else []
     if why_not:
         for folder in sorted(taken.folders - {os.path.normpath(raw)}):
-            inside = [path for path in (*visible(Path(folder)), *visible(Path(folder), "*/*"))
-                      if not (taken.has(path) or BY_PRODUCTS.fullmatch(path.name))]
+            inside = untaken_in(Path(folder), taken)
             out += [(path, own) for path in inside if (own := why_not(raw, path))]
     return sorted(out, key=lambda one: natural_key(one[0].as_posix()))
 
@@ -143,6 +146,17 @@ def sections_not_named(raw: Path, listed: Config, reader: ModuleType) -> Taken:
     return taken_of(raw, config.model_copy(update={"samples": found}), reader)
 
 
+def where_it_leads(link: Path, raw: Path, taken: Taken) -> str | None:
+    """The reason for a link to nothing, to what is taken, or to a folder above it; None for another one."""
+    target = os.path.realpath(link)
+    if not os.path.exists(target):
+        return f"a link to {os.readlink(link)}, which is not there"
+    if f"{os.path.realpath(link.parent)}{os.sep}".startswith(f"{target}{os.sep}"):
+        return "a link to a folder above it"
+    same = [one for one in sorted(taken.files | taken.folders) if os.path.realpath(one) == target]
+    return f"a link to {os.path.relpath(same[0], raw)}, which is read" if same else None
+
+
 def _goes_with(path: Path) -> list[Path]:
     """What belongs to an image: files of a slide of several, the outline of its tissue; [] for another file."""
     try:
@@ -155,17 +169,27 @@ def _goes_with(path: Path) -> list[Path]:
 def untaken(folder: Path, taken: Taken, root: Path) -> Iterator[Path]:
     """Files and folders that look like input and are not taken; a folder that has none that is taken is one."""
     for path in visible(folder):
-        if path.resolve() == root or BY_PRODUCTS.fullmatch(path.name):
+        if Path(os.path.realpath(path)) == root or BY_PRODUCTS.fullmatch(path.name) or taken.has(path):
             continue
-        if taken.has(path):
+        if path.parent == root and (path.name in OUTPUTS or path.name.startswith("3D_")):
             continue
         if path.is_dir() and path.suffix.lower() != ".zarr":
             if taken.is_above(path):
                 yield from untaken(path, taken, root)
-            elif any(True for _ in inputs_in(path)):
+            elif any(True for _ in inputs_in(path)) or without_data(path):
                 yield path
-        elif looks_like_input(path):
+        elif looks_like_input(path) or not path.exists():
             yield path
+
+
+def untaken_in(section: Path, taken: Taken) -> list[Path]:
+    """What is not taken in a section's folder, two levels deep; nothing where its own line names the reason."""
+    found: list[Path] = []
+    for path in (*visible(section), *visible(section, "*/*")) if taken.is_above(section) else ():
+        known = taken.has(path) or taken.is_above(path) or BY_PRODUCTS.fullmatch(path.name)
+        if not known and path.parent not in found:
+            found.append(path)
+    return found
 
 
 def inputs_in(folder: Path) -> Iterator[str]:
@@ -203,14 +227,34 @@ def is_picture(path: Path) -> bool:
     return is_image_name(path) or why_no_image(path) is not None
 
 
+def as_image_only(relative: str) -> str:
+    """How a picture becomes an image-only section."""
+    return f"to add it, samples: {{<name>: {{images: {{<number>: {relative!r}}}}}}}"
+
+
+def without_data(folder: Path) -> str:
+    """What a folder without input is, if a section may be expected in it; else empty."""
+    names = [path.name for path in islice(visible(folder, "**/*"), MOST_LOOKED_AT) if not path.is_dir()]
+    if any("web_summary" in name for name in names):
+        return f"a section without counts and positions: it holds {shown(names, 3)}"
+    return "" if names else "an empty folder"
+
+
 def general_reason(raw: Path, path: Path, form: str) -> str:
     """Why this path is not taken, by its name alone."""
     kind = kind_of(path)
     unread = UNREAD.format(form)
+    if path.is_dir() and (path / "dataset.yaml").is_file():
+        return "a dataset root"
     if path.is_dir() and kind not in FORMAT_OF:
-        return f"{unread}: it holds {shown(list(inputs_in(path)), 3)}"
+        inside = list(inputs_in(path))
+        readable = [one for one in visible(path, "**/*") if is_image_name(one)]
+        if readable and all(is_picture(Path(one)) for one in inside):
+            relative = readable[0].relative_to(raw).as_posix()
+            return f"pictures alone ({shown(inside, 3)}): {as_image_only(relative)}"
+        return f"{unread}: it holds {shown(inside, 3)}" if inside else without_data(path)
     if kind in ARCHIVES or kind == OUTLINE and path.suffix.lower() == PACKED:
-        return "packed: unpack it"
+        return f"packed: {unpack_command(path.name)}"
     if kind == OUTLINE:
         return "an outline of no listed picture: that of s1.tif is s1.geojson, beside it"
     if why_no_image(path):
@@ -218,7 +262,7 @@ def general_reason(raw: Path, path: Path, form: str) -> str:
         return f"{found}, which is not read; {way_out}"
     if is_image_name(path):
         relative = path.relative_to(raw).as_posix()
-        return f"a picture of no listed section: to add it, samples: {{<name>: {{images: {{<number>: {relative!r}}}}}}}"
+        return f"a picture of no listed section: {as_image_only(relative)}"
     if kind in FORMAT_OF and FORMAT_OF[kind] != form:
         return f"a file of --format {FORMAT_OF[kind]}"
     return unread

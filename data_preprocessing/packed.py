@@ -1,15 +1,36 @@
-"""Pictures packed by gzip, such as `P2_ST_rep1.jpg.gz` of GEO: what step 0_1 does with them instead of linking them."""
+"""Pictures packed by gzip, such as `P2_ST_rep1.jpg.gz` of GEO: what step 0_1 does with them instead of linking them.
+
+And the command that unpacks an archive.
+"""
 import gzip
+import re
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from common import geometry, image_scale
 from common.errors import LayerError
 from common.image_names import is_image_name
+
+UNPACK = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
+
+
+def unpack_command(archive: Path | str, folder: Path | None = None) -> str:
+    """The command that unpacks an archive, by its suffix; into `folder`, else into the working directory."""
+    name = str(archive).lower()
+    if name.endswith(".zip"):
+        return f"unzip {quote(str(archive))}" + (f" -d {quote(str(folder))}" if folder else "")
+    if name.endswith((".7z", ".rar")):
+        tool = "7z x" if name.endswith(".7z") else "unrar x"
+        return f"{tool} {quote(str(archive))}"
+    if not re.search(r"\.(tar(\.\w+)?|tgz)$", name):
+        tool = next((tool for suffix, tool in UNPACK.items() if name.endswith(suffix)), "gunzip")
+        return f"{tool} {quote(str(archive))}"
+    return f"tar xf {quote(str(archive))}" + (f" -C {quote(str(folder))}" if folder else "")
 
 
 def is_packed_picture(path: Path) -> bool:

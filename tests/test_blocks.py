@@ -137,6 +137,15 @@ def test_genes_of_each_kind_of_file(tmp_path):
     assert found["st.tsv"].symbols == {"ACTB", "GAPDH"} and found["nowhere.h5"] is None
 
 
+def test_a_copy_of_a_section_is_named(tmp_path, capsys):
+    for name, n_rows in (("s1", 3), ("s2", 3), ("s3", 4)):
+        write_section(tmp_path / "dir" / f"{name}.h5ad", n_rows=n_rows)
+    (tmp_path / "dir/s2.h5ad").write_bytes((tmp_path / "dir/s1.h5ad").read_bytes())
+    assert convert("h5ad", tmp_path / "dir", tmp_path / "root") == 0
+    same = [line for line in capsys.readouterr().out.splitlines() if "same counts" in line]
+    assert len(same) == 1 and "s1.h5ad and s2.h5ad" in same[0]
+
+
 @needs_real
 def test_real_sections_of_two_tissues(tmp_path, capsys):
     raw, config = tmp_path / "dir", load_config(ROOT / "configs/visium.yaml")

@@ -1,8 +1,10 @@
 """Where no section is found, the message shows what is there, and names the format or the folder that fits."""
+import pandas as pd
 import pytest
 from raw_sections import convert, touch, write_section
-from visium_folders import two_sections
+from visium_folders import add_folder, own_config, two_sections
 
+from common.config import load_config
 from data_preprocessing.readers import shown
 
 
@@ -46,3 +48,31 @@ def test_a_folder_too_high_or_too_low(tmp_path, capsys):
 
 def test_shown():
     assert shown([]) == "nothing" and shown(["a", "b"]) == "a, b" and shown(list("abcd"), 2) == "a, b and 2 more"
+
+
+@pytest.mark.parametrize("folder, name", [("Größe (1)", "Größe _1"), ("(neu)", "neu"),
+                                          ("Ho\u0308he", "Höhe"), ("()", "sample")])
+def test_a_folder_with_signs_that_a_name_has_not_is_a_sample(tmp_path, folder, name):
+    add_folder(tmp_path / folder / "s1")
+    assert convert("visium", tmp_path / folder, tmp_path / "root") == 0
+    assert list(load_config(tmp_path / "root/dataset.yaml").samples) == [name]
+
+
+def test_a_config_names_a_folder_of_macos(tmp_path):
+    """A Mac writes 'ö' as two characters, a keyboard as one."""
+    for name in ("Ho\u0308he1", "Ho\u0308he2"):
+        add_folder(tmp_path / "raw" / name)
+    config = own_config(tmp_path / "c.yaml", samples={"b": {"raw": {1: "Höhe2", 2: "Höhe1"}}})
+    assert convert("visium", tmp_path / "raw", tmp_path / "root", *config) == 0
+    raw = load_config(tmp_path / "root/dataset.yaml").samples["b"].raw
+    assert raw == {1: "Ho\u0308he2", 2: "Ho\u0308he1"}
+
+
+def test_archives_that_windows_unpacked_into_folders_of_their_names(tmp_path):
+    """V1_spatial.tar.gz becomes V1_spatial/spatial/."""
+    section = tmp_path / "raw/s1"
+    add_folder(section)
+    (section / "V1_spatial").mkdir()
+    (section / "spatial").rename(section / "V1_spatial/spatial")
+    assert convert("visium", tmp_path / "raw", tmp_path / "root") == 0
+    assert len(pd.read_csv(tmp_path / "root/location/raw/1.csv")) == 15

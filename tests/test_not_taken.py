@@ -7,11 +7,12 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 from raw_sections import convert, touch, write_section
-from visium_folders import add_folder
+from visium_folders import add_folder, on_tissue, write_mex
 
 from common.config import load_config
 from data_preprocessing import not_taken as module
 from data_preprocessing.not_taken import looks_like_input
+from data_preprocessing.packed import unpack_command
 from data_preprocessing.readers import asign, h5ad, visium
 
 
@@ -137,3 +138,51 @@ def test_of_an_archive_its_files_are_taken_and_others_are_named(tmp_path):
     listed = config.model_copy(update={"samples": asign.list_layers(raw, config)})
     found = module.not_taken(raw, listed, asign, "asign", tmp_path / "root")
     assert [path.relative_to(raw).as_posix() for path, _ in found] == ["counts.tsv", "cropped_imgs/patch_512"]
+
+
+def test_a_link_is_no_second_section_and_one_to_nothing_is_named(tmp_path, capsys):
+    raw, root = tmp_path / "block", tmp_path / "root"
+    for name in ("s1", "s2", "s10"):
+        add_folder(tmp_path / "disk" / name)
+    raw.mkdir()
+    for name in ("s1", "s2", "s10"):
+        (raw / name).symlink_to(tmp_path / "disk" / name)
+    for name, target in (("latest", "s1"), ("all", "."), ("s3", "/media/gone/s3"), ("a", "s2")):
+        (raw / name).symlink_to(target)
+    assert convert("visium", raw, root) == 0
+    sample, = load_config(root / "dataset.yaml").samples.values()
+    assert list(sample.raw.values()) == ["s1", "s2", "s10"]
+    reasons = table(root)
+    assert "/media/gone/s3" in reasons["s3"] and "s1, which is read" in reasons["latest"]
+
+
+def test_a_folder_as_space_ranger_leaves_it_has_no_line(tmp_path, capsys):
+    """Both forms of the counts, and spatial/ beside the archive that it came in."""
+    raw, root = tmp_path / "block", tmp_path / "root"
+    for outs in (raw / "s1/outs", raw / "s2/outs"):
+        add_folder(outs)
+        write_mex(outs / "filtered_feature_bc_matrix", on_tissue())
+        touch(outs.parent / f"{outs.parent.name}.mri.tgz", outs / "cloupe.cloupe", outs / "deconvolution/k2/a.csv")
+    assert convert("visium", raw, root) == 0 and said(capsys) == []
+    touch(raw / "s2/outs/spatial.tar.gz")
+    (raw / "s3/outs").mkdir(parents=True)
+    touch(raw / "s4/outs/web_summary.html", raw / "s5/HE.tif")
+    assert convert("visium", raw, root) == 0 and said(capsys)
+    reasons = table(root)
+    assert reasons["spatial.tar.gz"].endswith(" is read") and reasons["s3"] == "an empty folder"
+    assert "web_summary.html" in reasons["s4"] and "images: {<number>: 's5/HE.tif'}" in reasons["s5"]
+
+
+def test_a_root_that_is_the_raw_folder_does_not_name_its_own_files(tmp_path, capsys):
+    add_folder(tmp_path / "raw/s1")
+    for other in (tmp_path / "raw", tmp_path / "raw", tmp_path / "raw/other", tmp_path / "root"):
+        assert convert("visium", tmp_path / "raw", other) == 0
+    assert list(table(tmp_path / "root").values()).count("a dataset root") == 1
+    assert table(tmp_path / "raw") == {}
+
+
+@pytest.mark.parametrize("name, command", [("s.zip", "unzip s.zip"), ("a b.tar.bz2", "tar xf 'a b.tar.bz2'"),
+                                           ("s.tgz", "tar xf s.tgz"), ("s.7z", "7z x s.7z"),
+                                           ("s.tsv.xz", "unxz s.tsv.xz")])
+def test_the_command_that_unpacks_an_archive(name, command):
+    assert unpack_command(name) == command

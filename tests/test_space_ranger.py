@@ -29,14 +29,15 @@ def demand_positions(path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(separator=st.sampled_from(",;\t "), header=st.booleans(), numbered=st.booleans(), quoted=st.booleans(),
-       packed=st.booleans(), ending=st.sampled_from(["\n", "\r\n"]), mark=st.booleans(), words=st.booleans())
-def test_positions_as_text(tmp_path_factory, separator, header, numbered, quoted, packed, ending, mark, words):
-    """Every separator, with or without header, row numbers, quotes, gzip, a byte-order mark and TRUE/FALSE."""
+       packed=st.booleans(), ending=st.sampled_from(["\n", "\r\n"]), words=st.booleans(),
+       encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_positions_as_text(tmp_path_factory, separator, header, numbered, quoted, packed, ending, encoding, words):
+    """Every separator, with or without header, row numbers, quotes, gzip, a byte-order mark, UTF-16 and TRUE/FALSE."""
     spots = array_spots()
     spots = spots.assign(in_tissue=(spots["in_tissue"] == 1).astype(str).str.upper()) if words else spots
     text = spots.to_csv(sep=separator, header=header, index=numbered, quoting=2 if quoted else 0,
                         decimal="," if separator == ";" else ".", lineterminator=ending)
-    content = ("\ufeff" * mark + text).encode()
+    content = text.encode(encoding)
     path = tmp_path_factory.mktemp("positions") / "tissue_positions_list.csv"
     path.write_bytes(gzip.compress(content) if packed else content)
     demand_positions(path)

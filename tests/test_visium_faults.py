@@ -17,6 +17,18 @@ def raw(tmp_path: Path) -> Path:
     return two_sections(tmp_path / "block7")
 
 
+def test_a_list_of_positions_that_breaks_off_leaves_the_section_out(raw, tmp_path):
+    """Unless it lists spots on tissue alone: these may be a choice."""
+    path = raw / "section2/spatial/tissue_positions_list.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:12]))  # 5 spots off the tissue, 7 of 15 on it
+    assert run(raw, tmp_path / "root") == 0
+    bad = status_of(tmp_path / "root")["block7/1"]
+    assert bad.startswith("left out: ") and "8 of the 15 barcodes" in bad and str(path) in bad
+    path.write_text("\n".join(lines[5:12]))
+    assert run(raw, tmp_path / "root") == 0 and status_of(tmp_path / "root")["block7/1"] == "ok"
+
+
 # positions that contradict a stated scale ------------------------------------------------------------
 SAMPLE_B = {"raw": {1: "section2", 2: "section10"}, "pixel_size_um": {1: 1.0}}
 
@@ -113,6 +125,7 @@ def test_one_bad_layer_leaves_the_other(raw, tmp_path, capsys, damage, file, exp
 @pytest.mark.parametrize("changes, expected", [
     ({"samples": {"b": {"raw": {1: "section2", 2: "sction10"}}}},
      r"sction10 .*samples\.b\.raw\.2.* expected .*section2, section10"),
+    ({"samples": {"b": {"raw": {1: "section2", 2: "section2"}}}}, r"section2 twice in samples\.b\.raw"),
     ({"samples": {"b": {"images": {1: "full.tif"}}}}, r"samples\.b\.images\.1: full\.tif"),
     ({"samples": {"b": {"layers": [1, 3]}}}, r"sample b \[3\]"),
     ({"samples": {"a": {"raw": {1: "section2"}}, "b": {}}}, r"sample b\b.* expected samples\.b\.raw"),

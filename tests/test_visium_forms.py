@@ -167,7 +167,7 @@ def test_a_name_of_one_section_is_not_joined_to_another(tmp_path):
     (raw / MATRIX).rename(raw / f"s1_{MATRIX}")
     assert run(raw, tmp_path / "root") == 2
     status = status_of(tmp_path / "root")
-    assert "no spot positions" in status["block7/1"] and "prefix s1" in status["block7/1"]
+    assert "no spot positions" in status["block7/1"] and "expected s1_tissue_positions" in status["block7/1"]
     assert f"s2_{MATRIX}" in status["block7/2"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from visium_folders import add_folder
 from visium_hd_folders import add_bins, add_section, bins, counts_of, has_pyarrow, own_config, run, status_of, write_h5
 
@@ -64,7 +65,7 @@ def test_prefixed_and_renamed_folders(tmp_path, options):
 
 
 def test_the_files_of_several_sections_in_one_folder(tmp_path, options, capsys):
-    """As GEO keeps them: a prefix a section, packed by gzip; a packed picture is named."""
+    """As GEO keeps them: a prefix a section, packed by gzip, the picture too."""
     block = tmp_path / "block"
     block.mkdir()
     for name, rows in (("GSM2_B", 40), ("GSM1_A", 32)):
@@ -73,12 +74,13 @@ def test_the_files_of_several_sections_in_one_folder(tmp_path, options, capsys):
         for path in (tmp_path / name / "spatial").iterdir():
             (block / f"{name}_{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     assert run(block, tmp_path / "root", *options) == 0
-    config, out = load_config(tmp_path / "root/dataset.yaml"), capsys.readouterr().out
+    config = load_config(tmp_path / "root/dataset.yaml")
     assert config.samples["block"].raw == {1: ".#GSM1_A", 2: ".#GSM2_B"}
-    assert set(status_of(tmp_path / "root").values()) == {"no image"}
-    assert config.samples["block"].pixel_size_um == {1: 0.5, 2: 0.5}  # positions of the full-resolution image
-    assert "gunzip" in out and "GSM2_B_tissue_hires_image.png.gz" in out
-    assert "GSM2_B_tissue_hires_image.png.gz" in visium_hd.why_not(block, block / "GSM2_B_tissue_hires_image.png.gz")
+    assert set(status_of(tmp_path / "root").values()) == {"ok"}
+    assert config.samples["block"].pixel_size_um == {1: 2.0, 2: 2.0}  # positions of the hires image, unpacked
+    image = Layout(tmp_path / "root").image("block", 2)
+    assert image.suffix == ".png" and Image.open(image).size == (220, 200)
+    assert "not taken" not in capsys.readouterr().out
     n_spots = [len(read_location(Layout(tmp_path / "root").location("block", k))) for k in (1, 2)]
     assert n_spots == [40, 56]
 
@@ -103,13 +105,13 @@ def test_a_section_without_bins_keeps_its_place(tmp_path, options, capsys):
     status = status_of(tmp_path / "root")
     assert [status[f"block/{k}"].partition(":")[0] for k in range(1, 7)] == ["ok", *["left out"] * 4, "ok"]
     assert load_config(tmp_path / "root/dataset.yaml").samples["block"].raw[6] == "s10"
-    facts = {2: "--format visium", 3: "segmented_outputs", 4: "binned_outputs", 5: "tar -xf s5_binned_outputs.tar.gz"}
+    facts = {2: "--format visium", 3: "segmented_outputs", 4: "binned_outputs", 5: f"-C {block}/s5"}
     assert all(fact in status[f"block/{k}"] for k, fact in facts.items())
     assert capsys.readouterr().err.count("\n") == 4
 
 
 @pytest.mark.parametrize("name, fact", [("visium", "--format visium"), ("cells", "segmented_outputs"),
-                                        ("packed", "tar -xf X_binned_outputs.tar.gz"), ("other", "notes.txt")])
+                                        ("packed", "X_binned_outputs.tar.gz -C "), ("other", "notes.txt")])
 @pytest.mark.parametrize("level", ["", "s1"])
 def test_a_folder_of_another_kind_ends_the_run(tmp_path, capsys, name, fact, level):
     folder = tmp_path / "raw" / level
@@ -129,11 +131,18 @@ def test_a_folder_of_another_kind_ends_the_run(tmp_path, capsys, name, fact, lev
     assert not (tmp_path / "root").exists()
 
 
+def test_an_archive_beside_its_folder_is_named_as_such(tmp_path):
+    raw = add_section(tmp_path / "block/s1", (8,)).parent
+    for archive in (raw / "s1_binned_outputs.tar.gz", raw / "s1/outs/X_binned_outputs.tar.gz"):
+        assert "is there" in visium_hd.why_not(raw, archive) and "tar xf" not in visium_hd.why_not(raw, archive)
+    assert "tar xf" in visium_hd.why_not(raw, raw / "s2_binned_outputs.tar.gz")
+
+
 def test_what_is_not_read_has_a_reason(tmp_path):
     raw = add_section(tmp_path / "s1", (2, 8))
     for name, fact in {"segmented_outputs": "cells", "feature_slice.h5": "image", "X_feature_slice.h5": "image",
                        "square_002um": "bin_um", "X_tissue_image.btf": "images", "molecule_info.h5": "molecules",
-                       "X_binned_outputs.tar.gz": "tar -xf", "raw_feature_bc_matrix.h5": "filtered"}.items():
+                       "X_binned_outputs.tar.gz": "packed", "raw_feature_bc_matrix.h5": "filtered"}.items():
         assert fact in visium_hd.why_not(raw, raw / "outs" / name)
     assert visium_hd.why_not(raw, raw / "outs/notes.txt") is None
     config = load_config(Path(own_config(tmp_path / "c.yaml", samples={"s": {"raw": {1: "."}}})[1]))

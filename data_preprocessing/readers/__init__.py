@@ -24,6 +24,8 @@ or `<path>#<part>` for one of several sections in one file. Code that two reader
 A reader is registered in READERS of 0_1_convert_raw.py and in raw_format of common/config.py; configs/<format>.yaml
 has its defaults. asign is no such reader: it reads processed data for data_preprocessing/archive.py.
 """
+import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +38,7 @@ from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import median_spacing_px
 from common.io import MAX_POSITION
-from common.names import natural_key, visible
+from common.names import as_name, natural_key, visible
 
 if TYPE_CHECKING:
     import anndata
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RawLayer", "checked_spots", "chosen_image", "folder_name", "in_reading_order",
            "listed_samples", "matched", "path_and_part", "reading_table", "shown",
-           "spot_pitch_px", "visible"]
+           "spot_pitch_px", "visible", "without_aliases"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,27 @@ def path_and_part(raw: Path, entry: str) -> tuple[Path, str | None]:
 
 def folder_name(raw: Path) -> str:
     """The sample of all sections of a folder whose names state none: the folder, or the one above a bare 'outs'."""
-    return (raw.parent if raw.name == "outs" else raw).name
+    return as_name((raw.parent if raw.name == "outs" else raw).name) or "sample"
+
+
+def without_aliases(raw: Path, entries: list[str]) -> list[str]:
+    """The entries of `raw` without those that a link leads to a second time.
+
+    data_preprocessing/not_taken.py names them.
+    """
+    first: dict[tuple[str, str | None], str] = {}
+    for entry in sorted(entries, key=lambda one: (_links_of(raw, one), one.count("/"))):
+        path, part = path_and_part(raw, entry)
+        first.setdefault((os.path.realpath(path), part), entry)
+    return [entry for entry in entries if entry in first.values()]
+
+
+def _links_of(raw: Path, entry: str) -> int:
+    """0 for an entry that lies there, 1 for a link, or what lies in one, 2 for a link to something else under `raw`."""
+    path = path_and_part(raw, entry)[0]
+    if os.path.realpath(path) == os.path.normpath(path):
+        return 0
+    return 2 if path.is_symlink() and Path(os.path.normpath(path.parent / os.readlink(path))).is_relative_to(raw) else 1
 
 
 def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> dict[str, SampleConfig]:
@@ -94,7 +116,7 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
     found: names under `raw` ('.' is `raw` itself), in z order. Raises DataError if nothing is there or the config names
     something that is not.
     """
-    everything = dict(enumerate(found, 1))
+    everything = dict(enumerate(found if config.samples else without_aliases(raw, found), 1))
     if config.samples is None:
         if not found:
             raise DataError(raw, f"no {what}", f"one {what} a section", "correct --raw_path")
@@ -102,11 +124,16 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
     samples = {}
     for name, one in config.samples.items():
         named = one.raw or ({} if len(config.samples) > 1 else everything)
+        named = {layer: _as_written(entry, found) for layer, entry in named.items()}
         for layer, entry in named.items():
             if not path_and_part(raw, entry)[0].exists():
                 raise DataError(raw, f"no {entry} (samples.{name}.raw.{layer})",
                                 f"one of {shown(found)}",
                                 "correct the name in the config, or --raw_path")
+        twice = [entry for entry in named.values() if list(named.values()).count(entry) > 1]
+        if twice:
+            raise DataError(raw, f"{twice[0]} twice in samples.{name}.raw ({named})", "a section once",
+                            f"correct it; there are {shown(found)}")
         layers = sorted({*named, *one.images})
         if not layers:
             raise DataError(raw, f"no entry that states where sample {name} is",
@@ -114,6 +141,12 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
                             f"add it; there are {shown(found)}")
         samples[name] = one.model_copy(update={"layers": layers, "raw": named})
     return samples
+
+
+def _as_written(entry: str, found: list[str]) -> str:
+    """The entry as the disk has it: macOS writes 'ö' as two characters, a config has one."""
+    alike = [one for one in found if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", entry)]
+    return alike[0] if alike and entry not in found else entry
 
 
 def chosen_image(raw: Path, config: Config, sample: str, layer: int) -> Path | None:

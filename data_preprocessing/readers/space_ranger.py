@@ -35,6 +35,7 @@ EXPRESSION = "Gene Expression"
 LEFT_OUT = "features_left_out"  # uns of read_matrix: {feature type: number of features}
 GENOMES = "genomes"             # uns of read_matrix: {genome: number of genes}, if there are several
 MEX_PART = re.compile(r"(?P<prefix>.*?)(?P<part>matrix\.mtx|features\.tsv|genes\.tsv|barcodes\.tsv)(\.gz)?", re.I)
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # as Excel writes "Unicode Text"
 GZIP = b"\x1f\x8b"
 
 
@@ -98,7 +99,7 @@ def _is_parquet(path: Path, content: bytes) -> bool:
 
 def _read_text(content: bytes) -> pd.DataFrame:
     """A text table, every value as text; decimal commas of write.csv2 become points."""
-    text = content.decode("utf-8-sig")
+    text = content.decode("utf-16" if content[:2] in UTF16 else "utf-8-sig")
     first = re.sub(r'"[^"]*"', '""', text.partition("\n")[0])  # separators inside quotes do not count
     separator = next((one for one in ";\t," if one in first), r"\s+")
     has_header = bool({"barcode", "in_tissue", "imagerow"} & set(re.split(r"\W+", text.partition("\n")[0])))

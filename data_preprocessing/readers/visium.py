@@ -31,6 +31,7 @@ from data_preprocessing.readers import (
     in_reading_order,
     listed_samples,
     matched,
+    without_aliases,
 )
 from data_preprocessing.readers.space_ranger import (
     GENOMES,
@@ -61,6 +62,7 @@ CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_
                   "array_col": "i", "array_row": "j"}
 VISIUM_PITCH_UM = 100.0
 SPOT_DIAMETER_UM = (65.0, 30.0, 150.0)  # likely, smallest, largest: see platform_sources
+MAX_ABSENT = 0.05  # share of the filtered matrix whose spots the list of all spots may lack
 N_NAMED = 3  # spots that are named in a line
 LETTERS = re.compile(r"[ACGT]{14,18}")  # of a barcode, without a section's prefix and its number
 
@@ -71,7 +73,7 @@ def list_layers(raw: Path, config: Config) -> dict[str, SampleConfig]:
     A folder of Visium HD beside sections of Visium is listed, to keep its number; reading it is a LayerError. Raises
     DataError if there is none, one of the config is absent, or they lie in the folders of several blocks.
     """
-    sections, hd = entries_below(raw)
+    sections, hd = (without_aliases(raw, entries) for entries in entries_below(raw))
     if config.samples is None:
         if not sections:
             raise nothing_found(raw, hd)
@@ -98,8 +100,8 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
     image = chosen_image(raw, config, sample, layer)
     section = _section(raw, config, sample, layer)
     files: dict[str, Path | None] = {"image": image}
-    if section is not None:
-        counts, folder = section.counts(), section.folder
+    if section is not None and not is_hd(section.folder):  # read_layer refuses that
+        counts = section.counts()
         if counts is not None and counts.suffix not in (".h5",) and "mtx" in counts.name.lower():
             try:
                 parts = mex_files(counts)
@@ -108,8 +110,7 @@ def raw_files(raw: Path, config: Config, sample: str, layer: int) -> dict[str, P
                 pass  # read_layer reports it
         files |= {"counts": counts, "location": next(iter(section.of("positions")), None),
                   "scalefactors": next(iter(section.of("scalefactors")), None),
-                  "image": image or (None if is_hd(folder) else full_resolution(section))
-                  or next(iter(section.of("hires", "lowres")), None)}
+                  "image": image or full_resolution(section) or next(iter(section.of("hires", "lowres")), None)}
     return {kind: path for kind, path in files.items() if path is not None and path.is_file()}
 
 
@@ -139,6 +140,8 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     if section.is_raw(files["counts"]):
         counts = counts[~counts.obs_names.isin(off_tissue)]
         notes.append(f"the spots on tissue of {files['counts'].name}, no filtered matrix")
+    elif off_tissue:
+        _require_rows(counts, {*location["barcode"], *off_tissue}, files)
     location, counts, dropped = matched(location, counts, files["counts"], files["location"])
     if genomes:
         notes.append("genes of " + ", ".join(f"{genome} ({number})" for genome, number in genomes.items()))
@@ -208,6 +211,18 @@ def _spots(files: dict[str, Path], config: Config) -> tuple[pd.DataFrame, set[st
                         f"a Visium array, and a config with array: {config.array}, pitch_um: {config.pitch_um:g}",
                         f"array: hex, pitch_um: {VISIUM_PITCH_UM:g}", "set both in the config")
     return location, set(table["barcode"][~on_tissue])
+
+
+def _require_rows(counts: "anndata.AnnData", listed: set[str], files: dict[str, Path]) -> None:
+    """Raise LayerError if many barcodes of the filtered matrix are not in the list of all spots, on and off the tissue.
+
+    A list of the spots on tissue alone may be a choice; none at all: `matched` reports it.
+    """
+    n_absent = int((~counts.obs_names.isin(listed)).sum())
+    if MAX_ABSENT * counts.n_obs < n_absent < counts.n_obs:
+        raise LayerError(files["location"], f"{n_absent} of the {counts.n_obs} barcodes of {files['counts'].name} are "
+                         "not in it", "a row for every spot, on and off the tissue", "copy it again; if you removed "
+                         "spots, remove those with in_tissue 0 too")
 
 
 def _with_names_of(counts: "anndata.AnnData", location: pd.DataFrame) -> list[str]:

@@ -156,7 +156,8 @@ def _scan_part(folder: Path, rank: int) -> Iterator[Found]:
     """The known files of spatial/ or of a folder of matrix.mtx."""
     spatial, matrix = SPATIAL_FOLDER.fullmatch(folder.name), MATRIX_FOLDER.fullmatch(folder.name)
     if spatial:
-        for path in visible(folder):
+        inside = [path for path in visible(folder) if path.is_dir() and SPATIAL_FOLDER.fullmatch(path.name)]
+        for path in (*visible(folder), *chain.from_iterable(map(visible, inside))):
             found = None if path.is_dir() else _known(path, rank)
             if found is not None:
                 yield Found(found.role, found.prefix or bare(spatial["prefix"]), path, found.rank)

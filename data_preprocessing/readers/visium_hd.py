@@ -25,7 +25,9 @@ import pandas as pd
 from common.config import Config, SampleConfig
 from common.errors import DataError, LayerError
 from common.geometry import Source
+from common.names import as_name
 from data_preprocessing.bins import MIN_ON_TISSUE, Pooled, pool, sums
+from data_preprocessing.packed import unpack_command
 from data_preprocessing.readers import RawLayer, checked_spots, chosen_image, in_reading_order, listed_samples
 from data_preprocessing.readers.space_ranger import read_matrix, read_positions_table, read_scale_factors
 from data_preprocessing.readers.visium_files import visible
@@ -34,12 +36,11 @@ from data_preprocessing.readers.visium_hd_folders import (
     WRAPPERS,
     BinFolder,
     files_of,
-    scaled_images,
-    scaled_size,
     section_bins,
     sections_in,
     why_without_bins,
 )
+from data_preprocessing.readers.visium_images import scaled_kind
 
 if TYPE_CHECKING:
     import anndata
@@ -48,13 +49,15 @@ FORMS = ("<section>/outs/binned_outputs/square_<um>um/", "<section>/outs/spatial
 DEFAULT_BIN_UM = 8.0
 CONTRACT_NAMES = {"pxl_col_in_fullres": "pixel_x", "pxl_row_in_fullres": "pixel_y",
                   "array_col": "i", "array_row": "j"}
+ARCHIVE = re.compile(r"(?P<name>.*?)[_. -]?(?P<what>binned_outputs|spatial|square_\d{3,}um).*"
+                     r"\.(tar|tar\.gz|tgz|zip)", re.I)
 MAX_OFF_TISSUE = 0.05  # share of the filtered matrix that in_tissue may exclude
 NOT_READ = (
     (r"segmented_outputs", "cells of Space Ranger 4; the bins are read"),
     (r"feature_slice\.h5", "an image of each gene; the counts are read from binned_outputs"),
     (r"raw_probe_bc_matrix\.h5", "counts of probes; those of genes are read"),
     (r"molecule_info\.h5", "molecules; the counts of the bins are read"),
-    (r"(tissue_image|image)\.(btf|tiff?)", "an image of the config is read: name it in samples.<name>.images"),
+    (r"(tissue_image|image)\.(btf|tiff?)", "to use it, name it in samples.<name>.images"),
     (r"(cytassist_image\.tiff?|(aligned|detected)_.*\.jpg)", "a picture of Space Ranger's own"))
 
 
@@ -108,11 +111,8 @@ def read_layer(raw: Path, config: Config, sample: str, layer: int) -> RawLayer:
     side = round(config.pitch_um / section.bins.um)
     note = f"{side} x {side} bins of {section.bins.um:g} um a spot ({section.bins.path.name})"
     image = section.files.get("image")
-    if image is not None and scaled_size(image) == "lowres":
+    if image is not None and scaled_kind(image) == "lowres":
         note += ", low resolution: no tissue_hires_image.png"
-    packed = scaled_images(section.bins) if image is None else []
-    if packed:
-        note += f", {packed[0].name} is packed: gunzip it"
     return RawLayer(section.location, counts, image, dropped, note)
 
 
@@ -137,11 +137,12 @@ def why_not(raw: Path, path: Path) -> str | None:
     for name, reason in NOT_READ:
         if re.fullmatch(f"(?:.+[_.-])?{name}", path.name, re.I):
             return reason
-    packed = re.fullmatch(r".*(binned_outputs|spatial|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", path.name, re.I)
+    packed = ARCHIVE.fullmatch(path.name)
     if packed:
-        return f"packed; unpack it: tar -xf {path.name}"
-    if scaled_size(path) and path.suffix == ".gz":
-        return f"packed: gunzip {path.name}"
+        places = (path.parent, path.parent / packed["name"])
+        if any((place / inside / packed["what"]).is_dir() for place in places for inside in ("", "outs")):
+            return f"packed, and {packed['what']}/ of this section is there"
+        return f"packed: {unpack_command(path.name)}"
     if re.search(r"(filtered|raw)_feature_bc_matrix", path.name, re.I):
         return "one matrix of a bin size is read: filtered before raw, HDF5 before matrix.mtx"
     return None
@@ -167,7 +168,7 @@ def _name_of(raw: Path) -> str:
     """The name of the sample of a folder: that of the section, if it is one of Space Ranger's own names."""
     while (raw.name in WRAPPERS or SQUARE.fullmatch(raw.name)) and raw.parent.name:
         raw = raw.parent
-    return raw.name
+    return as_name(raw.name) or "sample"
 
 
 def _chosen(raw: Path, entry: str, config: Config) -> BinFolder:
@@ -250,7 +251,7 @@ def px_per_fullres_px(files: dict[str, Path]) -> float:
     """
     image = files.get("image")
     places = ("spatial", files["location"].parent.name)  # a full-resolution image may have any name elsewhere
-    size = scaled_size(image) if image is not None and image.parent.name in places else None
+    size = scaled_kind(image) if image is not None and image.parent.name in places else None
     if size is None:
         return 1.0
     key, path = f"tissue_{size}_scalef", files.get("scalefactors")

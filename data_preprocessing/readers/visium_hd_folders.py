@@ -8,11 +8,14 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from common.errors import LayerError
+from data_preprocessing.packed import unpack_command
 from data_preprocessing.readers import in_reading_order, path_and_part
 from data_preprocessing.readers.space_ranger import MEX_PART, mex_files, read_scale_factors
-from data_preprocessing.readers.visium_files import ROLES, Section, sections_in as files_of_sections, visible
+from data_preprocessing.readers.visium_files import Section, sections_in as files_of_sections, visible
+from data_preprocessing.readers.visium_images import scaled_kind
 
 SQUARE = re.compile(r"(?:(?P<prefix>.+?)[_. -])?square_(?P<um>\d{3,})um", re.I)
 PACKED = re.compile(r"(?P<name>.*?)[_. -]?(binned_outputs|square_\d{3,}um).*\.(tar|tar\.gz|tgz|zip)", re.I)
@@ -101,7 +104,7 @@ def files_of(bins: BinFolder) -> dict[str, Path]:
                 files |= {f"counts_{kind}": path for kind, path in mex_files(counts).items()}
     positions = sorted(section.of("positions"), key=lambda path: ".parquet" not in path.suffixes)
     for kind, paths in (("location", positions), ("scalefactors", section.of("scalefactors")),
-                        ("image", [path for path in scaled_images(bins) if path.suffix != ".gz"])):
+                        ("image", scaled_images(bins))):
         if paths:
             files[kind] = paths[0]
     return files
@@ -113,16 +116,8 @@ def scaled_images(bins: BinFolder) -> list[Path]:
     above = [bins.path.parent] if SQUARE.fullmatch(bins.path.name) else []
     above += [bins.path.parent.parent] if bins.path.parent.name == "binned_outputs" else []
     for place in above:
-        own += [path for path in visible(place / "spatial") if scaled_size(path) and path.is_file()]
-    return sorted(own, key=lambda path: scaled_size(path) != "hires")
-
-
-def scaled_size(image: Path) -> str | None:
-    """'hires' or 'lowres' by the name of an image of Space Ranger, else None."""
-    for size, pattern in ROLES:
-        if size in ("hires", "lowres") and pattern.fullmatch(image.name):
-            return size
-    return None
+        own += [path for path in visible(place / "spatial") if scaled_kind(path) and path.is_file()]
+    return sorted(own, key=lambda path: (scaled_kind(path) != "hires", path.suffix == ".gz"))
 
 
 def is_of_space_ranger(path: Path) -> bool:
@@ -139,16 +134,20 @@ def why_without_bins(path: Path) -> tuple[str, str, str]:
     expected, inside = "binned_outputs/square_008um of Visium HD", [path]
     if path.is_dir():
         inside = [*visible(path), *visible(path / "outs")]
-    packed = [one.name for one in inside if PACKED.fullmatch(one.name)]
+    packed = [one for one in inside if PACKED.fullmatch(one.name)]
     if packed:
-        return f"{packed[0]}, which is packed", f"the folder {expected}", f"unpack it: tar -xf {packed[0]}"
+        own = packed[0].parent / PACKED.fullmatch(packed[0].name)["name"]  # beside other sections it needs a folder
+        unpack = unpack_command(packed[0], packed[0].parent)
+        if own != packed[0].parent and path == packed[0]:
+            unpack = f"mkdir -p {quote(str(own))} && {unpack_command(packed[0], own)}"
+        return f"{packed[0].name}, which is packed", f"the folder {expected}", unpack
     if path.is_dir() and any(one.counts() for folder in (path, *inside) for one in files_of_sections(folder)):
         return "spots of Visium, and no bins", expected, "convert it by --format visium"
     cells = [one.name for one in inside if "segmented_outputs" in one.name]
     if cells:
         return f"only the cells of {cells[0]}", expected, "copy binned_outputs of the same run"
     names = ", ".join(one.name for one in inside[:8]) or "an empty folder"
-    return f"no folder square_008um ({names})", expected, "copy binned_outputs, or correct the path"
+    return f"no folder square_008um (there is {names})", expected, "copy binned_outputs, or correct the path"
 
 
 def _grouped(bins: list[BinFolder]) -> dict[tuple[Path, str], list[BinFolder]]:

@@ -1,8 +1,10 @@
 """Why a Visium folder or file is not read: the errors of missing parts, and the reason for each file left over."""
 import re
 from pathlib import Path
+from shlex import quote
 
 from common.errors import DataError, LayerError
+from data_preprocessing.packed import unpack_command
 from data_preprocessing.readers.space_ranger import MEX_PART
 from data_preprocessing.readers.visium_files import (
     DRAWN,
@@ -18,6 +20,7 @@ from data_preprocessing.readers.visium_files import (
 )
 from data_preprocessing.readers.visium_images import full_resolution, fullres_size, picture_size
 
+EXCEL = (".xlsx", ".xls", ".ods")
 N_SHOWN = 8  # names that a message shows
 ARCHIVE = re.compile(r".*\.(tar|tgz|zip|tar\.gz|tar\.bz2)", re.I)
 OTHERS = (
@@ -39,8 +42,9 @@ def nothing_found(raw: Path, hd: list[str]) -> DataError:
         names = [raw.name if name == "." else name for name in hd]
         return DataError(raw, f"Visium HD in {', '.join(names)}", expected, "--format visium_hd")
     archives = [path.name for path in visible(raw) if ARCHIVE.fullmatch(path.name)]
-    fix = f"unpack it first (tar xf {archives[0]})" if archives else "correct --raw_path"
-    return DataError(raw, f"no section of Space Ranger among {shown(raw)}", expected, fix)
+    more = f", and {len(archives) - 1} more" if len(archives) > 1 else ""
+    fix = f"unpack it first: {unpack_command(archives[0])}{more}" if archives else "correct --raw_path"
+    return DataError(raw, "no section of Space Ranger", expected, fix)
 
 
 def nested(entries: list[str]) -> dict[str, list[str]]:
@@ -71,20 +75,32 @@ def no_positions(section: Section) -> LayerError:
     packed = next((path for path in section.of("archive") if "matri" not in path.name.lower()), None)
     if packed is not None:
         return _packed(section, packed)
+    if section.prefix:
+        there = ", ".join(one.path.name for one in section.found[:N_SHOWN])
+        return LayerError(section.folder, f"no spot positions of {section.prefix}; there are {there}",
+                          f"{section.prefix}_tissue_positions_list.csv (or .parquet, .txt, .gz)", "copy it there")
     places = [path for path in (section.folder / "outs/spatial", section.folder / "spatial") if path.is_dir()]
     place = places[0] if places else section.folder
     wanted = "one of tissue_positions.csv, tissue_positions.parquet, tissue_positions_list.csv"
-    wanted += f" with the prefix {section.prefix}" if section.prefix else ""
     named = place if places else place / "spatial"
-    return LayerError(named, f"no spot positions; there are {shown(place)}", wanted, "copy it there")
+    tables = [path.name for path in visible(place) if path.suffix.lower() in EXCEL]
+    packed = [path for path in visible(place) if re.fullmatch(r".*tissue_positions.*\.(zip|7z|rar)", path.name, re.I)]
+    fix = f"save {tables[0]} as tissue_positions.csv" if tables else "copy it there"
+    return LayerError(named, f"no spot positions; there are {shown(place)}", wanted,
+                      unpack_command(packed[0], place) if packed else fix)
 
 
 def _packed(section: Section, archive: Path) -> LayerError:
     """The error of a part of a section that is still packed."""
-    folder = section.folder / section.prefix if section.prefix else archive.parent
-    unpack = f"unzip {archive} -d {folder}" if archive.suffix.lower() == ".zip" else f"tar xf {archive} -C {folder}"
-    return LayerError(archive, "a packed folder", "the folder itself",
-                      f"mkdir -p {folder} && {unpack}" if section.prefix else unpack)
+    return LayerError(archive, "a packed folder", "the folder itself", _unpack(section, archive))
+
+
+def _unpack(section: Section, archive: Path) -> str:
+    """The command that unpacks an archive to where the section's files are looked for."""
+    if not section.prefix:
+        return unpack_command(archive, archive.parent)
+    folder = section.folder / section.prefix
+    return f"mkdir -p {quote(str(folder))} && {unpack_command(archive, folder)}"
 
 
 # what is left over -----------------------------------------------------------------------------------
@@ -97,8 +113,6 @@ def why_not(raw: Path, path: Path) -> str | None:
     for pattern, reason in OTHERS:
         if pattern.fullmatch(path.name):
             return reason
-    if ARCHIVE.fullmatch(path.name):
-        return f"packed: tar xf {path.name}"
     for folder in reversed([one for one in path.parents if one == raw or raw in one.parents]):
         found = sections_in(folder)
         for section in found:
@@ -107,6 +121,8 @@ def why_not(raw: Path, path: Path) -> str | None:
                 return _of_section(section, mine[0])
         if len(found) > 1 and _is_part(path):
             return f"without a prefix; the sections here are {', '.join(one.prefix or '(no prefix)' for one in found)}"
+    if ARCHIVE.fullmatch(path.name):
+        return f"packed: {unpack_command(path.name)}"
     picture = path.is_file() and picture_suffix(path)
     return "in no section's folder; to use it, name it in samples.<name>.images" if picture else None
 
@@ -123,6 +139,9 @@ def _of_section(section: Section, found: Found) -> str | None:
         read = section.counts()
     elif found.role in ("hires", "lowres"):
         read = full_resolution(section) or next(iter(section.of("hires", "lowres")))
+    elif found.role == "archive":
+        read = section.counts() if "matri" in found.path.name.lower() else next(iter(section.of("positions")), None)
+        return f"packed, and {read.name} of this section is read" if read else "packed: see the line of its section"
     elif found.role == "picture":
         return _of_picture(section, found.path)
     else:
