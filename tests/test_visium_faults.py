@@ -125,7 +125,7 @@ def test_one_bad_layer_leaves_the_other(raw, tmp_path, capsys, damage, file, exp
 @pytest.mark.parametrize("changes, expected", [
     ({"samples": {"b": {"raw": {1: "section2", 2: "sction10"}}}},
      r"sction10 .*samples\.b\.raw\.2.* expected .*section2, section10"),
-    ({"samples": {"b": {"raw": {1: "section2", 2: "section2"}}}}, r"section2 twice in samples\.b\.raw"),
+    ({"samples": {"b": {"raw": {1: "section2", 2: "section2"}}}}, r"samples\.b\.raw.* section2 is there twice"),
     ({"samples": {"b": {"images": {1: "full.tif"}}}}, r"samples\.b\.images\.1: full\.tif"),
     ({"samples": {"b": {"layers": [1, 3]}}}, r"sample b \[3\]"),
     ({"samples": {"a": {"raw": {1: "section2"}}, "b": {}}}, r"sample b\b.* expected samples\.b\.raw"),

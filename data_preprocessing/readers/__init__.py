@@ -130,10 +130,6 @@ def listed_samples(raw: Path, config: Config, found: list[str], what: str) -> di
                 raise DataError(raw, f"no {entry} (samples.{name}.raw.{layer})",
                                 f"one of {shown(found)}",
                                 "correct the name in the config, or --raw_path")
-        twice = [entry for entry in named.values() if list(named.values()).count(entry) > 1]
-        if twice:
-            raise DataError(raw, f"{twice[0]} twice in samples.{name}.raw ({named})", "a section once",
-                            f"correct it; there are {shown(found)}")
         layers = sorted({*named, *one.images})
         if not layers:
             raise DataError(raw, f"no entry that states where sample {name} is",

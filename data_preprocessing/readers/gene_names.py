@@ -19,14 +19,13 @@ import numpy as np
 import pandas as pd
 
 from common.errors import DataError, LayerError
-from data_preprocessing.readers.legacy_tables import ID_AND_NAME, NAME_AND_ID
+from data_preprocessing.readers.gene_forms import ENSEMBL, ID_AND_NAME, NAME_AND_ID
 
 SYMBOL_COLUMNS = ("gene_name", "gene_names", "gene_symbols", "gene_symbol", "symbol", "symbols", "feature_name",
                   "feature_names", "hgnc_symbol", "mgi_symbol", "gene_short_name", "genesymbol", "features", "feature",
                   "name", "names", "gene", "genes", "_index", "index", "id")
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "ensembl", "ensembl_gene_id", "ensemblid",
               "feature_id", "feature_ids", "ensg", "id", "accession")
-ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}G\d{6,}|FBgn\d{7}|WBGene\d{8})(\.\d+)?(_PAR_Y)?")
 NUMBER = re.compile(r"\d+(\.0)?")
 SPECIES = re.compile(r"((?:GRC[a-z]{1,2}\d|hg\d|mm\d|rn\d|mRatBN|Rnor|T2T|BDGP)[A-Za-z0-9.-]*?_+)(?=[^_\s])")
 GENE_EXPRESSION = "Gene Expression"  # var['feature_types']

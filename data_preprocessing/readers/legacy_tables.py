@@ -16,6 +16,7 @@ import numpy as np
 from common.errors import LayerError
 from common.gene_ids import OF_VAR
 from data_preprocessing.readers import reading_table
+from data_preprocessing.readers.gene_forms import ENSEMBL, ID_AND_NAME, NAME_AND_ID
 from data_preprocessing.readers.gene_names import gene_names
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ SEPARATORS = ("\t", ";", ",", " ")
 NUMBER = r"\d+(?:\.\d+)?"
 POSITION = re.compile(rf"X?({NUMBER})[xX_]({NUMBER})")  # R writes an X before a name that begins with a digit
 VISIUM_BARCODE = re.compile(r"[ACGT]{14,}(?:-\d+)?")
-ENSEMBL = re.compile(r"(?P<id>ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?")
-NAME_AND_ID = re.compile(rf"(?P<name>\S+?)[ _|;]{ENSEMBL.pattern}")
-ID_AND_NAME = re.compile(rf"{ENSEMBL.pattern}[ _|;](?P<name>\S+)")
 
 
 @dataclass(frozen=True)
