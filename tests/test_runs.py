@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from archives import write_archive
 from conftest import load_script
+from folders import touch
 from hypothesis import given, strategies as st
 
 from common import run_folder
@@ -76,13 +77,11 @@ def test_raw_files_and_folders_with_other_names_are_named(tmp_path, capsys):
     assert "'(C)'" in error and "._C" not in error and [*(tmp_path / "root/location").iterdir()][1:] == []
     options = ["--raw_path", str(tmp_path / "lung (2)"), "--root_path", str(tmp_path / "lung")]
     assert convert.main(["--format", "visium", *options]) == 0
-    assert Layout(tmp_path / "lung").location("lung _2", 1).is_file(), "the folder's name, without what no name may hold"
+    assert Layout(tmp_path / "lung").location("lung _2", 1).is_file()
 
 
 def test_a_folder_on_disk_without_a_name_of_a_sample_is_named(tmp_path, capsys):
-    for folder in ("imgs/A", "imgs/+thumbs"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "1.png").touch()
+    touch(tmp_path / "imgs/A/1.png", tmp_path / "imgs/+thumbs/1.png")
     assert list(resolve(Config(dataset="d", pitch_px=272), Layout(tmp_path), "c.yaml").samples) == ["A"]
     error = capsys.readouterr().err
     assert str(tmp_path / "imgs/+thumbs") in error and error.count("\n") == 1
