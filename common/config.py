@@ -16,7 +16,7 @@ from common.errors import DataError
 from common.files import atomic_path
 from common.layout import Layout
 from common.names import NAME_FORM, is_name
-from common.selection import check_layers, disjoint_folds, each_once, entries_once, named_or_default
+from common.selection import check_layers, disjoint_folds, each_once, named_or_default
 from common.strict_yaml import strict_load
 
 Layer = Annotated[int, Field(ge=0)]
@@ -60,7 +60,7 @@ class SampleConfig(_Strict):
     known_layers: Annotated[Layers, AfterValidator(named_or_default)] | None = Field(
         default=None, description="sections whose expression the model may see; default: the first with counts")
     skip: Layers = Field(default=[], description="sections to leave out; the registration chain bridges them")
-    raw: Annotated[dict[Layer, str], AfterValidator(entries_once)] = Field(
+    raw: dict[Layer, str] = Field(
         default={},
         description="section: its raw folder (visium), file (stnet, cscc, stahl, h5ad), store (spatialdata), id (hest) "
                     "or name (asign), "

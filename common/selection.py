@@ -15,12 +15,6 @@ def each_once(values: list) -> list:
     return values
 
 
-def entries_once(entries: dict[int, str]) -> dict[int, str]:
-    """{section: entry} itself. Raises ValueError for an entry that is given to two sections."""
-    each_once(list(entries.values()))
-    return entries
-
-
 def named_or_default(layers: list[int]) -> list[int]:
     """The list itself. Raises ValueError for an empty one, which is not the default."""
     if not layers:

@@ -86,7 +86,20 @@ def chosen_raw(args: argparse.Namespace, readers: Readers) -> tuple[Path, Config
     raw = Path(raw_path).resolve()
     if not raw.is_dir():
         raise DataError(raw, "no folder", "the raw data", "correct --raw_path")
-    return file, with_names_on_disk(config, raw), form, raw
+    config = with_names_on_disk(config, raw)
+    if form != "asign":  # one file of an archive has all sections of a sample
+        require_entries_once(config, file)
+    return file, config, form, raw
+
+
+def require_entries_once(config: Config, file: Path) -> None:
+    """Raise DataError if `raw` of a sample gives one entry to two sections."""
+    for name, one in (config.samples or {}).items():
+        entries = list(one.raw.values())
+        twice = [entry for entry in entries if entries.count(entry) > 1]
+        if twice:
+            raise DataError(file, f"samples.{name}.raw: {one.raw}", f"every entry once; {twice[0]} is there twice",
+                            f"correct samples.{name}.raw")
 
 
 def with_layers(config: Config, found: dict[str, SampleConfig], raw: Path, file: Path) -> Config:
