@@ -40,7 +40,7 @@ from data_preprocessing.readers.visium_hd_folders import (
     sections_in,
     why_without_bins,
 )
-from data_preprocessing.readers.visium_images import scaled_kind
+from data_preprocessing.readers.visium_images import scaled_kind, stated_scale
 
 if TYPE_CHECKING:
     import anndata
@@ -251,16 +251,9 @@ def px_per_fullres_px(files: dict[str, Path]) -> float:
     """
     image = files.get("image")
     places = ("spatial", files["location"].parent.name)  # a full-resolution image may have any name elsewhere
-    size = scaled_kind(image) if image is not None and image.parent.name in places else None
-    if size is None:
+    if image is None or image.parent.name not in places or scaled_kind(image) is None:
         return 1.0
-    key, path = f"tissue_{size}_scalef", files.get("scalefactors")
-    factor = read_scale_factors(path).get(key, 0.0) if path else 0.0
-    if not (np.isfinite(factor) and factor > 0):
-        raise LayerError(path or image.parent / "scalefactors_json.json", f"no {key} above 0",
-                         f"the scale of {image.name}",
-                         "copy the file of Space Ranger, or name the full-resolution image")
-    return factor
+    return stated_scale(image, files.get("scalefactors", image.parent / "scalefactors_json.json"))
 
 
 def _location(pooled: Pooled, pitch_um: float, px_per_fullres: float) -> pd.DataFrame:

@@ -22,19 +22,23 @@ def scaled_kind(image: Path) -> str | None:
 def px_per_fullres_px(files: dict[str, Path]) -> float:
     """Scale of the image that is used: 1 for the full-resolution one. Raises LayerError if the file lacks it."""
     image = files.get("image")
-    kind = None if image is None else scaled_kind(image)
-    if kind is None:
+    if image is None or scaled_kind(image) is None:
         return 1.0
-    key = f"tissue_{kind}_scalef"
-    path = files.get("scalefactors", files["location"].parent / "scalefactors_json.json")
+    return stated_scale(image, files.get("scalefactors", files["location"].parent / "scalefactors_json.json"))
+
+
+def stated_scale(image: Path, path: Path) -> float:
+    """Scale of a hires or lowres image by the scale factors in `path`. Raises LayerError if they do not state it."""
+    key = f"tissue_{scaled_kind(image)}_scalef"
     factors = read_scale_factors(path)
     if key not in factors:
         there = f" (it has {', '.join(factors)})" if factors else ""
         raise LayerError(path, f"no {key}{there}", f"the scale of {image.name}",
-                         "copy the file of Space Ranger, or name the full-resolution image") from None
+                         "copy the file of Space Ranger, or name the full-resolution image")
     factor = factors[key]
     if not (np.isfinite(factor) and factor > 0):
-        raise LayerError(path, f"{key} {factor:g}", "a number above 0", "copy the file of Space Ranger")
+        raise LayerError(path, f"{key} {factor:g}", f"a number above 0, the scale of {image.name}",
+                         "copy the file of Space Ranger, or name the full-resolution image")
     return factor
 
 
